@@ -1,0 +1,65 @@
+"""Attention to a prefix that all rows share, stored once.
+
+Every request starts with the same system prompt and examples. Plain batched attention needs a copy of the prefix' keys and
+values for every row; here all rows' queries are folded into one matrix product per key-value head, and the softmax runs over
+prefix and own tokens together. The result is ordinary scaled dot-product attention up to rounding; nothing is approximated.
+
+It does not read an attention mask: rows carry no padding while they are prefilled, and `own_mask` says which columns a row
+has where rows of different length stand side by side.
+"""
+
+import torch
+from transformers import AttentionInterface
+
+SHARED_PREFIX_ATTENTION = "asa_shared_prefix"
+
+
+def shared_prefix_attention(
+    module, query, key, value, attention_mask, scaling, dropout=0.0, *, prefix=None, own_mask=None, **kwargs
+):
+    """Attend to one shared prefix and to each row's own tokens, as one softmax.
+
+    Plain scaled dot-product attention over `[prefix, own]`, but the prefix is stored once: all rows' queries are folded
+    into one matrix product per key-value head instead of copying the prefix per row.
+
+    Args:
+        module: The attention module; its `layer_idx` picks the prefix.
+        query: `[B, heads, T, d]`.
+        key: `[B, kv_heads, S, d]`, the row's own tokens only; S >= T, the last T are this call's.
+        value: As `key`.
+        attention_mask: Unused; causality is built here.
+        scaling: Factor on the scores.
+        dropout: Must be 0.
+        prefix: Layer index -> (keys, values), each `[kv_heads, P, d]`; None while the prefix itself is prefilled.
+        own_mask: `[B, S]` bool, False where a row has no token (rows of different length side by side).
+        **kwargs: Ignored.
+
+    Returns:
+        `([B, T, heads, d], None)`.
+    """
+    batch, heads, steps, width = query.shape
+    kv_heads, own = key.shape[1], key.shape[2]
+    folded = (query * scaling).reshape(batch, kv_heads, -1, width)  # [B, kv, G*T, d]
+    scores = (folded @ key.transpose(-1, -2)).float()  # [B, kv, G*T, S]
+    if steps > 1:
+        later = torch.ones(steps, own, dtype=torch.bool, device=key.device).triu(own - steps + 1)
+        scores = scores.view(batch, kv_heads, -1, steps, own).masked_fill_(later, float("-inf")).flatten(2, 3)
+    if own_mask is not None:
+        scores = scores.masked_fill_(~own_mask[:, None, None, :], float("-inf"))
+    if prefix is None:
+        out = torch.softmax(scores, dim=-1).to(value) @ value
+        return out.reshape(batch, heads, steps, width).transpose(1, 2), None
+    prefix_keys, prefix_values = prefix[module.layer_idx]
+    rows = folded.transpose(0, 1).reshape(kv_heads, -1, width)  # [kv, B*G*T, d]: every row against the one prefix
+    shared = (rows @ prefix_keys.transpose(-1, -2)).float()  # [kv, B*G*T, P]
+    scores = scores.transpose(0, 1).reshape(kv_heads, -1, own)
+    highest = torch.maximum(shared.amax(-1, keepdim=True), scores.amax(-1, keepdim=True))
+    shared, scores = shared.sub_(highest).exp_(), scores.sub_(highest).exp_()  # in place: memory traffic is the cost
+    total = shared.sum(-1, keepdim=True) + scores.sum(-1, keepdim=True)
+    from_own = scores.to(value.dtype).view(kv_heads, batch, -1, own).transpose(0, 1) @ value
+    out = shared.to(value.dtype) @ prefix_values + from_own.transpose(0, 1).reshape(kv_heads, -1, width)
+    out = (out / total.to(value.dtype)).view(kv_heads, batch, -1, width).transpose(0, 1)
+    return out.reshape(batch, heads, steps, width).transpose(1, 2), None
+
+
+AttentionInterface.register(SHARED_PREFIX_ATTENTION, shared_prefix_attention)

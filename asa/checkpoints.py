@@ -1,0 +1,107 @@
+"""Checkpoints: each expensive stage leaves one file that says what it was made from.
+
+A stage's file holds NumPy arrays and plain JSON values, and the key it depends on: model, data, prompt, settings. A second
+run with the same key reads it; with another key, or from a damaged file, the stage runs again. Files appear whole or not at
+all. Nothing is pickled, and nothing here knows what a stage computes.
+"""
+
+import hashlib
+import json
+import os
+import time
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def key_of(*parts: Any) -> str:
+    """A short hash of JSON-like parts, the same in every process.
+
+    >>> key_of("a", 1) == key_of("a", 1) != key_of("a", 2)
+    True
+    """
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, then put it in place; on an error nothing changes.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(scratch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, lambda scratch: scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+
+
+class Checkpoints:
+    """A folder of stage files.
+
+    Args:
+        folder: Where they lie; made when the first is written.
+
+    Attributes:
+        seconds: Stage -> seconds it took when it was computed, also where it was reused.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.seconds: dict[str, float] = {}
+
+    def stage(self, name: str, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The stage's result, from its file where `key` fits, else computed and kept.
+
+        Args:
+            name: File name without ending.
+            key: Hash of all that the result depends on; see `key_of`.
+            compute: Returns NumPy arrays and JSON values by name.
+
+        Returns:
+            What `compute` returned; arrays come back bit for bit, tuples as lists.
+        """
+        path = self.folder / f"{name}.npz"
+        kept = self._read(path, key)
+        if kept is not None:
+            self.seconds[name] = kept.pop("_seconds")
+            print(f"{name}: reused from {path}")
+            return kept
+        started = time.perf_counter()
+        result = compute()
+        self.seconds[name] = round(time.perf_counter() - started, 2)
+        print(f"{name}: took {self.seconds[name]:.1f} s")
+        arrays = {part: value for part, value in result.items() if isinstance(value, np.ndarray)}
+        rest = {part: value for part, value in result.items() if part not in arrays}
+
+        def write(scratch: Path) -> None:
+            with scratch.open("wb") as file:
+                np.savez(file, __key=np.array(key), __json=np.array(json.dumps(rest | {"_seconds": self.seconds[name]})), **arrays)
+
+        write_atomic(path, write)
+        return arrays | json.loads(json.dumps(rest))
+
+    def _read(self, path: Path, key: str) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if str(file["__key"]) != key:
+                    return None
+                arrays = {part: file[part] for part in file.files if not part.startswith("__")}
+                return arrays | json.loads(str(file["__json"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            warnings.warn(f"{path} is damaged; its stage runs again.", stacklevel=2)
+            return None

@@ -1,0 +1,342 @@
+"""The engine: one prefix, exact-length buckets, last-token states, replay, greedy decoding.
+
+All requests share their system prompt and examples, so the longest common *token* prefix is prefilled once and its keys and
+values are kept once, whatever the batch. A request's own tokens are then prefilled without its last one, in buckets of equal
+length, so that nothing is ever padded while attention and convolution caches are written. Rows of different buckets are
+put side by side for the last prompt token, and all that the method needs happens there:
+
+- `Batch.last_token` gives the residual stream behind every block at the last prompt token, and the next-token logits;
+- `Batch.replay` runs that one token again through the blocks above a changed hidden state: one steering setting;
+- `Batch.decode` continues greedily, unsteered or with one push at one block.
+
+It does not choose, gate or score anything, and it never pads a prompt. Source: design section 5 of this project; the exactness
+of a split prefill is tested against plain full forwards.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from asa.attention import SHARED_PREFIX_ATTENTION
+
+BUCKET_TOKENS = 2048  # tokens in one prefill forward
+BATCH_ROWS = 160  # most rows side by side
+COMPACT_BELOW = 0.85  # share of unfinished rows below which finished ones are dropped
+BATCH_TOKENS = 16384  # most own tokens side by side, padding included: bounds the cache's memory
+
+
+def decoder_layers(model) -> torch.nn.ModuleList:
+    """The decoder blocks of a causal language model, in order."""
+    return model.get_decoder().layers
+
+
+def block_output(output) -> torch.Tensor:
+    """The hidden state in a decoder block's output, which is a tensor or a tuple that starts with it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextlib.contextmanager
+def _hooked(*handles) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values with room behind them: a decoding step writes one column instead of copying them all."""
+
+    def __init__(self, layer: DynamicLayer, room: int):
+        super().__init__()
+        self.length = layer.keys.shape[2]
+        self.keys = torch.nn.functional.pad(layer.keys, (0, 0, 0, room))
+        self.values = torch.nn.functional.pad(layer.values, (0, 0, 0, room))
+        self.is_initialized = True
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        end = self.length + key_states.shape[2]
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def _fork(cache: DynamicCache, rows: torch.Tensor | None = None) -> DynamicCache:
+    """A cache that can be written to without changing `cache`; only `rows` of it where given.
+
+    Attention layers grow by concatenation, so sharing their tensors is safe; convolution states are overwritten in place.
+    """
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in twin.layers:
+        if hasattr(layer, "conv_states"):
+            layer.conv_states = {i: (s if rows is None else s[rows]).clone() for i, s in layer.conv_states.items()}
+        elif rows is not None:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+    return twin
+
+
+@dataclass(frozen=True)
+class LastToken:
+    """What the model holds at the last prompt token, a row a request.
+
+    Attributes:
+        states: `[N, layers, H]`, residual stream behind every block, in the model's dtype.
+        logits: `[N, vocabulary]`, scores of the next token.
+    """
+
+    states: torch.Tensor
+    logits: torch.Tensor
+
+
+class Engine:
+    """A model with one shared prefix prefilled; makes batches of prompts that start with it.
+
+    Args:
+        model: A causal language model of transformers, in evaluation mode.
+        prefix_ids: Token ids that every prompt starts with, at least one.
+    """
+
+    def __init__(self, model, prefix_ids: list[int]):
+        self.model = model
+        self.prefix_ids = list(prefix_ids)
+        cache = DynamicCache(config=model.config)
+        with self._forwarding():
+            self._forward(torch.tensor([self.prefix_ids]), 0, cache, logits=False)
+        self._prefix_keys = {}
+        for number, layer in enumerate(cache.layers):
+            if not hasattr(layer, "conv_states"):
+                self._prefix_keys[number] = (layer.keys[0], layer.values[0])
+                cache.layers[number] = type(layer)()
+        self._start = cache  # convolution states behind the prefix; attention layers empty
+
+    @contextlib.contextmanager
+    def _forwarding(self) -> Iterator[None]:
+        """Our attention for the time of a forward pass; the caller's `generate` keeps the model's own."""
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.model.set_attn_implementation(before)
+
+    def _forward(self, ids, start, cache, own_mask=None, prefix=None, logits=True):
+        """One forward pass of `ids` `[B, T]` at positions `start` (int or `[B, 1]`); logits `[B, vocabulary]`."""
+        device = self.model.device
+        positions = torch.arange(ids.shape[1])[None] + start
+        run = self.model if logits else self.model.get_decoder()
+        out = run(
+            input_ids=ids.to(device), position_ids=positions.expand(ids.shape).to(device), past_key_values=cache,
+            use_cache=True, own_mask=own_mask, prefix=prefix, **({"logits_to_keep": 1} if logits else {}),
+        )
+        return out.logits[:, -1] if logits else None
+
+    def batches(self, prompts: list[list[int]], what: str) -> "Iterator[Batch]":
+        """Prefill `prompts` up to their last token, in batches of rows of similar length.
+
+        Args:
+            prompts: Token ids, each longer than the prefix by at least two.
+            what: Name of the progress bar.
+
+        Yields:
+            Batches that cover every prompt once; `Batch.rows` says which.
+
+        Raises:
+            ValueError: A prompt does not start with the prefix or has fewer than two tokens behind it.
+        """
+        known = len(self.prefix_ids)
+        for row, prompt in enumerate(prompts):
+            if prompt[:known] != self.prefix_ids or len(prompt) < known + 2:
+                raise ValueError(f"prompt {row} does not start with the shared prefix of {known} tokens and two more.")
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        with tqdm(total=len(prompts), desc=what, unit="request") as bar:
+            while order:
+                most = BATCH_ROWS
+                while most > 1 and most * (len(prompts[order[:most][-1]]) - known) > BATCH_TOKENS:
+                    most -= 1
+                rows, order = order[:most], order[most:]
+                yield self._prefill(rows, [prompts[row][known:] for row in rows])
+                bar.update(len(rows))
+
+    def _prefill(self, rows: list[int], suffixes: list[list[int]]) -> "Batch":
+        """Prefill `suffixes` (sorted by length) without their last tokens, bucket by bucket, and join the caches."""
+        longest = len(suffixes[-1]) - 1
+        parts = []
+        with self._forwarding():
+            first = 0
+            while first < len(suffixes):
+                length = len(suffixes[first]) - 1
+                most = max(1, BUCKET_TOKENS // length)
+                same = [s for s in suffixes[first : first + most] if len(s) - 1 == length]
+                cache = _fork(self._start)
+                for layer in cache.layers:
+                    if hasattr(layer, "conv_states"):
+                        layer.conv_states = {i: s.expand(len(same), -1, -1).clone() for i, s in layer.conv_states.items()}
+                ids = torch.tensor([s[:-1] for s in same])
+                self._forward(ids, len(self.prefix_ids), cache, prefix=self._prefix_keys, logits=False)
+                parts.append(cache)
+                first += len(same)
+        cache = _fork(self._start)
+        for number, layer in enumerate(cache.layers):
+            pieces = [part.layers[number] for part in parts]
+            if hasattr(layer, "conv_states"):
+                layer.conv_states = {i: torch.cat([p.conv_states[i] for p in pieces]) for i in layer.conv_states}
+            else:
+                layer.lazy_initialization(pieces[0].keys, pieces[0].values)
+                layer.keys = torch.cat([_pad(p.keys, longest) for p in pieces])
+                layer.values = torch.cat([_pad(p.values, longest) for p in pieces])
+        lengths = torch.tensor([len(s) - 1 for s in suffixes])
+        own_mask = torch.arange(longest)[None] < lengths[:, None]
+        last = torch.tensor([[s[-1]] for s in suffixes])
+        return Batch(self, rows, last, lengths[:, None] + len(self.prefix_ids), own_mask.to(self.model.device), cache)
+
+
+def _pad(states: torch.Tensor, length: int) -> torch.Tensor:
+    """Keys or values `[B, heads, S, d]` with zeros behind, to `length`; the mask hides them."""
+    return torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[2]))
+
+
+@dataclass
+class Batch:
+    """Prompts side by side, everything but their last token in the cache.
+
+    Attributes:
+        engine: The engine that made it.
+        rows: Which of the prompts given to `Engine.batches` these are.
+        tokens: `[N, 1]`, last prompt tokens.
+        positions: `[N, 1]`, their positions.
+        own_mask: `[N, S]` bool, which cached columns a row really has.
+        cache: Keys, values and convolution states of the own tokens; never changed by the methods below.
+    """
+
+    engine: Engine
+    rows: list[int]
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    own_mask: torch.Tensor
+    cache: DynamicCache
+    _calls: list[dict] = field(default_factory=list, repr=False)
+
+    def last_token(self) -> LastToken:
+        """Run the last prompt token; remember how each block was called, for `replay`."""
+        states, calls = [], []
+        hooks = []
+        for layer in decoder_layers(self.engine.model):
+            hooks.append(layer.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(kwargs), with_kwargs=True))
+            hooks.append(layer.register_forward_hook(lambda _m, _a, out: states.append(block_output(out)[:, -1].clone())))
+        with _hooked(*hooks):
+            logits = self._step(self.tokens, self.positions, _fork(self.cache), self._mask(1))
+        self._calls = calls
+        return LastToken(torch.stack(states, dim=1), logits)
+
+    def replay(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token logits if block `layer` had put out `hidden` at the last prompt token.
+
+        Only the blocks above run, on one token; they are called with the arguments that the model itself gave them.
+
+        Args:
+            layer: Index of the block whose output is replaced.
+            hidden: `[N, H]`.
+
+        Returns:
+            `[N, vocabulary]`.
+        """
+        model, cache = self.engine.model, _fork(self.cache)
+        if not self._calls:
+            self.last_token()
+        hidden = hidden[:, None].to(model.dtype)
+        with self.engine._forwarding():
+            for number, block in enumerate(decoder_layers(model)[layer + 1 :], layer + 1):
+                hidden = block_output(block(hidden, **(self._calls[number] | {"past_key_values": cache})))
+            return model.lm_head(final_norm(model)(hidden))[:, -1]
+
+    def decode(
+        self, limit: int, closed: Callable[[list[int]], bool], push: tuple[int, torch.Tensor] | None = None
+    ) -> list[list[int]]:
+        """Greedy continuation of every row.
+
+        Args:
+            limit: Most new tokens a row.
+            closed: Says of a row's new tokens whether the row is finished.
+            push: (layer, `[N, H]`): added to that block's output at the last prompt token, once.
+
+        Returns:
+            New token ids a row, in the order of `rows`.
+        """
+        answers: list[list[int]] = [[] for _ in self.rows]
+        tokens, positions, cache, mask = self.tokens, self.positions, _fork(self.cache), self._mask(1)
+        for number, layer in enumerate(cache.layers):
+            if not hasattr(layer, "conv_states"):
+                cache.layers[number] = _RoomyLayer(layer, limit)
+        held = list(range(len(self.rows)))  # rows still in the cache; a finished one stays until enough have finished
+        done: set[int] = set()
+        for step in range(limit):
+            hooks = []
+            if push is not None and step == 0:
+                layer, delta = push
+                hooks.append(decoder_layers(self.engine.model)[layer].register_forward_hook(_adding(delta)))
+            with _hooked(*hooks):
+                tokens = self._step(tokens, positions, cache, mask).argmax(-1, keepdim=True).cpu()
+            for row, token in zip(held, tokens[:, 0].tolist(), strict=True):
+                if row not in done:
+                    answers[row].append(token)
+                    if closed(answers[row]):
+                        done.add(row)
+            going = [place for place, row in enumerate(held) if row not in done]
+            if not going:
+                break
+            positions = positions + 1
+            if len(going) < COMPACT_BELOW * len(held):
+                held, tokens, positions = [held[place] for place in going], tokens[going], positions[going]
+                keep = torch.tensor(going, device=mask.device)
+                cache, mask = _fork(cache, keep), mask[keep]
+            mask = torch.nn.functional.pad(mask, (0, 1), value=True)
+        return answers
+
+    def select(self, places: list[int]) -> "Batch":
+        """The rows at `places` of this batch, as a batch of their own."""
+        keep = torch.tensor(places)
+        there = keep.to(self.own_mask.device)
+        rows = [self.rows[place] for place in places]
+        cache = _fork(self.cache, there)
+        return Batch(self.engine, rows, self.tokens[keep], self.positions[keep], self.own_mask[there], cache)
+
+    def _mask(self, new: int) -> torch.Tensor:
+        return torch.nn.functional.pad(self.own_mask, (0, new), value=True)
+
+    def _step(self, tokens, positions, cache, mask) -> torch.Tensor:
+        engine = self.engine
+        with engine._forwarding():
+            return engine._forward(tokens, positions, cache, own_mask=mask, prefix=engine._prefix_keys)
+
+
+def _adding(delta: torch.Tensor):
+    """A forward hook that adds `delta` `[N, H]` to the last token's hidden state, in place."""
+
+    def add(_module, _args, output):
+        hidden = block_output(output)
+        hidden[:, -1] += delta.to(hidden)
+        return output
+
+    return add
+
+
+def final_norm(model) -> torch.nn.Module:
+    """The norm between the last block and the unembedding.
+
+    Raises:
+        ValueError: The decoder has none under a known name.
+    """
+    decoder = model.get_decoder()
+    for name in ("norm", "embedding_norm", "final_layernorm"):
+        if hasattr(decoder, name):
+            return getattr(decoder, name)
+    raise ValueError(f"no final norm found in {type(decoder).__name__}; add its name to asa/engine.py final_norm.")

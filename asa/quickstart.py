@@ -1,0 +1,32 @@
+"""The original project's asset files, for its published quick-start code.
+
+`steering_vectors.npz`, `router.pkl`, `probes.pkl` and `scaler.pkl` hold the same adapter as `adapter.safetensors`, as plain NumPy
+arrays and scikit-learn objects. They are written for others to load; this project never unpickles anything.
+"""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from asa.checkpoints import write_atomic
+from asa.probes import Readers
+
+
+def write_quickstart_files(folder: str | Path, readers: Readers, vectors: np.ndarray) -> None:
+    """Write the four files beside an adapter.
+
+    Args:
+        folder: The adapter's folder.
+        readers: Of the steered layer.
+        vectors: `[D, H]`, the mixed unit vectors in the order of `readers.domains`.
+    """
+    folder = Path(folder)
+
+    def write_vectors(scratch: Path) -> None:
+        with scratch.open("wb") as file:
+            np.savez(file, **dict(zip(readers.domains, vectors, strict=True)))
+
+    write_atomic(folder / "steering_vectors.npz", write_vectors)
+    for name, fitted in (("router", readers.router), ("probes", readers.probes), ("scaler", readers.scaler)):
+        write_atomic(folder / f"{name}.pkl", lambda scratch, fitted=fitted: scratch.write_bytes(pickle.dumps(fitted)))

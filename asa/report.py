@@ -1,0 +1,148 @@
+"""The report: results.json, and report.md with this run's tables beside the published ones.
+
+Every row says where it comes from. Published rows are the original project's (LFM2.5-1.2B, keyword labels, its own protocol) and
+the paper's; they stand there for orientation and are not comparable number by number. No request text is written.
+"""
+
+from pathlib import Path
+
+from asa.checkpoints import write_atomic
+
+OURS = "this run"
+ORIGINAL = "original project, LFM2.5-1.2B"
+PAPER = "paper, arXiv 2602.04935 v1/v2"
+PUBLISHED_TEST = [  # label, origin, precision, recall, F1, accuracy, FPR
+    ("baseline", ORIGINAL, 0.4959, 0.5656, 0.5285, 0.4953, 0.5750),
+    ("ASA, alpha 1", ORIGINAL, 0.7591, 0.5219, 0.6185, 0.6781, 0.1656),
+    ("Qwen2.5-1.5B baseline", PAPER, 0.4400, 0.1146, 0.1818, 0.4844, 0.1458),
+    ("Qwen2.5-1.5B few-shot prompt", PAPER, 0.4348, 0.2083, 0.2817, None, 0.2708),
+    ("Qwen2.5-1.5B LoRA, rank 16", PAPER, 0.5600, 0.5833, 0.5714, None, 0.4583),
+    ("Qwen2.5-1.5B Q-LoRA", PAPER, 0.7328, 0.3154, 0.4696, None, 0.1193),
+    ("Qwen2.5-1.5B ASA, alpha 4", PAPER, 0.8718, 0.3542, 0.5037, 0.6510, 0.0521),
+    ("LLaMA-8B baseline", PAPER, 0.8407, 0.4378, 0.5759, 0.6779, 0.0839),
+    ("LLaMA-8B prompt only", PAPER, 0.8627, 0.4988, 0.6238, 0.7159, 0.0829),
+    ("LLaMA-8B ASA, best", PAPER, 0.9079, 0.7188, 0.8023, 0.8229, 0.0700),
+]
+PUBLISHED_DOMAINS = [  # domain, F1, precision, recall, FPR
+    ("translation", 0.9262, 1.0000, 0.8625, 0.0000), ("math", 0.7273, 0.7568, 0.7000, 0.2250),
+    ("search", 0.5410, 0.7857, 0.4125, 0.1125), ("code", 0.1565, 0.2571, 0.1125, 0.3250),
+]  # fmt: skip
+PUBLISHED_ABLATIONS = [("full", 0.8054, 0.2375), ("no gate", 0.6667, 1.0), ("global only", 0.8054, 0.2375),
+                       ("domain only", 0.8054, 0.2375)]  # fmt: skip
+PUBLISHED_AUC = [  # model, layers, L*, AUC, shuffled, origin
+    ("Qwen2.5-0.5B", 24, 18, 0.9994, 0.4982, PAPER), ("Qwen2.5-1.5B", 28, 18, 0.9996, 0.4966, PAPER),
+    ("Qwen2.5-8B", 32, 18, 0.9989, 0.4975, PAPER), ("LFM2.5-1.2B", 16, 12, 0.8856, None, ORIGINAL),
+]  # fmt: skip
+PUBLISHED_COSINES = [  # pair, Qwen2.5-1.5B, LFM2.5
+    (("code", "math"), 0.17, -0.01), (("code", "search"), 0.37, 0.37), (("code", "translation"), 0.42, 0.02),
+    (("math", "search"), 0.29, 0.30), (("math", "translation"), 0.11, 0.26), (("search", "translation"), 0.03, 0.11),
+]  # fmt: skip
+PUBLISHED_VALIDITY = [("Qwen2.5-1.5B ASA", 0.8800, 0.6923, 0.8700, PAPER),
+                      ("LFM2.5-1.2B ASA (its JSON parser could not read the calls)", 0.0, 0.0, 0.0, ORIGINAL)]  # fmt: skip
+RUN_LABELS = {"baseline": "baseline", "probe": "probe decision alone (steers nothing)", "asa_paper": "ASA, paper's direction",
+              "asa": "ASA"}  # fmt: skip
+
+
+def gap_closed(f1_steered: float, f1_baseline: float, f1_probe: float) -> float:
+    """Share of the way from the baseline's F1 to the probe's that steering goes; 0 where there is no gap.
+
+    >>> round(gap_closed(0.6185, 0.5285, 0.8054), 2)
+    0.33
+    """
+    gap = f1_probe - f1_baseline
+    return (f1_steered - f1_baseline) / gap if gap > 0 else 0.0
+
+
+def markdown_table(heads: list[str], rows: list[list]) -> str:
+    """A Markdown table; floats with three decimals, None as a dash."""
+
+    def cell(value) -> str:
+        return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
+
+
+def with_interval(scores: dict, name: str) -> str:
+    """A rate and its 95 % interval, e.g. `.944 (.925-.961)`."""
+    low, high = scores["intervals"][name]
+    return f"{scores[name]:.3f} ({low:.3f}-{high:.3f})"
+
+
+def write_report(results: dict, path: str | Path) -> str:
+    """Write `results` as Markdown tables and return the text."""
+    text = "\n\n".join(_sections(results)) + "\n"
+    write_atomic(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    return text
+
+
+def _sections(results: dict) -> list[str]:
+    test, bench = results["test"], results["benchmark"]
+    measures = ("precision", "recall", "f1", "accuracy", "fpr")
+    parts = ["# Report", f"Profile `{results['profile']}` ({results['model']}), benchmark {bench['name']}: {bench['n_test']} "
+             f"TEST requests, greedy, at most {results['max_new_tokens']} new tokens, seed {results['seed']}. Intervals are "
+             "95 %: Wilson for rates, bootstrap over requests for F1. Published rows come from other data and other models; "
+             "they are here for orientation."]  # fmt: skip
+    ours = [[RUN_LABELS[run], OURS, *[with_interval(test[run], m) for m in measures]] for run in RUN_LABELS]
+    parts += ["## Baseline against ASA (TEST, strict trigger in the generated tokens)",
+              markdown_table(["run", "origin", "precision", "recall", "F1", "accuracy", "FPR"],
+                             ours + [list(row) for row in PUBLISHED_TEST])]  # fmt: skip
+    base, asa = test["baseline"], test["asa"]
+    paired = results["mcnemar"]
+    parts.append(
+        f"Gap closed (F1 from baseline to probe): **{results['gap_closed']:.2f}** with the {results['direction']} direction, "
+        f"{results['gap_closed_paper']:.2f} with the paper's; the original's published run closed "
+        f"{gap_closed(0.6185, 0.5285, 0.8054):.2f}. "
+        f"ASA against baseline, exact McNemar: {paired['only_b']} requests only ASA got right, {paired['only_a']} only the "
+        f"baseline, p = {paired['p_value']:.2g}. Change of F1 {asa['f1'] - base['f1']:+.3f}, of FPR {asa['fpr'] - base['fpr']:+.3f} "
+        "(original: +0.090 and -0.409; paper, Qwen2.5-1.5B: +0.322 and -0.094; LLaMA-8B: +0.226 and -0.014)."
+    )
+    first = [[RUN_LABELS[run], *[with_interval(results["first_token"][run], m) for m in ("f1", "fpr")],
+              test[run]["f1"], test[run]["fpr"]] for run in results["first_token"]]  # fmt: skip
+    parts += ["### First token against anywhere",
+              markdown_table(["run", "F1, first token", "FPR, first token", "F1, anywhere", "FPR, anywhere"], first)]  # fmt: skip
+    domain_rows = [[domain, OURS, run, *[with_interval(scores, m) for m in ("f1", "precision", "recall", "fpr")]]
+                   for run in ("baseline", "asa") for domain, scores in results["per_domain"][run].items()]  # fmt: skip
+    parts += ["## Per domain",
+              markdown_table(["domain", "origin", "run", "F1", "precision", "recall", "FPR"],
+                             domain_rows + [[d, ORIGINAL, "asa", *rest] for d, *rest in PUBLISHED_DOMAINS])]  # fmt: skip
+    validity = [[RUN_LABELS[run], OURS, rates["format"]["total"],
+                 *[f"{rates[n]['rate']:.3f} ({rates[n]['interval'][0]:.3f}-{rates[n]['interval'][1]:.3f})"
+                   for n in ("format", "tool", "arguments")]] for run, rates in results["validity"].items()]  # fmt: skip
+    parts += ["## After the trigger: is the call any good (rates over answers that call)",
+              markdown_table(["run", "origin", "calls", "format", "tool", "arguments"],
+                             validity + [[n, o, None, f, t, a] for n, f, t, a, o in PUBLISHED_VALIDITY])]  # fmt: skip
+    ablations = [[name, OURS, with_interval(s, "f1"), with_interval(s, "fpr")] for name, s in results["ablations"].items()]
+    parts += ["## Ablations (TEST, next token after the push; the original scored its probe instead)",
+              markdown_table(["variant", "origin", "F1", "FPR"],
+                             ablations + [[n, ORIGINAL, f, p] for n, f, p in PUBLISHED_ABLATIONS])]  # fmt: skip
+    parts += ["## Where the need can be read",
+              markdown_table(["model", "layers", "L*", "AUC", "shuffled AUC", "origin"],
+                             [[results["model"], len(results["layers"]), results["layer_plateau"],
+                               results["auc_plateau"], results["shuffled_plateau"], OURS]] + [list(r) for r in PUBLISHED_AUC]),
+              f"Length alone reads {results['length_auc']:.3f}. L* is the paper's plateau rule; steering was tuned to layer "
+              f"{results['layer']}. " + results["constant_note"]]  # fmt: skip
+    parts += ["## Cosines between the domains' directions", _cosine_table(results)]
+    config = [["layer", results["layer"]], ["direction", results["direction"]], ["alpha", results["alpha"]],
+              ["dose (alpha / mean state norm)", results["dose"]], ["tau", results["tau"]], ["beta", results["beta"]],
+              ["settings scored on VALID", results["settings_scored"]],
+              ["VALID F1 / FPR by replay", f"{results['valid']['f1']:.3f} / {results['valid']['fpr']:.3f}"],
+              ["VALID F1 / FPR confirmed by generation",
+               f"{results['valid_generated']['f1']:.3f} / {results['valid_generated']['fpr']:.3f}"],
+              ["adapter size, KB", round(results["adapter_bytes"] / 1024, 1)]]  # fmt: skip
+    parts += ["## Configuration", markdown_table(["parameter", "value"], config)]
+    stages = [[name, f"{seconds:.1f}"] for name, seconds in results["stage_seconds"].items()]
+    parts += ["## Time", markdown_table(["stage", "seconds"], [*stages, ["**all stages**", f"{results['seconds']:.1f}"]])]
+    return parts
+
+
+def _cosine_table(results: dict) -> str:
+    names, matrices = results["domains"], results["cosines"]
+    published = {frozenset(pair): rest for pair, *rest in PUBLISHED_COSINES}
+    rows = []
+    for first, one in enumerate(names):
+        for second in range(first + 1, len(names)):
+            known = published.get(frozenset((one, names[second])), (None, None))
+            rows.append([f"{one} - {names[second]}", *[float(m[first][second]) for m in matrices.values()], *known])
+    heads = ["pair", *[f"{direction}, {OURS}" for direction in matrices], f"Qwen2.5-1.5B, {PAPER}", ORIGINAL]
+    return markdown_table(heads, rows)

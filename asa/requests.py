@@ -1,0 +1,212 @@
+"""Labelled requests: what people ask, whether it needs a tool, and disjoint balanced splits of it.
+
+Three sources give the same `Request`: Alpaca rows named by `data/annotations.csv` (joined by row and hash, the text itself is
+never kept), the hand-written `data/requests.jsonl`, and a user's own JSON lines. A split holds as many requests with and
+without need in every domain; near-duplicates stay on one side. No label is guessed and no row is made up.
+"""
+
+import csv
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import load_dataset
+from sklearn.feature_extraction.text import CountVectorizer
+
+from asa.checkpoints import key_of
+
+ALPACA_ID = "tatsu-lab/alpaca"
+NEAR_DUPLICATE = 0.7  # Jaccard similarity of the word sets
+SPLIT_UNITS = {"cal": 1, "train": 1, "valid": 1, "test": 2}  # shares per domain and label
+LARGEST_UNIT = 40  # 40/40/40/80 a domain and label: the 1,600-request benchmark
+_NO_INPUT = re.compile(r"<?\s*no\s*input\s*>?\.?", re.IGNORECASE)
+
+
+class RequestsError(ValueError):
+    """Requests cannot be used; the message names the file, the row and what to do."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request.
+
+    Attributes:
+        text: What the user writes.
+        label: 1 where it needs its domain's tool, 0 where words are enough.
+        domain: The domain, "" where unknown.
+        source: Where it comes from, e.g. "alpaca:31" or "requests.jsonl:5"; what may be printed of an Alpaca row.
+    """
+
+    text: str
+    label: int
+    domain: str
+    source: str
+
+
+def load_alpaca(annotations: str | Path, parquet: str = "") -> list[Request]:
+    """Alpaca rows with our annotations.
+
+    Args:
+        annotations: CSV with `row`, `sha256_12` (of instruction + newline + input), `domain`, `needs_tool`.
+        parquet: Alpaca as a parquet file; "" loads it from the hub.
+
+    Raises:
+        RequestsError: A file is missing, or a row's hash differs: another data set, or another order.
+    """
+    if parquet and not Path(parquet).is_file():
+        raise RequestsError(f"{parquet}: no such file; give the path of Alpaca's parquet file.")
+    if parquet:
+        rows = load_dataset("parquet", data_files=parquet, split="train")
+    else:
+        rows = load_dataset(ALPACA_ID, split="train")
+    requests = []
+    with open(annotations, encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            number = int(line["row"])
+            if number >= len(rows):
+                raise RequestsError(f"Alpaca has {len(rows)} rows but {annotations} names row {number}: another data set.")
+            row = rows[number]
+            joined = f"{row['instruction']}\n{row['input']}"
+            if hashlib.sha256(joined.encode()).hexdigest()[:12] != line["sha256_12"]:
+                raise RequestsError(
+                    f"Alpaca row {number} is not the annotated one (its hash differs): use the {ALPACA_ID} rows in their order."
+                )
+            bare = not row["input"].strip() or _NO_INPUT.fullmatch(row["input"].strip())
+            text = row["instruction"] if bare else joined
+            requests.append(Request(text, int(line["needs_tool"]), line["domain"], f"alpaca:{number}"))
+    return requests
+
+
+def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Request]:
+    """Requests from JSON lines `{"text": ..., "label": 0 or 1, "domain": ...}`.
+
+    Args:
+        path: The file.
+        domains: Allowed domains; a line may leave its domain out where there is just one. None: any, or none.
+
+    Raises:
+        RequestsError: The file is missing or empty, or a line is not such an object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RequestsError(f"{path}: no such file; give a file of JSON lines with text, label and domain.")
+    requests = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RequestsError(f"{where}: not JSON ({error.msg}); write one object a line.") from None
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise RequestsError(f'{where}: needs a non-empty "text".')
+        if row.get("label") not in (0, 1):
+            raise RequestsError(f'{where}: "label" must be 1 (needs a tool) or 0, not {row.get("label")!r}.')
+        domain = row.get("domain", domains[0] if domains and len(domains) == 1 else "")
+        if domains is not None and domain not in domains:
+            raise RequestsError(f"{where}: unknown domain {domain!r}; the tools file has {', '.join(domains)}.")
+        requests.append(Request(row["text"], int(row["label"]), str(domain), f"{path.name}:{number}"))
+    if not requests:
+        raise RequestsError(f"{path}: holds no request; write one JSON object a line.")
+    return requests
+
+
+def choose_requests(requests: str, alpaca: str, hub: bool, data: str, domains: list[str]) -> tuple[list[Request], str, str]:
+    """The requests to run on: the user's file, else Alpaca where it is to be had, else the hand-written set.
+
+    Args:
+        requests: The user's JSON lines, or "".
+        alpaca: Alpaca as a parquet file, or "".
+        hub: Whether the hub answers.
+        data: Folder with `annotations.csv` and `requests.jsonl`.
+        domains: The tools' domains.
+
+    Returns:
+        (requests, name of the benchmark, why it was picked).
+
+    Raises:
+        RequestsError: What was asked for cannot be used.
+    """
+    if requests:
+        return load_requests(requests, domains), Path(requests).stem, "given"
+    annotated = Path(data) / "annotations.csv"
+    with annotated.open(encoding="utf-8", newline="") as file:
+        covered = {line["domain"] for line in csv.DictReader(file)} == set(domains)
+    if covered and (alpaca or hub):
+        return load_alpaca(annotated, alpaca), "alpaca", f"read from {alpaca}" if alpaca else f"{ALPACA_ID} from the hub"
+    reason = "no Alpaca file given and no hub" if covered else "the tools are not the annotated ones"
+    return load_requests(Path(data) / "requests.jsonl", domains), "hand-written", reason
+
+
+def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request]]:
+    """Disjoint splits `cal`, `train`, `valid`, `test`, balanced over domains and labels, in shares 1:1:1:2.
+
+    The unit is a fifth of the smallest cell (a domain and a label), 40 at most; rows beyond it are left out.
+
+    Args:
+        requests: Labelled requests; every domain must have both labels.
+        seed: Of the shuffle.
+
+    Raises:
+        RequestsError: A domain lacks a label, or has fewer than 5 of one.
+    """
+    cells: dict[tuple[str, int], int] = {}
+    for request in requests:
+        cells[request.domain, request.label] = cells.get((request.domain, request.label), 0) + 1
+    for domain in {domain for domain, _ in cells}:
+        for label in (0, 1):
+            if cells.get((domain, label), 0) < 5:
+                raise RequestsError(
+                    f"domain {domain!r} has {cells.get((domain, label), 0)} requests with label {label}: give 5 or more of both."
+                )
+    unit = min(LARGEST_UNIT, *(count // 5 for count in cells.values()))
+    room = {(split, cell): unit * share for split, share in SPLIT_UNITS.items() for cell in cells}
+    groups = near_duplicate_groups([request.text for request in requests])
+    order = np.random.default_rng(seed).permutation(len(groups))
+    splits: dict[str, list[Request]] = {split: [] for split in SPLIT_UNITS}
+    for group in sorted((groups[i] for i in order), key=len, reverse=True):  # large groups while all splits have room
+        members = [requests[i] for i in group]
+        needs = [(member.domain, member.label) for member in members]
+        fitting = [s for s in splits if all(room[s, cell] >= needs.count(cell) for cell in needs)]
+        if fitting:
+            split = max(fitting, key=lambda s: min(room[s, cell] / (unit * SPLIT_UNITS[s]) for cell in needs))
+            splits[split] += members
+            for cell in needs:
+                room[split, cell] -= 1
+    short = {f"{split} {cell}": left for (split, cell), left in room.items() if left}
+    if short:
+        raise RequestsError(f"near-duplicates leave splits unfilled ({short}): add different requests.")
+    return splits
+
+
+def near_duplicate_groups(texts: list[str]) -> list[list[int]]:
+    """Indices of `texts` in groups that are linked by near-duplicates (word sets with Jaccard above `NEAR_DUPLICATE`).
+
+    >>> near_duplicate_groups(["a red big cat", "why", "a RED big cat!"])
+    [[0, 2], [1]]
+    """
+    words = CountVectorizer(binary=True, token_pattern=r"\w+").fit_transform(texts).astype(np.float32)
+    common = (words @ words.T).toarray()
+    sizes = common.diagonal()
+    similar = common > NEAR_DUPLICATE * (sizes[:, None] + sizes[None, :] - common)
+    groups, seen = [], set()
+    for start in range(len(texts)):
+        group, frontier = [], [start]
+        while frontier:
+            index = frontier.pop()
+            if index not in seen:
+                seen.add(index)
+                group.append(index)
+                frontier += np.flatnonzero(similar[index]).tolist()
+        if group:
+            groups.append(sorted(group))
+    return groups
+
+
+def requests_key(splits: dict[str, list[Request]]) -> str:
+    """Hash of the splits' texts, labels and domains, in order."""
+    return key_of({name: [(r.text, r.label, r.domain) for r in rows] for name, rows in splits.items()})

@@ -1,0 +1,129 @@
+"""Tuning: layer, direction, dose, beta and tau, chosen on VALID by what steering does to the model.
+
+A setting is scored by the model's own next token after the push, through replay: a call is the trigger's first token coming out
+on top. The probe's opinion only decides which way each request is pushed. One replay gives the outcome for every tau at once,
+because a request's gate is either its sign or 0, and at 0 the outcome is the unsteered one. TEST never comes here.
+
+Objective: F1 on VALID with a false-positive rate not above the unsteered one; ties go to the smaller dose.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from asa.engine import Batch
+from asa.evaluation import confusion
+from asa.probes import LayerReading, Readers
+from asa.vectors import mixed
+
+DOSES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
+BETAS = (0.0, 0.5, 1.0)
+TAUS = (0.5, 0.6, 0.7, 0.8, 0.9)
+MOST_LAYERS = 5
+READABLE = 0.03  # AUC below the best that a layer to steer may have
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One steering setting and how it did on VALID.
+
+    Attributes:
+        direction: `necessity` or `action`.
+        layer: Block whose output is pushed.
+        dose: alpha over the mean length of a state at `layer`.
+        beta: Share of the global direction.
+        tau: Confidence the gate asks for.
+        f1: Trigger F1 by the next token.
+        fpr: False-positive rate.
+    """
+
+    direction: str
+    layer: int
+    dose: float
+    beta: float
+    tau: float
+    f1: float = 0.0
+    fpr: float = 1.0
+
+
+def layers_to_steer(readings: list[LayerReading]) -> list[int]:
+    """Up to `MOST_LAYERS` readable layers, evenly spaced from the first to the last.
+
+    >>> layers_to_steer([LayerReading(i, 0.9, 0.5, i == 0) for i in range(9)])
+    [1, 3, 4, 6, 8]
+    """
+    best = max(reading.auc for reading in readings if not reading.constant)
+    readable = [r.layer for r in readings if not r.constant and r.auc >= best - READABLE]
+    places = np.linspace(0, len(readable) - 1, min(MOST_LAYERS, len(readable)))
+    return [readable[int(place)] for place in places]
+
+
+def replay_triggers(batches: list[Batch], states: np.ndarray, layer: int, push: np.ndarray, trigger_id: int) -> np.ndarray:
+    """Whether the next token opens a call after adding `push` to block `layer`'s output at the last prompt token.
+
+    Args:
+        batches: The requests' batches; together they cover rows 0..N-1.
+        states: `[N, layers, H]`, as `Batch.last_token` gave them.
+        layer: The pushed block.
+        push: `[N, H]`.
+        trigger_id: First token of the trigger.
+
+    Returns:
+        `[N]` bool.
+    """
+    called = np.zeros(len(states), bool)
+    for batch in batches:
+        hidden = torch.from_numpy(states[batch.rows, layer] + push[batch.rows]).to(batch.own_mask.device)
+        called[batch.rows] = (batch.replay(layer, hidden).argmax(-1) == trigger_id).cpu().numpy()
+    return called
+
+
+def sweep_settings(batches, states, unsteered, labels, readers: dict[int, Readers], directions, trigger_id: int) -> list[Setting]:
+    """Score every setting on VALID.
+
+    Args:
+        batches: VALID's batches.
+        states: `[N, layers, H]`.
+        unsteered: `[N]` bool, whether the unsteered model's next token opens a call.
+        labels: `[N]`.
+        readers: Layer -> readers.
+        directions: (direction, layer) -> domain -> unit vector.
+        trigger_id: First token of the trigger.
+    """
+    settings = []
+    grid = [(kind, layer, beta, dose) for kind, layer in directions for beta in BETAS for dose in DOSES]
+    signs = {layer: _signs(readers[layer], states[:, layer]) for layer in readers}
+    for kind, layer, beta, dose in tqdm(grid, desc="steering settings", unit="setting"):
+        routed, p_tool, sign = signs[layer]
+        vectors = mixed(directions[kind, layer], beta, readers[layer].domains)
+        push = (dose * readers[layer].mean_norm * sign)[:, None].astype(np.float32) * vectors[routed]
+        pushed = replay_triggers(batches, states, layer, push, trigger_id)
+        for tau in TAUS:
+            called = np.where(np.maximum(p_tool, 1 - p_tool) >= tau, pushed, unsteered)
+            scores = confusion(called, labels)
+            settings.append(Setting(kind, layer, dose, beta, tau, scores["f1"], scores["fpr"]))
+    return settings
+
+
+def _signs(readers: Readers, states: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    routed, p_tool = readers.route(states), readers.p_tool(states)
+    return routed, p_tool, np.where(p_tool >= 0.5, 1, -1)
+
+
+def best_setting(settings: list[Setting], unsteered_fpr: float, direction: str | None = None) -> Setting:
+    """The best setting by the objective above; of one `direction` where given.
+
+    Where none keeps the false-positive rate, the one with the lowest rate is returned.
+    """
+    pool = [s for s in settings if direction in (None, s.direction)]
+    allowed = [s for s in pool if s.fpr <= unsteered_fpr]
+    if not allowed:
+        return min(pool, key=lambda s: (s.fpr, -s.f1, s.dose))
+    return max(allowed, key=lambda s: (s.f1, -s.dose, -s.fpr))
+
+
+def settings_to_json(settings: list[Setting]) -> list[dict]:
+    """Settings as plain objects, for a checkpoint."""
+    return [asdict(setting) for setting in settings]

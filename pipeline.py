@@ -1,0 +1,370 @@
+# %% [markdown] title
+# # ASA: steering a small language model's tool calls
+#
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/gyunggyung/Liquid-ASA/blob/main/ASA_LFM25_Pipeline.ipynb)
+#
+# Small models call tools when they should answer, and answer when they should call. Often the model *knows*: a linear probe on a
+# middle layer reads "this needs a tool" almost perfectly. The **Activation Steering Adapter** uses that. At one layer, once per
+# answer, at the last prompt token, a router picks the tool domain, a probe scores the need, and a gate (+1, 0, -1) adds or
+# subtracts a steering vector. No weights change.
+#
+# **Run all** fits, tunes, tests and saves an adapter. On a GPU with the hub it takes `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca
+# (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, about ten minutes on two CPU cores. Interrupted? Run all again: finished
+# stages are reused.
+
+# %% [markdown] setup-text
+# ## Setup
+# Checks the packages; installs only what is missing, never torch or NumPy.
+
+# %% setup
+from asa.environment import check_environment
+
+check_environment()
+
+# %% data mode=notebook data=data
+
+# %% [markdown] parameters-text
+# ## Parameters
+# `PROFILE`: `auto`, `embedded`, `lfm2.5`, a hub id or a model folder. `ALPACA`: a parquet file; empty takes it from the hub.
+# `REQUESTS` and `TOOLS`: your own files (see the README). `CHAT`: a chat cell at the end, which waits for you.
+
+# %% parameters tags=parameters
+PROFILE = "auto"  # @param {type:"string"}
+ALPACA = ""  # @param {type:"string"}
+REQUESTS = ""  # @param {type:"string"}
+TOOLS = "data/tools.json"  # @param {type:"string"}
+OUT = "outputs"  # @param {type:"string"}
+SEED = 0  # @param {type:"integer"}
+DEMO_ROWS = 6  # @param {type:"integer"}
+CHAT = False  # @param {type:"boolean"}
+
+# %% command-line mode=script
+import os
+import sys
+from argparse import ArgumentParser
+
+from asa.adapter import AdapterError
+from asa.loading import ModelError
+from asa.profiles import ProfileError
+from asa.requests import RequestsError
+from asa.tools import ToolsError
+
+parser = ArgumentParser(description="Fit, tune, test and save an activation-steering adapter for tool calling.")
+parser.add_argument("--profile", default=PROFILE, help="auto, embedded, lfm2.5, a hub id or a model folder")
+parser.add_argument("--alpaca", default=os.environ.get("ASA_ALPACA", ALPACA), help="Alpaca as a parquet file")
+parser.add_argument("--requests", default=REQUESTS, help="your own labelled requests, JSON lines")
+parser.add_argument("--tools", default=TOOLS, help="tool schemas, JSON")
+parser.add_argument("--out", default=OUT, help="output folder")
+options = parser.parse_args()
+PROFILE, ALPACA, REQUESTS, TOOLS, OUT = options.profile, options.alpaca, options.requests, options.tools, options.out
+
+
+def say_in_one_sentence(kind, error, trace):
+    """Print what the user can mend as one sentence; leave real faults their traceback."""
+    if issubclass(kind, (AdapterError, ModelError, ProfileError, RequestsError, ToolsError)):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = say_in_one_sentence
+
+# %% [markdown] requests-text
+# ## Requests and tools
+# Labelled requests, split into CAL (vectors), TRAIN (readers, with CAL), VALID (every choice) and TEST (looked at once).
+
+# %% requests
+from asa.loading import hub_answers
+from asa.profiles import choose_profile
+from asa.prompts import with_examples
+from asa.requests import choose_requests, requests_key, split_requests
+from asa.tools import load_tools
+
+import torch
+
+hub = hub_answers()
+profile, profile_why = choose_profile(PROFILE, hub, torch.cuda.is_available())
+tools = load_tools(TOOLS)
+domains = [tool.domain for tool in tools.values()]
+requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, "data", domains)
+print(f"profile {profile.name} ({profile.model_id}): {profile_why}")
+print(f"requests: {len(requests)} {benchmark} ({requests_why})")
+if profile.few_shot:
+    tools, requests = with_examples(tools, requests)
+splits = split_requests(requests, SEED)
+labels = {name: [request.label for request in rows] for name, rows in splits.items()}
+print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in splits.items()))
+
+# %% [markdown] model-text
+# ## Model
+
+# %% model
+from asa.checkpoints import Checkpoints, key_of
+from asa.evaluation import closing_test, trigger_test
+from asa.loading import load_model
+from asa.prompts import Prompter, shared_prefix
+
+import time
+
+started = time.perf_counter()
+model, tokenizer, model_source = load_model(profile, hub)
+seconds_loading = time.perf_counter() - started
+prompter = Prompter(tokenizer, profile, tools)
+prompts = {name: [prompter.ids(request.text) for request in rows] for name, rows in splits.items()}
+prefix = shared_prefix([ids for rows in prompts.values() for ids in rows])
+trigger_id = tokenizer(profile.trigger, add_special_tokens=False)["input_ids"][0]
+triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile.call_end)
+checkpoints = Checkpoints(f"{OUT}/checkpoints")
+run_key = key_of(model_source, profile.name, str(model.dtype), model.device.type, prompter.key(), requests_key(splits), SEED)
+print(f"{model_source}: {model.config.num_hidden_layers} layers, {model.dtype}, {model.device}, loaded in {seconds_loading:.1f} s")
+print(f"prompts share {len(prefix)} tokens; the longest has {max(len(ids) for rows in prompts.values() for ids in rows)}")
+
+# %% [markdown] sweep-text
+# ## Layer sweep
+# One prefill per request gives the state at the last prompt token behind every block, and whether the unsteered model would call.
+
+# %% sweep
+from asa.engine import Engine
+from asa.plots import plot_probe_sweep
+from asa.probes import LayerReading, choose_probe, length_control, plateau_layer, sweep_layers
+from asa.running import Reading, read_states
+
+import numpy as np
+
+engine = Engine(model, prefix)
+
+
+def read_split(name):
+    """States and next tokens of a split, from its checkpoint where there is one."""
+    kept = checkpoints.stage(
+        f"states-{name}", key_of(run_key, name), lambda: vars(read_states(engine, prompts[name], trigger_id, f"{name} states"))
+    )
+    return Reading(**kept)
+
+
+read = {name: read_split(name) for name in ("cal", "train", "valid")}
+fit_states = np.concatenate([read["cal"].states, read["train"].states])
+fit_labels = np.array(labels["cal"] + labels["train"])
+fit_domains = [request.domain for name in ("cal", "train") for request in splits[name]]
+lengths = {name: [len(ids) for ids in rows] for name, rows in prompts.items()}
+
+
+def sweep():
+    """AUC of every layer, the two controls, the plateau layer and the probes' regularisation, all on VALID."""
+    readings = sweep_layers(fit_states, fit_labels, read["valid"].states, labels["valid"], SEED)
+    layer = plateau_layer(readings)
+    strength, own = choose_probe(
+        fit_states[:, layer], fit_labels, fit_domains, read["valid"].states[:, layer], labels["valid"], domains
+    )
+    length = length_control(lengths["cal"] + lengths["train"], fit_labels, lengths["valid"], labels["valid"])
+    return {"readings": [vars(reading) for reading in readings], "length": length, "strength": strength, "own": own}
+
+
+swept = checkpoints.stage("sweep", run_key, sweep)
+readings = [LayerReading(**reading) for reading in swept["readings"]]
+plateau = plateau_layer(readings)
+kinds = list(getattr(model.config, "layer_types", None) or ["full_attention"] * len(readings))
+constant = [reading.layer for reading in readings if reading.constant]
+constant_note = f"Left out, the same state for every prompt: layers {constant}." if constant else "No layer is constant."
+print(f"plateau layer L* {plateau}, AUC {readings[plateau].auc:.4f}; length alone {swept['length']:.3f}. {constant_note}")
+print(f"probes: C {swept['strength']}, own share {swept['own']}")
+
+# %% [markdown] tuning-text
+# ## Tuning on VALID
+# Every setting is scored by the model's next token after the push. `action` and the paper's `necessity` each get their best.
+
+# %% tuning
+from asa.plots import plot_cosines, plot_settings
+from asa.probes import fit_readers
+from asa.running import answer_all, answer_steered, read_prompts
+from asa.tuning import Setting, best_setting, layers_to_steer, settings_to_json, sweep_settings
+from asa.vectors import DIRECTIONS, NECESSITY, cosine_matrix, fit_directions, mixed
+
+steerable = layers_to_steer(readings)
+readers = {
+    layer: fit_readers(fit_states[:, layer], fit_labels, fit_domains, domains, swept["strength"], swept["own"])
+    for layer in steerable
+}
+cal_domains = [request.domain for request in splits["cal"]]
+cal = read["cal"]
+directions = {
+    (kind, layer): fit_directions(kind, cal.states[:, layer], labels["cal"], cal_domains, cal.called, cal.log_odds, domains)
+    for kind in DIRECTIONS
+    for layer in steerable
+}
+
+
+def tune():
+    """Score all settings on VALID by replay."""
+    again, batches = read_prompts(engine, prompts["valid"], trigger_id, "VALID prefill")
+    scored = sweep_settings(
+        batches, again.states, again.called, labels["valid"], readers, directions, trigger_id
+    )
+    return {"settings": settings_to_json(scored)}
+
+
+settings = [Setting(**setting) for setting in checkpoints.stage("tuning", key_of(run_key, swept), tune)["settings"]]
+
+# %% tuning-choice
+from asa.evaluation import confusion
+
+valid_baseline = confusion(read["valid"].called, labels["valid"])
+chosen = best_setting(settings, valid_baseline["fpr"])
+paper_setting = best_setting(settings, valid_baseline["fpr"], NECESSITY)
+best_by_direction = {kind: best_setting(settings, valid_baseline["fpr"], kind) for kind in DIRECTIONS}
+print(f"{len(settings)} settings; unsteered VALID F1 {valid_baseline['f1']:.3f}, FPR {valid_baseline['fpr']:.3f}")
+for kind, best in best_by_direction.items():
+    print(f"best {kind}: layer {best.layer}, dose {best.dose}, beta {best.beta}, tau {best.tau}: F1 {best.f1:.3f}, FPR {best.fpr:.3f}")
+plot_probe_sweep(readings, swept["length"], kinds, {"L*": plateau, "steered": chosen.layer}, f"{OUT}/probe_sweep.png")
+plot_settings(settings, best_by_direction, valid_baseline, f"{OUT}/hp_sweep.png")
+cosines = {kind: cosine_matrix(directions[kind, chosen.layer], domains) for kind in DIRECTIONS}
+plot_cosines(cosines, domains, f"{OUT}/cosines.png");
+
+# %% [markdown] adapter-text
+# ## The adapter
+# The chosen setting as an adapter: scaler, router and probes folded into one matrix.
+
+# %% adapter
+from asa.adapter import ASAAdapter, fingerprint
+from asa.profiles import profile_to_json
+from asa.quickstart import write_quickstart_files
+from asa.tools import tools_to_json
+
+
+def make_adapter(setting):
+    """The adapter of a setting, with everything its config says."""
+    reader = readers[setting.layer]
+    vectors = mixed(directions[setting.direction, setting.layer], setting.beta, domains)
+    config = {
+        "layer": setting.layer, "L_star": setting.layer, "direction": setting.direction, "dose": setting.dose,
+        "alpha": setting.dose * reader.mean_norm, "tau": setting.tau, "beta": setting.beta, "domains": domains,
+        "model_id": profile.model_id, "model_source": model_source, "model": fingerprint(model),
+        "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(), "profile": profile_to_json(profile),
+        "tools": tools_to_json(tools), "data_hash": requests_key(splits), "benchmark": benchmark, "seed": SEED,
+        "method": "arXiv 2602.04935 v1/v2", "valid": {"f1": setting.f1, "fpr": setting.fpr},
+    }  # fmt: skip
+    return ASAAdapter.from_readers(reader, vectors, config), vectors
+
+
+adapter, vectors = make_adapter(chosen)
+paper_adapter, _ = make_adapter(paper_setting)
+trigger_room = len(tokenizer(profile.trigger, add_special_tokens=False)["input_ids"]) + 3
+
+
+def confirm():
+    """Generate on VALID, just far enough to see a call begin."""
+    reading, batches = read_prompts(engine, prompts["valid"], trigger_id, "VALID prefill")
+    plain = answer_all(batches, trigger_room, closed, "VALID baseline")
+    steered, _ = answer_steered(batches, reading.states, adapter, plain, trigger_room, closed, "VALID ASA")
+    return confusion([triggered(ids) for ids in steered], labels["valid"])
+
+
+valid_generated = checkpoints.stage("confirm", key_of(run_key, vars(chosen), swept), confirm)
+print(f"chosen: {chosen}")
+print(f"confirmed on VALID by generation: F1 {valid_generated['f1']:.3f}, FPR {valid_generated['fpr']:.3f}")
+
+# %% [markdown] test-text
+# ## TEST
+# Looked at once: baseline, ASA and the paper's direction at its own best setting, by real generation. The ablations push and
+# read the next token on the same prefilled requests.
+
+# %% test
+from asa.ablations import run_ablations
+
+
+def run_test():
+    """Everything that touches TEST."""
+    reading, batches = read_prompts(engine, prompts["test"], trigger_id, "TEST prefill")
+    limit = profile.max_new_tokens
+    baseline = answer_all(batches, limit, closed, "TEST baseline")
+    result = {"baseline": baseline}
+    for run, steering in (("asa", adapter), ("asa_paper", paper_adapter)):
+        answers, decisions = answer_steered(batches, reading.states, steering, baseline, limit, closed, f"TEST {run}")
+        result |= {run: answers, f"{run}_decisions": [vars(decision) for decision in decisions]}
+    result["ablations"] = run_ablations(
+        batches, reading.states, labels["test"], readers[chosen.layer], directions[chosen.direction, chosen.layer], chosen,
+        trigger_id, SEED,
+    )  # fmt: skip
+    return result
+
+
+test_key = key_of(run_key, vars(chosen), vars(paper_setting), swept, profile.max_new_tokens)
+tested = checkpoints.stage("test", test_key, run_test)
+
+# %% [markdown] results-text
+# ## Results
+
+# %% results
+from asa.checkpoints import write_json
+from asa.evaluation import call_validity, mcnemar, trigger_metrics
+from asa.plots import plot_baseline_vs_asa
+from asa.report import gap_closed, write_report
+
+runs = ("baseline", "asa_paper", "asa")
+answers = {run: [tokenizer.decode(ids) for ids in tested[run]] for run in runs}
+called = {run: np.array([triggered(ids) for ids in tested[run]]) for run in runs}
+called["probe"] = np.array([decision["p_tool"] >= 0.5 for decision in tested["asa_decisions"]])
+first = {run: np.array([ids[0] == trigger_id for ids in tested[run]]) for run in runs}
+test_domains = np.array([request.domain for request in splits["test"]])
+test_labels = np.array(labels["test"])
+test = {run: trigger_metrics(called[run], test_labels, SEED) for run in ("baseline", "probe", "asa", "asa_paper")}
+adapter.config["test"] = {run: {m: test[run][m] for m in ("precision", "recall", "f1", "fpr")} for run in ("baseline", "asa")}
+adapter.save(f"{OUT}/asa_assets")
+write_quickstart_files(f"{OUT}/asa_assets", readers[chosen.layer], vectors)
+results = {
+    "profile": profile.name, "model": model_source, "benchmark": {"name": benchmark, "n_test": len(test_labels)},
+    "layer": chosen.layer, "direction": chosen.direction, "alpha": adapter.alpha, "dose": chosen.dose, "tau": chosen.tau,
+    "beta": chosen.beta, "test": test,
+    "gap_closed": gap_closed(test["asa"]["f1"], test["baseline"]["f1"], test["probe"]["f1"]),
+    "gap_closed_paper": gap_closed(test["asa_paper"]["f1"], test["baseline"]["f1"], test["probe"]["f1"]),
+    "mcnemar": mcnemar(called["baseline"], called["asa"], test_labels),
+    "first_token": {run: trigger_metrics(first[run], test_labels, SEED) for run in runs},
+    "per_domain": {
+        run: {d: trigger_metrics(called[run][test_domains == d], test_labels[test_domains == d], SEED) for d in domains}
+        for run in ("baseline", "asa")
+    },
+    "validity": {run: call_validity(answers[run], tools, profile.markers) for run in runs},
+    "ablations": tested["ablations"], "paper_setting": vars(paper_setting), "settings_scored": len(settings),
+    "valid": {"f1": chosen.f1, "fpr": chosen.fpr}, "valid_generated": valid_generated,
+    "layers": [vars(reading) | {"kind": kinds[reading.layer]} for reading in readings], "layer_plateau": plateau,
+    "auc_plateau": readings[plateau].auc, "shuffled_plateau": readings[plateau].shuffled, "length_auc": swept["length"],
+    "constant_note": constant_note, "domains": domains, "cosines": {kind: matrix.tolist() for kind, matrix in cosines.items()},
+    "probe": {"C": swept["strength"], "own": swept["own"]}, "max_new_tokens": profile.max_new_tokens, "seed": SEED,
+    "adapter_bytes": sum(array.nbytes for array in adapter.arrays.values()),
+    "stage_seconds": {"loading": round(seconds_loading, 2)} | checkpoints.seconds,
+}  # fmt: skip
+results["seconds"] = round(sum(results["stage_seconds"].values()), 2)
+write_json(f"{OUT}/results.json", results)
+write_report(results, f"{OUT}/report.md")
+plot_baseline_vs_asa(test, f"{profile.name}, {benchmark}: {len(test_labels)} TEST requests, 95 % intervals", f"{OUT}/baseline_vs_asa.png")
+for run in ("baseline", "asa_paper", "asa", "probe"):
+    print(f"{run:10s} " + "  ".join(f"{m} {test[run][m]:.3f}" for m in ("precision", "recall", "f1", "fpr", "accuracy")))
+print(f"gap closed {results['gap_closed']:.2f} (paper's direction {results['gap_closed_paper']:.2f})")
+print(f"all stages {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/results.json, {OUT}/asa_assets")
+
+# %% [markdown] demo-text
+# ## Demo
+# The first TEST requests that the two runs treat differently, or simply the first.
+
+# %% demo
+from asa.adapter import Decision
+from asa.demo import Comparison, show_comparisons
+
+order = sorted(range(len(test_labels)), key=lambda row: called["baseline"][row] == called["asa"][row])
+shown = [
+    Comparison(splits["test"][row].text, splits["test"][row].label, answers["baseline"][row], answers["asa"][row],
+               Decision(**tested["asa_decisions"][row]))
+    for row in order[:DEMO_ROWS]
+]  # fmt: skip
+show_comparisons(shown, profile.trigger)
+
+# %% [markdown] chat-text
+# ## Your own requests
+# With `CHAT = True` this cell asks for requests and answers each twice, without and with the adapter; an empty line ends it.
+
+# %% chat
+from asa.chat import answer_twice
+
+if CHAT:
+    while text := input("request (empty line ends): "):
+        show_comparisons([answer_twice(model, prompter, adapter, text)], profile.trigger)
