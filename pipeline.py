@@ -1,16 +1,17 @@
 # %% [markdown] title
 # # ASA: steering a small language model's tool calls
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/gyunggyung/Liquid-ASA/blob/main/ASA_LFM25_Pipeline.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/gyunggyung/Liquid-ASA/blob/main/ASA_LFM25_Pipeline.ipynb)
 #
-# Small models call tools when they should answer, and answer when they should call. Often the model *knows*: a linear probe on a
-# middle layer reads "this needs a tool" almost perfectly. The **Activation Steering Adapter** uses that. At one layer, once per
-# answer, at the last prompt token, a router picks the tool domain, a probe scores the need, and a gate (+1, 0, -1) adds or
-# subtracts a steering vector. No weights change.
+# Small models call tools when they should answer, and answer when they should call. Often the model *knows*: a
+# linear probe on a middle layer reads "this needs a tool" almost perfectly. The **Activation Steering Adapter**
+# uses that. At one layer, once per answer, at the last prompt token, a router picks the tool domain, a probe scores
+# the need, and a gate (+1, 0, -1) adds or subtracts a steering vector. No weights change.
 #
-# **Run all** fits, tunes, tests and saves an adapter. On a GPU with the hub it takes `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca
-# (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, about ten minutes on two CPU cores. Interrupted? Run all again: finished
-# stages are reused.
+# **Run all** fits, tunes, tests and saves an adapter. On a GPU with the hub it takes
+# `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, about ten
+# minutes on two CPU cores. Interrupted? Run all again: finished stages are reused.
 
 # %% [markdown] setup-text
 # ## Setup
@@ -25,8 +26,9 @@ check_environment()
 
 # %% [markdown] parameters-text
 # ## Parameters
-# `PROFILE`: `auto`, `embedded`, `lfm2.5`, a hub id or a model folder. `ALPACA`: a parquet file; empty takes it from the hub.
-# `REQUESTS` and `TOOLS`: your own files (see the README). `CHAT`: a chat cell at the end, which waits for you.
+# `PROFILE`: `auto`, `embedded`, `lfm2.5`, a hub id or a model folder. `ALPACA`: a parquet file; empty takes it from
+# the hub. `REQUESTS` and `TOOLS`: your own files (see the README). `CHAT`: a chat cell at the end, which waits for
+# you.
 
 # %% parameters tags=parameters
 PROFILE = "auto"  # @param {type:"string"}
@@ -71,7 +73,8 @@ sys.excepthook = say_in_one_sentence
 
 # %% [markdown] requests-text
 # ## Requests and tools
-# Labelled requests, split into CAL (vectors), TRAIN (readers, with CAL), VALID (every choice) and TEST (looked at once).
+# Labelled requests, split into CAL (vectors), TRAIN (readers, with CAL), VALID (every choice) and TEST (looked at
+# once).
 
 # %% requests
 from asa.loading import hub_answers
@@ -115,13 +118,21 @@ prefix = shared_prefix([ids for rows in prompts.values() for ids in rows])
 trigger_id = tokenizer(profile.trigger, add_special_tokens=False)["input_ids"][0]
 triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile.call_end)
 checkpoints = Checkpoints(f"{OUT}/checkpoints")
-run_key = key_of(model_source, profile.name, str(model.dtype), model.device.type, prompter.key(), requests_key(splits), SEED)
-print(f"{model_source}: {model.config.num_hidden_layers} layers, {model.dtype}, {model.device}, loaded in {seconds_loading:.1f} s")
-print(f"prompts share {len(prefix)} tokens; the longest has {max(len(ids) for rows in prompts.values() for ids in rows)}")
+run_key = key_of(
+    model_source, profile.name, str(model.dtype), model.device.type, prompter.key(), requests_key(splits), SEED
+)
+print(
+    f"{model_source}: {model.config.num_hidden_layers} layers, {model.dtype}, {model.device}, "
+    f"loaded in {seconds_loading:.1f} s"
+)
+print(
+    f"prompts share {len(prefix)} tokens; the longest has {max(len(ids) for rows in prompts.values() for ids in rows)}"
+)
 
 # %% [markdown] sweep-text
 # ## Layer sweep
-# One prefill per request gives the state at the last prompt token behind every block, and whether the unsteered model would call.
+# One prefill per request gives the state at the last prompt token behind every block, and whether the unsteered
+# model would call.
 
 # %% sweep
 from asa.engine import Engine
@@ -137,7 +148,9 @@ engine = Engine(model, prefix)
 def read_split(name):
     """States and next tokens of a split, from its checkpoint where there is one."""
     kept = checkpoints.stage(
-        f"states-{name}", key_of(run_key, name), lambda: vars(read_states(engine, prompts[name], trigger_id, f"{name} states"))
+        f"states-{name}",
+        key_of(run_key, name),
+        lambda: vars(read_states(engine, prompts[name], trigger_id, f"{name} states")),
     )
     return Reading(**kept)
 
@@ -165,13 +178,18 @@ readings = [LayerReading(**reading) for reading in swept["readings"]]
 plateau = plateau_layer(readings)
 kinds = list(getattr(model.config, "layer_types", None) or ["full_attention"] * len(readings))
 constant = [reading.layer for reading in readings if reading.constant]
-constant_note = f"Left out, the same state for every prompt: layers {constant}." if constant else "No layer is constant."
-print(f"plateau layer L* {plateau}, AUC {readings[plateau].auc:.4f}; length alone {swept['length']:.3f}. {constant_note}")
+constant_note = (
+    f"Left out, the same state for every prompt: layers {constant}." if constant else "No layer is constant."
+)
+print(
+    f"plateau layer L* {plateau}, AUC {readings[plateau].auc:.4f}; length alone {swept['length']:.3f}. {constant_note}"
+)
 print(f"probes: C {swept['strength']}, own share {swept['own']}")
 
 # %% [markdown] tuning-text
 # ## Tuning on VALID
-# Every setting is scored by the model's next token after the push. `action` and the paper's `necessity` each get their best.
+# Every setting is scored by the model's next token after the push. `action` and the paper's `necessity` each get
+# their best.
 
 # %% tuning
 from asa.plots import plot_cosines, plot_settings
@@ -188,7 +206,9 @@ readers = {
 cal_domains = [request.domain for request in splits["cal"]]
 cal = read["cal"]
 directions = {
-    (kind, layer): fit_directions(kind, cal.states[:, layer], labels["cal"], cal_domains, cal.called, cal.log_odds, domains)
+    (kind, layer): fit_directions(
+        kind, cal.states[:, layer], labels["cal"], cal_domains, cal.called, cal.log_odds, domains
+    )
     for kind in DIRECTIONS
     for layer in steerable
 }
@@ -197,9 +217,7 @@ directions = {
 def tune():
     """Score all settings on VALID by replay."""
     again, batches = read_prompts(engine, prompts["valid"], trigger_id, "VALID prefill")
-    scored = sweep_settings(
-        batches, again.states, again.called, labels["valid"], readers, directions, trigger_id
-    )
+    scored = sweep_settings(batches, again.states, again.called, labels["valid"], readers, directions, trigger_id)
     return {"settings": settings_to_json(scored)}
 
 
@@ -214,12 +232,14 @@ paper_setting = best_setting(settings, valid_baseline["fpr"], NECESSITY)
 best_by_direction = {kind: best_setting(settings, valid_baseline["fpr"], kind) for kind in DIRECTIONS}
 print(f"{len(settings)} settings; unsteered VALID F1 {valid_baseline['f1']:.3f}, FPR {valid_baseline['fpr']:.3f}")
 for kind, best in best_by_direction.items():
-    print(f"best {kind}: layer {best.layer}, dose {best.dose}, beta {best.beta}, tau {best.tau}: F1 {best.f1:.3f}, FPR {best.fpr:.3f}")
+    print(
+        f"best {kind}: layer {best.layer}, dose {best.dose}, beta {best.beta}, tau {best.tau}: "
+        f"F1 {best.f1:.3f}, FPR {best.fpr:.3f}"
+    )
 plot_probe_sweep(readings, swept["length"], kinds, {"L*": plateau, "steered": chosen.layer}, f"{OUT}/probe_sweep.png")
 plot_settings(settings, best_by_direction, valid_baseline, f"{OUT}/hp_sweep.png")
 cosines = {kind: cosine_matrix(directions[kind, chosen.layer], domains) for kind in DIRECTIONS}
-plot_cosines(cosines, domains, f"{OUT}/cosines.png");
-
+plot_cosines(cosines, domains, f"{OUT}/cosines.png")
 # %% [markdown] adapter-text
 # ## The adapter
 # The chosen setting as an adapter: scaler, router and probes folded into one matrix.
@@ -239,7 +259,8 @@ def make_adapter(setting):
         "layer": setting.layer, "L_star": setting.layer, "direction": setting.direction, "dose": setting.dose,
         "alpha": setting.dose * reader.mean_norm, "tau": setting.tau, "beta": setting.beta, "domains": domains,
         "model_id": profile.model_id, "model_source": model_source, "model": fingerprint(model),
-        "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(), "profile": profile_to_json(profile),
+        "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(),
+        "profile": profile_to_json(profile),
         "tools": tools_to_json(tools), "data_hash": requests_key(splits), "benchmark": benchmark, "seed": SEED,
         "method": "arXiv 2602.04935 v1/v2", "valid": {"f1": setting.f1, "fpr": setting.fpr},
     }  # fmt: skip
@@ -265,8 +286,8 @@ print(f"confirmed on VALID by generation: F1 {valid_generated['f1']:.3f}, FPR {v
 
 # %% [markdown] test-text
 # ## TEST
-# Looked at once: baseline, ASA and the paper's direction at its own best setting, by real generation. The ablations push and
-# read the next token on the same prefilled requests.
+# Looked at once: baseline, ASA and the paper's direction at its own best setting, by real generation. The ablations
+# push and read the next token on the same prefilled requests.
 
 # %% test
 from asa.ablations import run_ablations
@@ -282,8 +303,8 @@ def run_test():
         answers, decisions = answer_steered(batches, reading.states, steering, baseline, limit, closed, f"TEST {run}")
         result |= {run: answers, f"{run}_decisions": [vars(decision) for decision in decisions]}
     result["ablations"] = run_ablations(
-        batches, reading.states, labels["test"], readers[chosen.layer], directions[chosen.direction, chosen.layer], chosen,
-        trigger_id, SEED,
+        batches, reading.states, labels["test"], readers[chosen.layer], directions[chosen.direction, chosen.layer],
+        chosen, trigger_id, SEED,
     )  # fmt: skip
     return result
 
@@ -308,13 +329,15 @@ first = {run: np.array([ids[0] == trigger_id for ids in tested[run]]) for run in
 test_domains = np.array([request.domain for request in splits["test"]])
 test_labels = np.array(labels["test"])
 test = {run: trigger_metrics(called[run], test_labels, SEED) for run in ("baseline", "probe", "asa", "asa_paper")}
-adapter.config["test"] = {run: {m: test[run][m] for m in ("precision", "recall", "f1", "fpr")} for run in ("baseline", "asa")}
+adapter.config["test"] = {
+    run: {m: test[run][m] for m in ("precision", "recall", "f1", "fpr")} for run in ("baseline", "asa")
+}
 adapter.save(f"{OUT}/asa_assets")
 write_quickstart_files(f"{OUT}/asa_assets", readers[chosen.layer], vectors)
 results = {
     "profile": profile.name, "model": model_source, "benchmark": {"name": benchmark, "n_test": len(test_labels)},
-    "layer": chosen.layer, "direction": chosen.direction, "alpha": adapter.alpha, "dose": chosen.dose, "tau": chosen.tau,
-    "beta": chosen.beta, "test": test,
+    "layer": chosen.layer, "direction": chosen.direction, "alpha": adapter.alpha, "dose": chosen.dose,
+    "tau": chosen.tau, "beta": chosen.beta, "test": test,
     "gap_closed": gap_closed(test["asa"]["f1"], test["baseline"]["f1"], test["probe"]["f1"]),
     "gap_closed_paper": gap_closed(test["asa_paper"]["f1"], test["baseline"]["f1"], test["probe"]["f1"]),
     "mcnemar": mcnemar(called["baseline"], called["asa"], test_labels),
@@ -328,7 +351,8 @@ results = {
     "valid": {"f1": chosen.f1, "fpr": chosen.fpr}, "valid_generated": valid_generated,
     "layers": [vars(reading) | {"kind": kinds[reading.layer]} for reading in readings], "layer_plateau": plateau,
     "auc_plateau": readings[plateau].auc, "shuffled_plateau": readings[plateau].shuffled, "length_auc": swept["length"],
-    "constant_note": constant_note, "domains": domains, "cosines": {kind: matrix.tolist() for kind, matrix in cosines.items()},
+    "constant_note": constant_note, "domains": domains,
+    "cosines": {kind: matrix.tolist() for kind, matrix in cosines.items()},
     "probe": {"C": swept["strength"], "own": swept["own"]}, "max_new_tokens": profile.max_new_tokens, "seed": SEED,
     "adapter_bytes": sum(array.nbytes for array in adapter.arrays.values()),
     "stage_seconds": {"loading": round(seconds_loading, 2)} | checkpoints.seconds,
@@ -336,9 +360,13 @@ results = {
 results["seconds"] = round(sum(results["stage_seconds"].values()), 2)
 write_json(f"{OUT}/results.json", results)
 write_report(results, f"{OUT}/report.md")
-plot_baseline_vs_asa(test, f"{profile.name}, {benchmark}: {len(test_labels)} TEST requests, 95 % intervals", f"{OUT}/baseline_vs_asa.png")
+plot_baseline_vs_asa(
+    test, f"{profile.name}, {benchmark}: {len(test_labels)} TEST requests, 95 % intervals", f"{OUT}/baseline_vs_asa.png"
+)
 for run in ("baseline", "asa_paper", "asa", "probe"):
-    print(f"{run:10s} " + "  ".join(f"{m} {test[run][m]:.3f}" for m in ("precision", "recall", "f1", "fpr", "accuracy")))
+    print(
+        f"{run:10s} " + "  ".join(f"{m} {test[run][m]:.3f}" for m in ("precision", "recall", "f1", "fpr", "accuracy"))
+    )
 print(f"gap closed {results['gap_closed']:.2f} (paper's direction {results['gap_closed_paper']:.2f})")
 print(f"all stages {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/results.json, {OUT}/asa_assets")
 
@@ -360,7 +388,8 @@ show_comparisons(shown, profile.trigger)
 
 # %% [markdown] chat-text
 # ## Your own requests
-# With `CHAT = True` this cell asks for requests and answers each twice, without and with the adapter; an empty line ends it.
+# With `CHAT = True` this cell asks for requests and answers each twice, without and with the adapter; an empty line
+# ends it.
 
 # %% chat
 from asa.chat import answer_twice

@@ -1,8 +1,9 @@
 """Ablations: take one part of the method away and steer again.
 
-Each variant is scored by the model's own next token after its push, on the requests it is given; the probe is never scored in
-place of the model. `full` is the chosen setting; `no gate` pushes every request toward a call; `global only` and `domain only`
-set beta to 1 and 0; `random direction` has the same length and gate but a random unit vector.
+Each variant is scored by the model's own next token after its push, on the requests it is given; the probe is never
+scored in place of the model. `full` is the chosen setting; `no gate` pushes every request toward a call; `global
+only` and `domain only` set beta to 1 and 0; `random direction` has the same length and gate but a random unit
+vector.
 """
 
 import numpy as np
@@ -13,7 +14,9 @@ from asa.tuning import Setting, replay_triggers
 from asa.vectors import mixed, unit
 
 
-def run_ablations(batches, states, labels, readers: Readers, directions, setting: Setting, trigger_id: int, seed: int) -> dict:
+def run_ablations(
+    batches, states, labels, readers: Readers, directions, setting: Setting, trigger_id: int, seed: int
+) -> dict:
     """Trigger metrics of every variant, first token.
 
     Args:

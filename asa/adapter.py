@@ -1,12 +1,13 @@
 """The adapter: read the last prompt token, decide, push once; save and load.
 
-The scaler is folded into router and probe, so that a decision is one matrix product on the model's device, in fp32, a row a
-request. `steer` puts a hook on one block for the time of a `with`; it acts once per answer, at the last prompt token, and is
-always removed. It works with left padding, a KV cache, a cache of a prompt's beginning and chunked prefill. It refuses right
-padding and compiled models, where it would act on the wrong token or not at all. It changes no weights.
+The scaler is folded into router and probe, so that a decision is one matrix product on the model's device, in fp32,
+a row a request. `steer` puts a hook on one block for the time of a `with`; it acts once per answer, at the last
+prompt token, and is always removed. It works with left padding, a KV cache, a cache of a prompt's beginning and
+chunked prefill. It refuses right padding and compiled models, where it would act on the wrong token or not at all.
+It changes no weights.
 
-Decision: z = (h - mean) / std; d = argmax router(z); p = sigmoid(probe_d(z)); g = +1 if p >= tau, -1 if p <= 1 - tau, else 0;
-h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2, section 3 (v3 of the paper describes another method).
+Decision: z = (h - mean) / std; d = argmax router(z); p = sigmoid(probe_d(z)); g = +1 if p >= tau, -1 if p <= 1 - tau,
+else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2, section 3 (v3 of the paper describes another method).
 """
 
 import contextlib
@@ -80,7 +81,8 @@ class ASAAdapter:
     """Decides per request and steers one block of a model.
 
     Args:
-        config: `layer`, `alpha`, `dose`, `tau`, `domains`, `model` (a `fingerprint`), and whatever else is worth keeping.
+        config: `layer`, `alpha`, `dose`, `tau`, `domains`, `model` (a `fingerprint`), and whatever else is worth
+            keeping.
         arrays: `weight` `[2D, H]` (router rows, then probe rows), `bias` `[2D]`, `vectors` `[D, H]` (unit), all fp32.
 
     Raises:
@@ -150,11 +152,17 @@ class ASAAdapter:
         found, expected = fingerprint(model), self.config["model"]
         for name, value in expected.items():
             if name == "embedding_norms":
-                near = torch.allclose(torch.tensor(found[name]), torch.tensor(value), rtol=FINGERPRINT_TOLERANCE, atol=1e-3)
+                near = torch.allclose(
+                    torch.tensor(found[name]), torch.tensor(value), rtol=FINGERPRINT_TOLERANCE, atol=1e-3
+                )
                 if not near:
-                    raise AdapterError("the adapter was fitted on other weights: load the model it names, or fit again.")
+                    raise AdapterError(
+                        "the adapter was fitted on other weights: load the model it names, or fit again."
+                    )
             elif found[name] != value:
-                raise AdapterError(f"the adapter needs {name} {value} but the model has {found[name]}: load its own model.")
+                raise AdapterError(
+                    f"the adapter needs {name} {value} but the model has {found[name]}: load its own model."
+                )
 
     @contextlib.contextmanager
     def steer(self, model) -> Iterator[Trace]:
@@ -174,7 +182,9 @@ class ASAAdapter:
             ValueError: A batch is padded on the right, so its last column is not the last prompt token.
         """
         if isinstance(model, torch._dynamo.OptimizedModule) or getattr(model, "_compiled_call_impl", None) is not None:
-            raise AdapterError("a compiled model ignores hooks set later: steer the model before torch.compile wraps it.")
+            raise AdapterError(
+                "a compiled model ignores hooks set later: steer the model before torch.compile wraps it."
+            )
         self.check_model(model)
         if model in _STEERED:
             raise AdapterError("this model is being steered already (another with-block or thread): one at a time.")
@@ -209,14 +219,20 @@ class ASAAdapter:
             try:
                 folder = Path(snapshot_download(str(source), allow_patterns=["config.json", "adapter.safetensors"]))
             except Exception as error:
-                raise AdapterError(f"{source}: no such folder, and the hub does not give it ({type(error).__name__}).") from error
+                raise AdapterError(
+                    f"{source}: no such folder, and the hub does not give it ({type(error).__name__})."
+                ) from error
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             if not isinstance(config, dict) or config.get("format") != FORMAT:
-                raise AdapterError(f"{folder}/config.json is not an adapter of format {FORMAT}: fit again with this version.")
+                raise AdapterError(
+                    f"{folder}/config.json is not an adapter of format {FORMAT}: fit again with this version."
+                )
             return cls(config, load_file(folder / "adapter.safetensors"))
         except FileNotFoundError as error:
-            raise AdapterError(f"{folder} holds no adapter: {Path(error.filename or '').name or error} is missing.") from error
+            raise AdapterError(
+                f"{folder} holds no adapter: {Path(error.filename or '').name or error} is missing."
+            ) from error
         except (json.JSONDecodeError, SafetensorError, KeyError) as error:
             raise AdapterError(f"{folder} holds a damaged adapter ({error}): save it again.") from error
 

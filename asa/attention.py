@@ -1,11 +1,12 @@
 """Attention to a prefix that all rows share, stored once.
 
-Every request starts with the same system prompt and examples. Plain batched attention needs a copy of the prefix' keys and
-values for every row; here all rows' queries are folded into one matrix product per key-value head, and the softmax runs over
-prefix and own tokens together. The result is ordinary scaled dot-product attention up to rounding; nothing is approximated.
+Every request starts with the same system prompt and examples. Plain batched attention needs a copy of the prefix'
+keys and values for every row; here all rows' queries are folded into one matrix product per key-value head, and the
+softmax runs over prefix and own tokens together. The result is ordinary scaled dot-product attention up to
+rounding; nothing is approximated.
 
-It does not read an attention mask: rows carry no padding while they are prefilled, and `own_mask` says which columns a row
-has where rows of different length stand side by side.
+It does not read an attention mask: rows carry no padding while they are prefilled, and `own_mask` says which
+columns a row has where rows of different length stand side by side.
 """
 
 import torch

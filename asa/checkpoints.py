@@ -1,8 +1,8 @@
 """Checkpoints: each expensive stage leaves one file that says what it was made from.
 
-A stage's file holds NumPy arrays and plain JSON values, and the key it depends on: model, data, prompt, settings. A second
-run with the same key reads it; with another key, or from a damaged file, the stage runs again. Files appear whole or not at
-all. Nothing is pickled, and nothing here knows what a stage computes.
+A stage's file holds NumPy arrays and plain JSON values, and the key it depends on: model, data, prompt, settings. A
+second run with the same key reads it; with another key, or from a damaged file, the stage runs again. Files appear
+whole or not at all. Nothing is pickled, and nothing here knows what a stage computes.
 """
 
 import hashlib
@@ -88,7 +88,12 @@ class Checkpoints:
 
         def write(scratch: Path) -> None:
             with scratch.open("wb") as file:
-                np.savez(file, __key=np.array(key), __json=np.array(json.dumps(rest | {"_seconds": self.seconds[name]})), **arrays)
+                np.savez(
+                    file,
+                    __key=np.array(key),
+                    __json=np.array(json.dumps(rest | {"_seconds": self.seconds[name]})),
+                    **arrays,
+                )
 
         write_atomic(path, write)
         return arrays | json.loads(json.dumps(rest))

@@ -1,6 +1,7 @@
 """The demo: the same requests answered without and with the adapter, side by side.
 
-As plain text for a terminal and as an escaped HTML table for a notebook (a trigger such as `<tool_call>` would vanish as a tag).
+As plain text for a terminal and as an escaped HTML table for a notebook (a trigger such as `<tool_call>` would
+vanish as a tag).
 """
 
 import html
@@ -60,7 +61,7 @@ def comparisons_html(rows: list[Comparison], trigger: str) -> str:
 def show_comparisons(rows: list[Comparison], trigger: str) -> None:
     """A table in a notebook, text elsewhere."""
     try:
-        shell = get_ipython()  # noqa: F821 - defined by IPython
+        shell = get_ipython()
     except NameError:
         shell = None
     if shell is None:

@@ -1,16 +1,16 @@
 """The engine: one prefix, exact-length buckets, last-token states, replay, greedy decoding.
 
-All requests share their system prompt and examples, so the longest common *token* prefix is prefilled once and its keys and
-values are kept once, whatever the batch. A request's own tokens are then prefilled without its last one, in buckets of equal
-length, so that nothing is ever padded while attention and convolution caches are written. Rows of different buckets are
-put side by side for the last prompt token, and all that the method needs happens there:
+All requests share their system prompt and examples, so the longest common *token* prefix is prefilled once and its
+keys and values are kept once, whatever the batch. A request's own tokens are then prefilled without its last one,
+in buckets of equal length, so that nothing is ever padded while attention and convolution caches are written. Rows
+of different buckets are put side by side for the last prompt token, and all that the method needs happens there:
 
 - `Batch.last_token` gives the residual stream behind every block at the last prompt token, and the next-token logits;
 - `Batch.replay` runs that one token again through the blocks above a changed hidden state: one steering setting;
 - `Batch.decode` continues greedily, unsteered or with one push at one block.
 
-It does not choose, gate or score anything, and it never pads a prompt. Source: design section 5 of this project; the exactness
-of a split prefill is tested against plain full forwards.
+It does not choose, gate or score anything, and it never pads a prompt. Source: design section 5 of this project;
+the exactness of a split prefill is tested against plain full forwards.
 """
 
 import contextlib
@@ -71,7 +71,8 @@ class _RoomyLayer(DynamicLayer):
 def _fork(cache: DynamicCache, rows: torch.Tensor | None = None) -> DynamicCache:
     """A cache that can be written to without changing `cache`; only `rows` of it where given.
 
-    Attention layers grow by concatenation, so sharing their tensors is safe; convolution states are overwritten in place.
+    Attention layers grow by concatenation, so sharing their tensors is safe; convolution states are overwritten in
+    place.
     """
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
@@ -134,8 +135,13 @@ class Engine:
         positions = torch.arange(ids.shape[1])[None] + start
         run = self.model if logits else self.model.get_decoder()
         out = run(
-            input_ids=ids.to(device), position_ids=positions.expand(ids.shape).to(device), past_key_values=cache,
-            use_cache=True, own_mask=own_mask, prefix=prefix, **({"logits_to_keep": 1} if logits else {}),
+            input_ids=ids.to(device),
+            position_ids=positions.expand(ids.shape).to(device),
+            past_key_values=cache,
+            use_cache=True,
+            own_mask=own_mask,
+            prefix=prefix,
+            **({"logits_to_keep": 1} if logits else {}),
         )
         return out.logits[:, -1] if logits else None
 
@@ -179,7 +185,9 @@ class Engine:
                 cache = _fork(self._start)
                 for layer in cache.layers:
                     if hasattr(layer, "conv_states"):
-                        layer.conv_states = {i: s.expand(len(same), -1, -1).clone() for i, s in layer.conv_states.items()}
+                        layer.conv_states = {
+                            i: s.expand(len(same), -1, -1).clone() for i, s in layer.conv_states.items()
+                        }
                 ids = torch.tensor([s[:-1] for s in same])
                 self._forward(ids, len(self.prefix_ids), cache, prefix=self._prefix_keys, logits=False)
                 parts.append(cache)
@@ -231,7 +239,9 @@ class Batch:
         hooks = []
         for layer in decoder_layers(self.engine.model):
             hooks.append(layer.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(kwargs), with_kwargs=True))
-            hooks.append(layer.register_forward_hook(lambda _m, _a, out: states.append(block_output(out)[:, -1].clone())))
+            hooks.append(
+                layer.register_forward_hook(lambda _m, _a, out: states.append(block_output(out)[:, -1].clone()))
+            )
         with _hooked(*hooks):
             logits = self._step(self.tokens, self.positions, _fork(self.cache), self._mask(1))
         self._calls = calls

@@ -1,14 +1,16 @@
 """Setup: check that the packages are there, and install only what is missing.
 
-On Colab the whole stack is preinstalled, so nothing happens. A missing package is installed with pip inside a notebook; torch and
-NumPy never are, because exchanging them under a running kernel breaks it. Outside a notebook the command to run is named.
+On Colab the whole stack is preinstalled, so nothing happens. A missing package is installed with pip inside a
+notebook; torch and NumPy never are, because exchanging them under a running kernel breaks it. Outside a notebook
+the command to run is named.
 """
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
 NEEDED = {  # package -> oldest version this was tested with
-    "torch": "2.11", "numpy": "2.1", "transformers": "5.15", "scikit-learn": "1.6", "datasets": "4.0", "matplotlib": "3.10",
+    "torch": "2.11", "numpy": "2.1", "transformers": "5.15", "scikit-learn": "1.6", "datasets": "4.0",
+    "matplotlib": "3.10",
     "jsonschema": "4.23", "gguf": "0.17", "accelerate": "1.10",
 }  # fmt: skip
 NEVER_INSTALLED = ("torch", "numpy")
@@ -33,7 +35,7 @@ def check_environment() -> None:
     missing = [package for package, has in found.items() if not has and package not in NEVER_INSTALLED]
     if missing:
         try:
-            get_ipython().run_line_magic("pip", "install " + " ".join(missing))  # noqa: F821 - defined by IPython
+            get_ipython().run_line_magic("pip", "install " + " ".join(missing))
         except NameError:
             raise RuntimeError(f"missing {', '.join(missing)}: run pip install -r requirements.txt.") from None
         found |= {package: version(package) for package in missing}

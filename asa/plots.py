@@ -1,6 +1,7 @@
 """Figures: the layer sweep, the tuning curves, baseline against ASA, and the cosines.
 
-Each function draws one figure from plain numbers, saves it and returns it. In a notebook the figure also appears below its cell.
+Each function draws one figure from plain numbers, saves it and returns it. In a notebook the figure also appears
+below its cell.
 """
 
 from pathlib import Path
@@ -14,7 +15,12 @@ from asa.tuning import Setting
 
 BLOCK_COLOURS = {"conv": "#e0a030", "full_attention": "#3f72af", "sliding_attention": "#7aa6c2"}
 RUN_COLOURS = {"baseline": "#9a9a9a", "asa_paper": "#e0a030", "asa": "#3f72af", "probe": "#5a9a5a"}
-RUN_NAMES = {"baseline": "baseline", "asa_paper": "ASA, paper's direction", "asa": "ASA", "probe": "probe alone (not steering)"}
+RUN_NAMES = {
+    "baseline": "baseline",
+    "asa_paper": "ASA, paper's direction",
+    "asa": "ASA",
+    "probe": "probe alone (not steering)",
+}
 
 
 def save_figure(figure, path: str | Path):
@@ -36,8 +42,8 @@ def plot_probe_sweep(readings: list[LayerReading], length_auc: float, kinds: lis
     axes.plot([r.layer for r in readings], [r.shuffled for r in readings], "k.--", lw=1, label="shuffled labels")
     axes.axhline(length_auc, color="#b03060", lw=1, ls=":", label="prompt length alone")
     for height, (rule, layer) in zip((1.03, 1.075), chosen.items(), strict=False):
-        axes.annotate(f"{rule}: layer {layer}", (layer, 1.0), (layer, height), ha="center", fontsize=8, annotation_clip=False,
-                      arrowprops={"arrowstyle": "-", "lw": 0.6})  # fmt: skip
+        axes.annotate(f"{rule}: layer {layer}", (layer, 1.0), (layer, height), ha="center", fontsize=8,
+                      annotation_clip=False, arrowprops={"arrowstyle": "-", "lw": 0.6})  # fmt: skip
     axes.set(xlabel="layer", ylabel="AUC on VALID", ylim=(0.4, 1.0), xticks=[r.layer for r in readings])
     axes.legend(loc="lower right", fontsize=8, framealpha=0.95)
     axes.set_title("Where the need for a tool can be read (last prompt token)", pad=34)
@@ -50,15 +56,27 @@ def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline:
     for direction, best in chosen.items():
         for column, swept in enumerate(("dose", "tau", "beta")):
             fixed = [name for name in ("layer", "dose", "tau", "beta") if name != swept]
-            line = [s for s in settings if s.direction == direction and all(getattr(s, f) == getattr(best, f) for f in fixed)]
+            line = [
+                s
+                for s in settings
+                if s.direction == direction and all(getattr(s, f) == getattr(best, f) for f in fixed)
+            ]
             line.sort(key=lambda s: getattr(s, swept))
             for row, measure in enumerate(("f1", "fpr")):
                 axes = rows[row, column]
                 label = f"{direction}, layer {best.layer}"
                 colour = RUN_COLOURS["asa" if direction == "action" else "asa_paper"]
-                axes.plot([getattr(s, swept) for s in line], [getattr(s, measure) for s in line], "o-", color=colour, label=label)
+                axes.plot(
+                    [getattr(s, swept) for s in line],
+                    [getattr(s, measure) for s in line],
+                    "o-",
+                    color=colour,
+                    label=label,
+                )
     for row, measure in enumerate(("f1", "fpr")):
-        for column, swept in enumerate(("dose (alpha / mean state norm)", "tau (gate confidence)", "beta (global share)")):
+        for column, swept in enumerate(
+            ("dose (alpha / mean state norm)", "tau (gate confidence)", "beta (global share)")
+        ):
             axes = rows[row, column]
             axes.axhline(baseline[measure], color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
             axes.grid(alpha=0.3)
@@ -84,7 +102,8 @@ def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
         errors = np.maximum(np.stack([values - bounds[0], bounds[1] - values]), 0)
         places = np.arange(len(measures)) + (number - (len(runs) - 1) / 2) * width
         hatch = "//" if run == "probe" else None
-        axes.bar(places, values, width, yerr=errors, color=RUN_COLOURS[run], label=RUN_NAMES[run], hatch=hatch, capsize=2,
+        axes.bar(places, values, width, yerr=errors, color=RUN_COLOURS[run], label=RUN_NAMES[run], hatch=hatch,
+        capsize=2,
                  edgecolor="white", error_kw={"lw": 0.8})  # fmt: skip
         for place, value, high in zip(places, values, values + errors[1], strict=True):
             axes.text(place, high + 0.015, f"{value:.2f}", ha="center", fontsize=7)

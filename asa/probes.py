@@ -1,11 +1,13 @@
 """Probes: what the last-token state says about the need for a tool, layer by layer.
 
-A linear probe per layer shows where the need is readable, next to two controls: shuffled labels (what overfitting alone reaches)
-and prompt length alone. At a chosen layer, the readers are fitted: a scaler, a router (which domain) and one probe per domain
-(is a tool needed). Reading is not steering: nothing here touches the model, and a layer that reads well need not push well.
+A linear probe per layer shows where the need is readable, next to two controls: shuffled labels (what overfitting alone
+reaches) and prompt length alone. At a chosen layer, the readers are fitted: a scaler, a router (which domain) and one
+probe per domain (is a tool needed). Reading is not steering: nothing here touches the model, and a layer that reads
+well need not push well.
 
-The readers are fitted on CAL and TRAIN together: vectors use CAL too, but no choice is made on either, and twice the rows help
-the probes (the original's overfitted 1.00 against .72-.77). Formulas: arXiv 2602.04935 v1/v2, section 3.
+The readers are fitted on CAL and TRAIN together: vectors use CAL too, but no choice is made on either, and twice the
+rows help the probes (the original's overfitted: 1.00 on TRAIN, .72-.77 on VALID). Formulas: arXiv
+2602.04935 v1/v2, section 3.
 """
 
 from dataclasses import dataclass
@@ -88,7 +90,7 @@ def length_control(fit_lengths, fit_labels, valid_lengths, valid_labels) -> floa
 def plateau_layer(readings: list[LayerReading]) -> int:
     """The paper's L*: the deepest layer whose AUC is within `PLATEAU` of the best.
 
-    >>> plateau_layer([LayerReading(0, 0.9, 0.5, False), LayerReading(1, 0.899, 0.5, False), LayerReading(2, 0.8, 0.5, False)])
+    >>> plateau_layer([LayerReading(layer, auc, 0.5, False) for layer, auc in enumerate((0.9, 0.899, 0.8))])
     1
     """
     best = max(reading.auc for reading in readings if not reading.constant)
@@ -128,7 +130,8 @@ def fit_readers(states, labels, domains: list[str], names: list[str], strength: 
     """Fit scaler, router and probes at one layer.
 
     A domain's probe is a common weight vector plus its own deviation, both regularised: one logistic regression on
-    `[z, own * z in the domain's block]`. With `own` = 0 all domains share one probe; with a large `own` they are independent.
+    `[z, own * z in the domain's block]`. With `own` = 0 all domains share one probe; with a large `own` they are
+    independent.
 
     Args:
         states: `[N, H]`.
@@ -165,7 +168,7 @@ def fit_readers(states, labels, domains: list[str], names: list[str], strength: 
 
 
 def choose_probe(fit, fit_labels, fit_domains, valid, valid_labels, names) -> tuple[float, float]:
-    """Strength and freedom of the probes with the best AUC on VALID at one layer's states `[N, H]`; ties to the stronger."""
+    """The strength and freedom with the best AUC on VALID at one layer's states `[N, H]`; ties to the stronger."""
     best = (-1.0, PROBE_C[0], PROBE_OWN[0])
     for strength in PROBE_C:
         for own in PROBE_OWN:

@@ -1,8 +1,8 @@
 """Model profiles: everything that differs between the models this project runs.
 
 A profile names the weights, the wording of the prompt and the text that opens and closes a tool call. Two are built in:
-`lfm2.5`, the product, and `embedded`, a small published model that installs from a Python package and so runs on a laptop
-without a hub. Any other hub id or model folder gets a profile of the same shape. Nothing is loaded here.
+`lfm2.5`, the product, and `embedded`, a small published model that installs from a Python package and so runs on a
+laptop without a hub. Any other hub id or model folder gets a profile of the same shape. Nothing is loaded here.
 """
 
 from dataclasses import asdict, dataclass, replace

@@ -1,9 +1,9 @@
 """Prompts: system text, example turns and a request, as tokens.
 
-The tool list is written into the system text by us (a template's own `tools=` may print today's date), the chat template does
-the rest, and special tokens come from the template alone: a special token's text inside a request is broken up, so that a
-request cannot open a turn or a tool call. The part that all prompts share is found on tokens, not on text, because a
-tokenizer may merge across the seam.
+The tool list is written into the system text by us (a template's own `tools=` may print today's date), the chat
+template does the rest, and special tokens come from the template alone: a special token's text inside a request is
+broken up, so that a request cannot open a turn or a tool call. The part that all prompts share is found on tokens,
+not on text, because a tokenizer may merge across the seam.
 """
 
 import hashlib

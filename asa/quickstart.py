@@ -1,7 +1,8 @@
 """The original project's asset files, for its published quick-start code.
 
-`steering_vectors.npz`, `router.pkl`, `probes.pkl` and `scaler.pkl` hold the same adapter as `adapter.safetensors`, as plain NumPy
-arrays and scikit-learn objects. They are written for others to load; this project never unpickles anything.
+`steering_vectors.npz`, `router.pkl`, `probes.pkl` and `scaler.pkl` hold the same adapter as `adapter.safetensors`,
+as plain NumPy arrays and scikit-learn objects. They are written for others to load; this project never unpickles
+anything.
 """
 
 import pickle

@@ -1,7 +1,8 @@
-"""The report: results.json, and report.md with this run's tables beside the published ones.
+"""The report: `results.json` as Markdown tables beside the published ones.
 
-Every row says where it comes from. Published rows are the original project's (LFM2.5-1.2B, keyword labels, its own protocol) and
-the paper's; they stand there for orientation and are not comparable number by number. No request text is written.
+Every row says where it comes from. Published rows are the original project's (LFM2.5-1.2B, keyword labels, its own
+protocol) and the paper's; they stand there for orientation and are not comparable number by number. No request text is
+written.
 """
 
 from pathlib import Path
@@ -27,8 +28,10 @@ PUBLISHED_DOMAINS = [  # domain, F1, precision, recall, FPR
     ("translation", 0.9262, 1.0000, 0.8625, 0.0000), ("math", 0.7273, 0.7568, 0.7000, 0.2250),
     ("search", 0.5410, 0.7857, 0.4125, 0.1125), ("code", 0.1565, 0.2571, 0.1125, 0.3250),
 ]  # fmt: skip
-PUBLISHED_ABLATIONS = [("full", 0.8054, 0.2375), ("no gate", 0.6667, 1.0), ("global only", 0.8054, 0.2375),
-                       ("domain only", 0.8054, 0.2375)]  # fmt: skip
+PUBLISHED_ABLATIONS = [  # variant, F1, FPR
+    ("full", 0.8054, 0.2375), ("no gate", 0.6667, 1.0),
+    ("global only", 0.8054, 0.2375), ("domain only", 0.8054, 0.2375),
+]  # fmt: skip
 PUBLISHED_AUC = [  # model, layers, L*, AUC, shuffled, origin
     ("Qwen2.5-0.5B", 24, 18, 0.9994, 0.4982, PAPER), ("Qwen2.5-1.5B", 28, 18, 0.9996, 0.4966, PAPER),
     ("Qwen2.5-8B", 32, 18, 0.9989, 0.4975, PAPER), ("LFM2.5-1.2B", 16, 12, 0.8856, None, ORIGINAL),
@@ -37,10 +40,16 @@ PUBLISHED_COSINES = [  # pair, Qwen2.5-1.5B, LFM2.5
     (("code", "math"), 0.17, -0.01), (("code", "search"), 0.37, 0.37), (("code", "translation"), 0.42, 0.02),
     (("math", "search"), 0.29, 0.30), (("math", "translation"), 0.11, 0.26), (("search", "translation"), 0.03, 0.11),
 ]  # fmt: skip
-PUBLISHED_VALIDITY = [("Qwen2.5-1.5B ASA", 0.8800, 0.6923, 0.8700, PAPER),
-                      ("LFM2.5-1.2B ASA (its JSON parser could not read the calls)", 0.0, 0.0, 0.0, ORIGINAL)]  # fmt: skip
-RUN_LABELS = {"baseline": "baseline", "probe": "probe decision alone (steers nothing)", "asa_paper": "ASA, paper's direction",
-              "asa": "ASA"}  # fmt: skip
+PUBLISHED_VALIDITY = [  # run, format, tool, arguments, origin
+    ("Qwen2.5-1.5B ASA", 0.8800, 0.6923, 0.8700, PAPER),
+    ("LFM2.5-1.2B ASA (its JSON parser could not read the calls)", 0.0, 0.0, 0.0, ORIGINAL),
+]
+RUN_LABELS = {
+    "baseline": "baseline",
+    "probe": "probe decision alone (steers nothing)",
+    "asa_paper": "ASA, paper's direction",
+    "asa": "ASA",
+}
 
 
 def gap_closed(f1_steered: float, f1_baseline: float, f1_probe: float) -> float:
@@ -77,63 +86,119 @@ def write_report(results: dict, path: str | Path) -> str:
 
 
 def _sections(results: dict) -> list[str]:
-    test, bench = results["test"], results["benchmark"]
+    return [
+        "# Report",
+        f"Profile `{results['profile']}` ({results['model']}), benchmark {results['benchmark']['name']}: "
+        f"{results['benchmark']['n_test']} TEST requests, greedy, at most {results['max_new_tokens']} new tokens, seed "
+        f"{results['seed']}. Intervals are 95 %: Wilson for rates, bootstrap over requests for F1. Published rows come "
+        "from other data and other models; they are here for orientation.",
+        "## Baseline against ASA (TEST, strict trigger in the generated tokens)",
+        _test_table(results["test"]),
+        _in_words(results),
+        "### First token against anywhere",
+        _first_token_table(results),
+        "## Per domain",
+        _domain_table(results["per_domain"]),
+        "## After the trigger: is the call any good (rates over answers that call)",
+        _validity_table(results["validity"]),
+        "## Ablations (TEST, next token after the push; the original scored its probe instead)",
+        _ablation_table(results["ablations"]),
+        "## Where the need can be read",
+        _auc_table(results),
+        f"Length alone reads {results['length_auc']:.3f}. L* is the paper's plateau rule; steering was tuned to layer "
+        f"{results['layer']}. {results['constant_note']}",
+        "## Cosines between the domains' directions",
+        _cosine_table(results),
+        "## Configuration",
+        _configuration_table(results),
+        "## Time",
+        _time_table(results),
+    ]
+
+
+def _test_table(test: dict) -> str:
     measures = ("precision", "recall", "f1", "accuracy", "fpr")
-    parts = ["# Report", f"Profile `{results['profile']}` ({results['model']}), benchmark {bench['name']}: {bench['n_test']} "
-             f"TEST requests, greedy, at most {results['max_new_tokens']} new tokens, seed {results['seed']}. Intervals are "
-             "95 %: Wilson for rates, bootstrap over requests for F1. Published rows come from other data and other models; "
-             "they are here for orientation."]  # fmt: skip
-    ours = [[RUN_LABELS[run], OURS, *[with_interval(test[run], m) for m in measures]] for run in RUN_LABELS]
-    parts += ["## Baseline against ASA (TEST, strict trigger in the generated tokens)",
-              markdown_table(["run", "origin", "precision", "recall", "F1", "accuracy", "FPR"],
-                             ours + [list(row) for row in PUBLISHED_TEST])]  # fmt: skip
-    base, asa = test["baseline"], test["asa"]
-    paired = results["mcnemar"]
-    parts.append(
-        f"Gap closed (F1 from baseline to probe): **{results['gap_closed']:.2f}** with the {results['direction']} direction, "
-        f"{results['gap_closed_paper']:.2f} with the paper's; the original's published run closed "
-        f"{gap_closed(0.6185, 0.5285, 0.8054):.2f}. "
-        f"ASA against baseline, exact McNemar: {paired['only_b']} requests only ASA got right, {paired['only_a']} only the "
-        f"baseline, p = {paired['p_value']:.2g}. Change of F1 {asa['f1'] - base['f1']:+.3f}, of FPR {asa['fpr'] - base['fpr']:+.3f} "
-        "(original: +0.090 and -0.409; paper, Qwen2.5-1.5B: +0.322 and -0.094; LLaMA-8B: +0.226 and -0.014)."
+    ours = [[label, OURS, *[with_interval(test[run], m) for m in measures]] for run, label in RUN_LABELS.items()]
+    heads = ["run", "origin", "precision", "recall", "F1", "accuracy", "FPR"]
+    return markdown_table(heads, ours + [list(row) for row in PUBLISHED_TEST])
+
+
+def _in_words(results: dict) -> str:
+    base, asa, paired = results["test"]["baseline"], results["test"]["asa"], results["mcnemar"]
+    original = gap_closed(0.6185, 0.5285, 0.8054)
+    return (
+        f"Gap closed (F1 from baseline to probe): **{results['gap_closed']:.2f}** with the {results['direction']} "
+        f"direction, {results['gap_closed_paper']:.2f} with the paper's; the original's published run closed "
+        f"{original:.2f}. ASA against baseline, exact McNemar: {paired['only_b']} requests only ASA got right, "
+        f"{paired['only_a']} only the baseline, p = {paired['p_value']:.2g}. Change of F1 "
+        f"{asa['f1'] - base['f1']:+.3f}, of FPR {asa['fpr'] - base['fpr']:+.3f} (original: +0.090 "
+        "and -0.409; paper, Qwen2.5-1.5B: +0.322 and -0.094; "
+        "LLaMA-8B: +0.226 and -0.014)."
     )
-    first = [[RUN_LABELS[run], *[with_interval(results["first_token"][run], m) for m in ("f1", "fpr")],
-              test[run]["f1"], test[run]["fpr"]] for run in results["first_token"]]  # fmt: skip
-    parts += ["### First token against anywhere",
-              markdown_table(["run", "F1, first token", "FPR, first token", "F1, anywhere", "FPR, anywhere"], first)]  # fmt: skip
-    domain_rows = [[domain, OURS, run, *[with_interval(scores, m) for m in ("f1", "precision", "recall", "fpr")]]
-                   for run in ("baseline", "asa") for domain, scores in results["per_domain"][run].items()]  # fmt: skip
-    parts += ["## Per domain",
-              markdown_table(["domain", "origin", "run", "F1", "precision", "recall", "FPR"],
-                             domain_rows + [[d, ORIGINAL, "asa", *rest] for d, *rest in PUBLISHED_DOMAINS])]  # fmt: skip
-    validity = [[RUN_LABELS[run], OURS, rates["format"]["total"],
-                 *[f"{rates[n]['rate']:.3f} ({rates[n]['interval'][0]:.3f}-{rates[n]['interval'][1]:.3f})"
-                   for n in ("format", "tool", "arguments")]] for run, rates in results["validity"].items()]  # fmt: skip
-    parts += ["## After the trigger: is the call any good (rates over answers that call)",
-              markdown_table(["run", "origin", "calls", "format", "tool", "arguments"],
-                             validity + [[n, o, None, f, t, a] for n, f, t, a, o in PUBLISHED_VALIDITY])]  # fmt: skip
-    ablations = [[name, OURS, with_interval(s, "f1"), with_interval(s, "fpr")] for name, s in results["ablations"].items()]
-    parts += ["## Ablations (TEST, next token after the push; the original scored its probe instead)",
-              markdown_table(["variant", "origin", "F1", "FPR"],
-                             ablations + [[n, ORIGINAL, f, p] for n, f, p in PUBLISHED_ABLATIONS])]  # fmt: skip
-    parts += ["## Where the need can be read",
-              markdown_table(["model", "layers", "L*", "AUC", "shuffled AUC", "origin"],
-                             [[results["model"], len(results["layers"]), results["layer_plateau"],
-                               results["auc_plateau"], results["shuffled_plateau"], OURS]] + [list(r) for r in PUBLISHED_AUC]),
-              f"Length alone reads {results['length_auc']:.3f}. L* is the paper's plateau rule; steering was tuned to layer "
-              f"{results['layer']}. " + results["constant_note"]]  # fmt: skip
-    parts += ["## Cosines between the domains' directions", _cosine_table(results)]
-    config = [["layer", results["layer"]], ["direction", results["direction"]], ["alpha", results["alpha"]],
-              ["dose (alpha / mean state norm)", results["dose"]], ["tau", results["tau"]], ["beta", results["beta"]],
-              ["settings scored on VALID", results["settings_scored"]],
-              ["VALID F1 / FPR by replay", f"{results['valid']['f1']:.3f} / {results['valid']['fpr']:.3f}"],
-              ["VALID F1 / FPR confirmed by generation",
-               f"{results['valid_generated']['f1']:.3f} / {results['valid_generated']['fpr']:.3f}"],
-              ["adapter size, KB", round(results["adapter_bytes"] / 1024, 1)]]  # fmt: skip
-    parts += ["## Configuration", markdown_table(["parameter", "value"], config)]
-    stages = [[name, f"{seconds:.1f}"] for name, seconds in results["stage_seconds"].items()]
-    parts += ["## Time", markdown_table(["stage", "seconds"], [*stages, ["**all stages**", f"{results['seconds']:.1f}"]])]
-    return parts
+
+
+def _first_token_table(results: dict) -> str:
+    rows = []
+    for run, scores in results["first_token"].items():
+        anywhere = results["test"][run]
+        columns = [with_interval(scores, "f1"), with_interval(scores, "fpr"), anywhere["f1"], anywhere["fpr"]]
+        rows.append([RUN_LABELS[run], *columns])
+    return markdown_table(["run", "F1, first token", "FPR, first token", "F1, anywhere", "FPR, anywhere"], rows)
+
+
+def _domain_table(per_domain: dict) -> str:
+    rows = [
+        [domain, OURS, run, *[with_interval(scores, m) for m in ("f1", "precision", "recall", "fpr")]]
+        for run, domains in per_domain.items()
+        for domain, scores in domains.items()
+    ]
+    rows += [[domain, ORIGINAL, "asa", *rates] for domain, *rates in PUBLISHED_DOMAINS]
+    return markdown_table(["domain", "origin", "run", "F1", "precision", "recall", "FPR"], rows)
+
+
+def _validity_table(validity: dict) -> str:
+    rows = []
+    for run, rates in validity.items():
+        columns = [
+            f"{rate['rate']:.3f} ({rate['interval'][0]:.3f}-{rate['interval'][1]:.3f})" for rate in rates.values()
+        ]
+        rows.append([RUN_LABELS[run], OURS, rates["format"]["total"], *columns])
+    rows += [[run, origin, None, *rates] for run, *rates, origin in PUBLISHED_VALIDITY]
+    return markdown_table(["run", "origin", "calls", "format", "tool", "arguments"], rows)
+
+
+def _ablation_table(ablations: dict) -> str:
+    rows = [[name, OURS, with_interval(s, "f1"), with_interval(s, "fpr")] for name, s in ablations.items()]
+    rows += [[name, ORIGINAL, f1, fpr] for name, f1, fpr in PUBLISHED_ABLATIONS]
+    return markdown_table(["variant", "origin", "F1", "FPR"], rows)
+
+
+def _auc_table(results: dict) -> str:
+    plateau = [results["layer_plateau"], results["auc_plateau"], results["shuffled_plateau"]]
+    rows = [[results["model"], len(results["layers"]), *plateau, OURS], *[list(row) for row in PUBLISHED_AUC]]
+    return markdown_table(["model", "layers", "L*", "AUC", "shuffled AUC", "origin"], rows)
+
+
+def _configuration_table(results: dict) -> str:
+    valid, generated = results["valid"], results["valid_generated"]
+    rows = [
+        ["layer", results["layer"]],
+        ["direction", results["direction"]],
+        ["alpha", results["alpha"]],
+        ["dose (alpha / mean state norm)", results["dose"]],
+        ["tau", results["tau"]],
+        ["beta", results["beta"]],
+        ["settings scored on VALID", results["settings_scored"]],
+        ["VALID F1 / FPR by replay", f"{valid['f1']:.3f} / {valid['fpr']:.3f}"],
+        ["VALID F1 / FPR confirmed by generation", f"{generated['f1']:.3f} / {generated['fpr']:.3f}"],
+        ["adapter size, KB", round(results["adapter_bytes"] / 1024, 1)],
+    ]
+    return markdown_table(["parameter", "value"], rows)
+
+
+def _time_table(results: dict) -> str:
+    rows = [[name, f"{seconds:.1f}"] for name, seconds in results["stage_seconds"].items()]
+    return markdown_table(["stage", "seconds"], [*rows, ["**all stages**", f"{results['seconds']:.1f}"]])
 
 
 def _cosine_table(results: dict) -> str:
@@ -143,6 +208,6 @@ def _cosine_table(results: dict) -> str:
     for first, one in enumerate(names):
         for second in range(first + 1, len(names)):
             known = published.get(frozenset((one, names[second])), (None, None))
-            rows.append([f"{one} - {names[second]}", *[float(m[first][second]) for m in matrices.values()], *known])
+            rows.append([f"{one}, {names[second]}", *[float(m[first][second]) for m in matrices.values()], *known])
     heads = ["pair", *[f"{direction}, {OURS}" for direction in matrices], f"Qwen2.5-1.5B, {PAPER}", ORIGINAL]
     return markdown_table(heads, rows)

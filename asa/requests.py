@@ -1,8 +1,9 @@
 """Labelled requests: what people ask, whether it needs a tool, and disjoint balanced splits of it.
 
-Three sources give the same `Request`: Alpaca rows named by `data/annotations.csv` (joined by row and hash, the text itself is
-never kept), the hand-written `data/requests.jsonl`, and a user's own JSON lines. A split holds as many requests with and
-without need in every domain; near-duplicates stay on one side. No label is guessed and no row is made up.
+Three sources give the same `Request`: Alpaca rows named by `data/annotations.csv` (joined by row and hash, the text
+itself is never kept), the hand-written `data/requests.jsonl`, and a user's own JSON lines. A split holds as many
+requests with and without need in every domain; near-duplicates stay on one side. No label is guessed and no row is
+made up.
 """
 
 import csv
@@ -67,12 +68,15 @@ def load_alpaca(annotations: str | Path, parquet: str = "") -> list[Request]:
         for line in csv.DictReader(file):
             number = int(line["row"])
             if number >= len(rows):
-                raise RequestsError(f"Alpaca has {len(rows)} rows but {annotations} names row {number}: another data set.")
+                raise RequestsError(
+                    f"Alpaca has {len(rows)} rows but {annotations} names row {number}: another data set."
+                )
             row = rows[number]
             joined = f"{row['instruction']}\n{row['input']}"
             if hashlib.sha256(joined.encode()).hexdigest()[:12] != line["sha256_12"]:
                 raise RequestsError(
-                    f"Alpaca row {number} is not the annotated one (its hash differs): use the {ALPACA_ID} rows in their order."
+                    f"Alpaca row {number} is not the annotated one (its hash differs): "
+                    f"use the {ALPACA_ID} rows in their order."
                 )
             bare = not row["input"].strip() or _NO_INPUT.fullmatch(row["input"].strip())
             text = row["instruction"] if bare else joined
@@ -115,7 +119,9 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
     return requests
 
 
-def choose_requests(requests: str, alpaca: str, hub: bool, data: str, domains: list[str]) -> tuple[list[Request], str, str]:
+def choose_requests(
+    requests: str, alpaca: str, hub: bool, data: str, domains: list[str]
+) -> tuple[list[Request], str, str]:
     """The requests to run on: the user's file, else Alpaca where it is to be had, else the hand-written set.
 
     Args:
@@ -137,7 +143,11 @@ def choose_requests(requests: str, alpaca: str, hub: bool, data: str, domains: l
     with annotated.open(encoding="utf-8", newline="") as file:
         covered = {line["domain"] for line in csv.DictReader(file)} == set(domains)
     if covered and (alpaca or hub):
-        return load_alpaca(annotated, alpaca), "alpaca", f"read from {alpaca}" if alpaca else f"{ALPACA_ID} from the hub"
+        return (
+            load_alpaca(annotated, alpaca),
+            "alpaca",
+            f"read from {alpaca}" if alpaca else f"{ALPACA_ID} from the hub",
+        )
     reason = "no Alpaca file given and no hub" if covered else "the tools are not the annotated ones"
     return load_requests(Path(data) / "requests.jsonl", domains), "hand-written", reason
 
@@ -161,7 +171,8 @@ def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request
         for label in (0, 1):
             if cells.get((domain, label), 0) < 5:
                 raise RequestsError(
-                    f"domain {domain!r} has {cells.get((domain, label), 0)} requests with label {label}: give 5 or more of both."
+                    f"domain {domain!r} has {cells.get((domain, label), 0)} requests with label {label}: "
+                    "give 5 or more of both."
                 )
     unit = min(LARGEST_UNIT, *(count // 5 for count in cells.values()))
     room = {(split, cell): unit * share for split, share in SPLIT_UNITS.items() for cell in cells}

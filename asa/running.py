@@ -1,8 +1,9 @@
 """Running the model over splits: states and next tokens, then answers.
 
-The first half reads: last-token states at every layer, whether the next token opens a call, and its log-odds. The second half
-speaks: greedy answers, unsteered and steered, from the same prefilled batches, so that a push of zero changes nothing. What is
-read and said here is judged elsewhere.
+The first half reads: last-token states at every layer, whether the next token opens a call, and its log-odds. The
+second half
+speaks: greedy answers, unsteered and steered, from the same prefilled batches, so that a push of zero changes
+nothing. What is read and said here is judged elsewhere.
 """
 
 from collections.abc import Callable
@@ -63,9 +64,7 @@ def _joined(parts: list[tuple[list[int], Reading]]) -> Reading:
     return Reading(*(np.concatenate([getattr(part, name) for _, part in parts])[order] for name in columns))
 
 
-def answer_all(
-    batches: list[Batch], limit: int, closed: Callable[[list[int]], bool], what: str
-) -> list[list[int]]:
+def answer_all(batches: list[Batch], limit: int, closed: Callable[[list[int]], bool], what: str) -> list[list[int]]:
     """Unsteered greedy answers, as token ids, rows in the order of the prompts."""
     answers: dict[int, list[int]] = {}
     for batch in tqdm(batches, desc=what, unit="batch"):

@@ -1,8 +1,9 @@
 """Tuning: layer, direction, dose, beta and tau, chosen on VALID by what steering does to the model.
 
-A setting is scored by the model's own next token after the push, through replay: a call is the trigger's first token coming out
-on top. The probe's opinion only decides which way each request is pushed. One replay gives the outcome for every tau at once,
-because a request's gate is either its sign or 0, and at 0 the outcome is the unsteered one. TEST never comes here.
+A setting is scored by the model's own next token after the push, through replay: a call is the trigger's first
+token coming out on top. The probe's opinion only decides which way each request is pushed. One replay gives the
+outcome for every tau at once, because a request's gate is either its sign or 0, and at 0 the outcome is the
+unsteered one. TEST never comes here.
 
 Objective: F1 on VALID with a false-positive rate not above the unsteered one; ties go to the smaller dose.
 """
@@ -60,7 +61,9 @@ def layers_to_steer(readings: list[LayerReading]) -> list[int]:
     return [readable[int(place)] for place in places]
 
 
-def replay_triggers(batches: list[Batch], states: np.ndarray, layer: int, push: np.ndarray, trigger_id: int) -> np.ndarray:
+def replay_triggers(
+    batches: list[Batch], states: np.ndarray, layer: int, push: np.ndarray, trigger_id: int
+) -> np.ndarray:
     """Whether the next token opens a call after adding `push` to block `layer`'s output at the last prompt token.
 
     Args:
@@ -80,7 +83,9 @@ def replay_triggers(batches: list[Batch], states: np.ndarray, layer: int, push: 
     return called
 
 
-def sweep_settings(batches, states, unsteered, labels, readers: dict[int, Readers], directions, trigger_id: int) -> list[Setting]:
+def sweep_settings(
+    batches, states, unsteered, labels, readers: dict[int, Readers], directions, trigger_id: int
+) -> list[Setting]:
     """Score every setting on VALID.
 
     Args:

@@ -2,12 +2,14 @@
 
 Two directions per domain and one global one, from CAL, as unit vectors:
 
-- `necessity`, the paper's: mean state of requests that need a tool minus mean state of those that do not. It uses labels.
-- `action`: mean state of requests where the unsteered model called a tool minus those where it did not. No labels; it is the
-  direction of what the model is about to do. With fewer than `ENOUGH` of either, the covariance of the state with the log-odds
-  of the trigger takes its place.
+- `necessity`, the paper's: mean state of requests that need a tool minus mean state of those that do not. It uses
+  labels.
+- `action`: mean state of requests where the unsteered model called a tool minus those where it did not. No labels; it
+  is the direction of what the model is about to do. With fewer than `ENOUGH` of either, the covariance of the state
+  with the log-odds of the trigger takes its place.
 
-They need not agree: what a prompt needs and what the model does are different directions. Nothing here applies a vector.
+They need not agree: what a prompt needs and what the model does are different directions. Nothing here applies a
+vector.
 Formulas: arXiv 2602.04935 v1/v2, section 3; the action direction is this project's.
 """
 
@@ -42,14 +44,16 @@ def mean_difference(states: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def action_direction(states: np.ndarray, triggered: np.ndarray, log_odds: np.ndarray) -> np.ndarray:
-    """Unit direction `[H]` of calling a tool, from states `[N, H]`, what happened `[N]` and the trigger's log-odds `[N]`."""
+    """Unit direction `[H]` of calling a tool, from states `[N, H]`, calls `[N]` and the trigger's log-odds `[N]`."""
     if min(triggered.sum(), (~triggered).sum()) >= ENOUGH:
         return mean_difference(states, triggered)
     states, odds = states.astype(np.float64), log_odds.astype(np.float64)
     return unit((odds - odds.mean()) @ (states - states.mean(axis=0)))
 
 
-def fit_directions(kind: str, states, labels, domains: list[str], triggered, log_odds, names: list[str]) -> dict[str, np.ndarray]:
+def fit_directions(
+    kind: str, states, labels, domains: list[str], triggered, log_odds, names: list[str]
+) -> dict[str, np.ndarray]:
     """Directions of one kind at one layer.
 
     Args:

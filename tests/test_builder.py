@@ -3,8 +3,6 @@
 Nothing here runs the real notebook; that is `test_notebook.py`.
 """
 
-# ruff: noqa: D103  (a test's name says what it tests)
-
 import ast
 import json
 import os
@@ -174,9 +172,7 @@ def test_same_bytes_again_and_under_another_hash_seed(tmp_path):
 def test_imports_are_hoisted_once(tmp_path):
     """What code above the Imports cell imports already (json and Path, math) is not imported again."""
     cells = build(write_toy(tmp_path))
-    assert cells["imports"].source.split("\n", 1)[1] == (
-        "from collections import OrderedDict\n\nimport numpy as np"
-    )
+    assert cells["imports"].source.split("\n", 1)[1] == ("from collections import OrderedDict\n\nimport numpy as np")
     for name in "module-engine", "module-words", "run":
         assert not re.search(r"^(import|from)", cells[name].source, re.M), name
 

@@ -1,0 +1,92 @@
+"""Command line: `python -m asa evaluate` scores a saved adapter on any labelled file.
+
+The adapter's own config says which model, prompt and tools it was fitted with, so nothing else is needed. Both runs
+are real greedy generations on the same prompts; nothing is fitted or chosen.
+"""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+
+from asa.adapter import AdapterError, ASAAdapter
+from asa.engine import Engine
+from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test
+from asa.loading import ModelError, hub_answers, load_model
+from asa.profiles import profile_from_json
+from asa.prompts import Prompter, shared_prefix
+from asa.requests import RequestsError, load_requests
+from asa.running import answer_all, answer_steered, read_prompts
+from asa.tools import tools_from_json
+
+
+def evaluate(assets: str, requests_file: str) -> dict:
+    """Score baseline and steered generation on labelled requests.
+
+    Args:
+        assets: Adapter folder or hub id.
+        requests_file: JSON lines with `text`, `label` and, optionally, `domain`.
+
+    Returns:
+        `n`, and `evaluation.trigger_metrics` for `baseline`, `probe` (its decision alone) and `asa`, with
+        `validity` of the calls and `mcnemar`.
+
+    Raises:
+        AdapterError: The adapter or the model does not fit.
+        RequestsError: The requests cannot be used.
+        ModelError: The model is not to be had.
+    """
+    adapter = ASAAdapter.from_pretrained(assets)
+    requests = load_requests(requests_file)
+    profile = profile_from_json(adapter.config["profile"])
+    tools = tools_from_json(adapter.config["tools"], f"{assets}/config.json")
+    model, tokenizer, _ = load_model(profile, hub_answers())
+    adapter.check_model(model)
+    prompter = Prompter(tokenizer, profile, tools)
+    if prompter.template_hash != adapter.config["chat_template_hash"]:
+        print("warning: the model's chat template is not the one the adapter was fitted with.", file=sys.stderr)
+    prompts = [prompter.ids(request.text) for request in requests]
+    trigger_id = tokenizer(profile.trigger, add_special_tokens=False)["input_ids"][0]
+    triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile.call_end)
+    reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, trigger_id, "prefill")
+    plain = answer_all(batches, profile.max_new_tokens, closed, "baseline")
+    steered, decisions = answer_steered(batches, reading.states, adapter, plain, profile.max_new_tokens, closed, "ASA")
+    labels = np.array([request.label for request in requests])
+    called = {
+        "baseline": [triggered(ids) for ids in plain],
+        "probe": [decision.p_tool >= 0.5 for decision in decisions],
+        "asa": [triggered(ids) for ids in steered],
+    }
+    result: dict = {"n": len(requests)}
+    result |= {run: trigger_metrics(np.array(calls), labels, seed=0) for run, calls in called.items()}
+    for run, answers in (("baseline", plain), ("asa", steered)):
+        texts = [tokenizer.decode(ids) for ids in answers]
+        result[run]["validity"] = call_validity(texts, tools, profile.markers)
+    result["mcnemar"] = mcnemar(called["baseline"], called["asa"], labels)
+    return result
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m asa", description="Activation-steering adapters for tool calling.")
+    command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("evaluate", help="score an adapter")
+    command.add_argument("--assets", required=True, help="adapter folder or hub id")
+    command.add_argument("--requests", required=True, help="JSON lines with text, label and optionally domain")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    try:
+        result = evaluate(options.assets, options.requests)
+    except (AdapterError, ModelError, RequestsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        for run in ("baseline", "probe", "asa"):
+            print(f"{run:10s}" + "  ".join(f"{m} {result[run][m]:.3f}" for m in ("precision", "recall", "f1", "fpr")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The notebook and the script, executed: in an empty folder, on a tiny model, twice, and in agreement."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "ASA_LFM25_Pipeline.ipynb"
+PICTURES = ("probe_sweep.png", "hp_sweep.png", "baseline_vs_asa.png", "cosines.png")
+
+
+@pytest.fixture(scope="module")
+def small_requests(tmp_path_factory) -> Path:
+    """Ten hand-written requests a domain and label: the smallest set with two of each in a split."""
+    kept: dict[tuple, list[str]] = {}
+    for line in (ROOT / "data" / "requests.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        kept.setdefault((row["domain"], row["label"]), []).append(line)
+    path = tmp_path_factory.mktemp("small") / "small.jsonl"
+    path.write_text("\n".join(line for lines in kept.values() for line in lines[:10]) + "\n", encoding="utf-8")
+    return path
+
+
+def execute(folder: Path, parameters: dict) -> tuple[str, dict]:
+    """Run the committed notebook in `folder` with `parameters` injected; returns what it printed and results.json."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
+    injected = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(injected))
+    client = NotebookClient(notebook, timeout=600, record_timing=False, store_widget_state=False, allow_stdin=False)
+    client.resources = {"metadata": {"path": str(folder)}}
+    client.execute()
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    )
+    return printed, json.loads((folder / "outputs" / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def notebook_runs(tiny_folder, small_requests, tmp_path_factory):
+    """The notebook run twice in one empty folder: (folder, first run, second run)."""
+    folder = tmp_path_factory.mktemp("empty")
+    parameters = {"PROFILE": str(tiny_folder), "REQUESTS": str(small_requests)}
+    return folder, execute(folder, parameters), execute(folder, parameters)
+
+
+def test_notebook_runs_in_an_empty_folder_with_nothing_but_itself(notebook_runs):
+    """Every file it promises is there, and the pictures hold a picture."""
+    folder, (printed, results), _ = notebook_runs
+    assert results["benchmark"] == {"name": "small", "n_test": 32}
+    assert {"precision", "recall", "f1", "fpr", "accuracy", "tp", "fp", "fn", "tn"} <= results["test"]["asa"].keys()
+    for picture in PICTURES:
+        assert (folder / "outputs" / picture).stat().st_size > 10_000, picture
+    assets = {path.name for path in (folder / "outputs" / "asa_assets").iterdir()}
+    quickstart = {"steering_vectors.npz", "router.pkl", "probes.pkl", "scaler.pkl"}
+    assert assets == {"config.json", "adapter.safetensors"} | quickstart
+    assert "reused" not in printed
+
+
+def test_second_run_reuses_every_stage_and_says_so(notebook_runs):
+    """The second run computes no stage and gives the same results."""
+    _, (_, first), (printed, second) = notebook_runs
+    for stage in first["stage_seconds"].keys() - {"loading"}:
+        assert f"{stage}: reused from" in printed
+    assert "took" not in printed
+    loading = ("seconds", "stage_seconds")
+    assert {k: v for k, v in first.items() if k not in loading} == {k: v for k, v in second.items() if k not in loading}
+
+
+def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """`python pipeline.py` with `arguments`, hub off."""
+    clean = {name: value for name, value in os.environ.items() if name != "ASA_ALPACA"}
+    return subprocess.run(
+        [sys.executable, "pipeline.py", *arguments],
+        cwd=ROOT,
+        env=clean | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_script_and_notebook_agree(notebook_runs, tiny_folder, small_requests, tmp_path):
+    """The package and the notebook made from it give the same numbers."""
+    done = run_script("--profile", str(tiny_folder), "--requests", str(small_requests), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    script = json.loads((tmp_path / "results.json").read_text())
+    _, (_, notebook), _ = notebook_runs
+    skipped = ("seconds", "stage_seconds")
+    assert {k: v for k, v in script.items() if k not in skipped} == {
+        k: v for k, v in notebook.items() if k not in skipped
+    }
+
+
+def test_own_requests_and_own_tools_without_examples(tiny_folder, tmp_path):
+    """A user's two tools, named in OpenAI's form, run through the whole pipeline; the domain is the tool."""
+    tools = [
+        {"type": "function", "function": {"name": name, "description": name, "parameters": {
+            "type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}}}
+        for name in ("weather", "calendar")
+    ]  # fmt: skip
+    (tmp_path / "tools.json").write_text(json.dumps(tools))
+    rows = [
+        {"text": f"{verb} {name} number {i} {'now' if label else 'why'}", "label": label, "domain": name}
+        for name in ("weather", "calendar")
+        for label in (0, 1)
+        for i, verb in enumerate("show tell open find give read list plan move send copy".split())
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = run_script(
+        *("--profile", str(tiny_folder), "--requests", str(tmp_path / "rows.jsonl")),
+        *("--tools", str(tmp_path / "tools.json"), "--out", str(tmp_path / "out")),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "out" / "asa_assets" / "config.json").read_text())["domains"] == [
+        "weather",
+        "calendar",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--profile", "nonesuch"), "nonesuch"),
+        (("--tools", "nowhere.json"), "nowhere.json"),
+        (("--requests", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--alpaca", "nowhere.parquet"), "nowhere.parquet"),
+        (("--profile", "no-such-owner/no-such-model"), "no-such-owner/no-such-model"),
+    ],
+)
+def test_bad_options_give_one_sentence_and_leave_nothing(arguments, named, tmp_path):
+    """No traceback, the thing at fault named, no output folder."""
+    done = run_script(*arguments, "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and named in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
