@@ -116,7 +116,7 @@ prompter = Prompter(tokenizer, profile, tools)
 prompts = {name: [prompter.ids(request.text) for request in rows] for name, rows in splits.items()}
 prefix = shared_prefix([ids for rows in prompts.values() for ids in rows])
 trigger_id = tokenizer(profile.trigger, add_special_tokens=False)["input_ids"][0]
-triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile.call_end)
+triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
 checkpoints = Checkpoints(f"{OUT}/checkpoints")
 run_key = key_of(
     model_source, profile.name, str(model.dtype), model.device.type, prompter.key(), requests_key(splits), SEED
@@ -191,7 +191,7 @@ print(f"probes: C {swept['strength']}, own share {swept['own']}")
 # Every setting is scored by the model's next token after the push. `action` and the paper's `necessity` each get
 # their best.
 
-# %% tuning
+# %% directions
 from asa.plots import plot_cosines, plot_settings
 from asa.probes import fit_readers
 from asa.running import answer_all, answer_steered, read_prompts
@@ -213,46 +213,14 @@ directions = {
     for layer in steerable
 }
 
-
-def tune():
-    """Score all settings on VALID by replay."""
-    again, batches = read_prompts(engine, prompts["valid"], trigger_id, "VALID prefill")
-    scored = sweep_settings(batches, again.states, again.called, labels["valid"], readers, directions, trigger_id)
-    return {"settings": settings_to_json(scored)}
-
-
-settings = [Setting(**setting) for setting in checkpoints.stage("tuning", key_of(run_key, swept), tune)["settings"]]
-
-# %% tuning-choice
-from asa.evaluation import confusion
-
-valid_baseline = confusion(read["valid"].called, labels["valid"])
-chosen = best_setting(settings, valid_baseline["fpr"])
-paper_setting = best_setting(settings, valid_baseline["fpr"], NECESSITY)
-best_by_direction = {kind: best_setting(settings, valid_baseline["fpr"], kind) for kind in DIRECTIONS}
-print(f"{len(settings)} settings; unsteered VALID F1 {valid_baseline['f1']:.3f}, FPR {valid_baseline['fpr']:.3f}")
-for kind, best in best_by_direction.items():
-    print(
-        f"best {kind}: layer {best.layer}, dose {best.dose}, beta {best.beta}, tau {best.tau}: "
-        f"F1 {best.f1:.3f}, FPR {best.fpr:.3f}"
-    )
-plot_probe_sweep(readings, swept["length"], kinds, {"L*": plateau, "steered": chosen.layer}, f"{OUT}/probe_sweep.png")
-plot_settings(settings, best_by_direction, valid_baseline, f"{OUT}/hp_sweep.png")
-cosines = {kind: cosine_matrix(directions[kind, chosen.layer], domains) for kind in DIRECTIONS}
-plot_cosines(cosines, domains, f"{OUT}/cosines.png")
-# %% [markdown] adapter-text
-# ## The adapter
-# The chosen setting as an adapter: scaler, router and probes folded into one matrix.
-
 # %% adapter
 from asa.adapter import ASAAdapter, fingerprint
 from asa.profiles import profile_to_json
-from asa.quickstart import write_quickstart_files
 from asa.tools import tools_to_json
 
 
 def make_adapter(setting):
-    """The adapter of a setting, with everything its config says."""
+    """The adapter of a setting, with everything its config says, and its vectors `[D, H]`."""
     reader = readers[setting.layer]
     vectors = mixed(directions[setting.direction, setting.layer], setting.beta, domains)
     config = {
@@ -260,30 +228,52 @@ def make_adapter(setting):
         "alpha": setting.dose * reader.mean_norm, "tau": setting.tau, "beta": setting.beta, "domains": domains,
         "model_id": profile.model_id, "model_source": model_source, "model": fingerprint(model),
         "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(),
-        "profile": profile_to_json(profile),
-        "tools": tools_to_json(tools), "data_hash": requests_key(splits), "benchmark": benchmark, "seed": SEED,
-        "method": "arXiv 2602.04935 v1/v2", "valid": {"f1": setting.f1, "fpr": setting.fpr},
+        "profile": profile_to_json(profile), "tools": tools_to_json(tools), "data_hash": requests_key(splits),
+        "benchmark": benchmark, "seed": SEED, "method": "arXiv 2602.04935 v1/v2",
+        "valid": {"f1": setting.f1, "fpr": setting.fpr},
     }  # fmt: skip
     return ASAAdapter.from_readers(reader, vectors, config), vectors
 
 
-adapter, vectors = make_adapter(chosen)
-paper_adapter, _ = make_adapter(paper_setting)
+# %% tuning
+from asa.evaluation import confusion
+
+valid_labels = labels["valid"]
+valid_baseline = confusion(read["valid"].called, valid_labels)
 trigger_room = len(tokenizer(profile.trigger, add_special_tokens=False)["input_ids"]) + 3
 
 
-def confirm():
-    """Generate on VALID, just far enough to see a call begin."""
+def tune():
+    """Score all settings on VALID by replay; confirm the best by generating far enough to see a call begin."""
     reading, batches = read_prompts(engine, prompts["valid"], trigger_id, "VALID prefill")
+    scored = sweep_settings(batches, reading.states, reading.called, valid_labels, readers, directions, trigger_id)
+    best, _ = make_adapter(best_setting(scored, valid_baseline["fpr"]))
     plain = answer_all(batches, trigger_room, closed, "VALID baseline")
-    steered, _ = answer_steered(batches, reading.states, adapter, plain, trigger_room, closed, "VALID ASA")
-    return confusion([triggered(ids) for ids in steered], labels["valid"])
+    steered, _ = answer_steered(batches, reading.states, best, plain, trigger_room, closed, "VALID ASA")
+    generated = confusion([triggered(ids) for ids in steered], valid_labels)
+    return {"settings": settings_to_json(scored), "generated": generated}
 
 
-valid_generated = checkpoints.stage("confirm", key_of(run_key, vars(chosen), swept), confirm)
-print(f"chosen: {chosen}")
-print(f"confirmed on VALID by generation: F1 {valid_generated['f1']:.3f}, FPR {valid_generated['fpr']:.3f}")
-
+tuned = checkpoints.stage("tuning", key_of(run_key, swept), tune)
+settings = [Setting(**setting) for setting in tuned["settings"]]
+valid_generated = tuned["generated"]
+chosen = best_setting(settings, valid_baseline["fpr"])
+paper_setting = best_setting(settings, valid_baseline["fpr"], NECESSITY)
+best_by_direction = {kind: best_setting(settings, valid_baseline["fpr"], kind) for kind in DIRECTIONS}
+adapter, vectors = make_adapter(chosen)
+paper_adapter, _ = make_adapter(paper_setting)
+print(f"{len(settings)} settings; unsteered VALID F1 {valid_baseline['f1']:.3f}, FPR {valid_baseline['fpr']:.3f}")
+for kind, best in best_by_direction.items():
+    print(
+        f"best {kind}: layer {best.layer}, dose {best.dose}, beta {best.beta}, tau {best.tau}: "
+        f"F1 {best.f1:.3f}, FPR {best.fpr:.3f}"
+    )
+print(f"the best, confirmed by generation: F1 {valid_generated['f1']:.3f}, FPR {valid_generated['fpr']:.3f}")
+chosen_layers = {"plateau rule, L*": plateau, "chosen by steering": chosen.layer}
+plot_probe_sweep(readings, swept["length"], kinds, chosen_layers, f"{OUT}/probe_sweep.png")
+plot_settings(settings, best_by_direction, valid_baseline, f"{OUT}/hp_sweep.png")
+cosines = {kind: cosine_matrix(directions[kind, chosen.layer], domains) for kind in DIRECTIONS}
+plot_cosines(cosines, domains, f"{OUT}/cosines.png")
 # %% [markdown] test-text
 # ## TEST
 # Looked at once: baseline, ASA and the paper's direction at its own best setting, by real generation. The ablations
@@ -300,6 +290,9 @@ def run_test():
     baseline = answer_all(batches, limit, closed, "TEST baseline")
     result = {"baseline": baseline}
     for run, steering in (("asa", adapter), ("asa_paper", paper_adapter)):
+        if run == "asa_paper" and paper_setting == chosen:  # greedy: the same setting gives the same answers
+            result |= {"asa_paper": result["asa"], "asa_paper_decisions": result["asa_decisions"]}
+            continue
         answers, decisions = answer_steered(batches, reading.states, steering, baseline, limit, closed, f"TEST {run}")
         result |= {run: answers, f"{run}_decisions": [vars(decision) for decision in decisions]}
     result["ablations"] = run_ablations(
@@ -309,7 +302,7 @@ def run_test():
     return result
 
 
-test_key = key_of(run_key, vars(chosen), vars(paper_setting), swept, profile.max_new_tokens)
+test_key = key_of(run_key, vars(chosen), vars(paper_setting), swept, profile.max_new_tokens, profile.words_limit)
 tested = checkpoints.stage("test", test_key, run_test)
 
 # %% [markdown] results-text
@@ -319,6 +312,7 @@ tested = checkpoints.stage("test", test_key, run_test)
 from asa.checkpoints import write_json
 from asa.evaluation import call_validity, mcnemar, trigger_metrics
 from asa.plots import plot_baseline_vs_asa
+from asa.quickstart import write_quickstart_files
 from asa.report import gap_closed, write_report
 
 runs = ("baseline", "asa_paper", "asa")
@@ -353,7 +347,8 @@ results = {
     "auc_plateau": readings[plateau].auc, "shuffled_plateau": readings[plateau].shuffled, "length_auc": swept["length"],
     "constant_note": constant_note, "domains": domains,
     "cosines": {kind: matrix.tolist() for kind, matrix in cosines.items()},
-    "probe": {"C": swept["strength"], "own": swept["own"]}, "max_new_tokens": profile.max_new_tokens, "seed": SEED,
+    "probe": {"C": swept["strength"], "own": swept["own"]}, "max_new_tokens": profile.max_new_tokens,
+    "words_limit": profile.words_limit, "seed": SEED,
     "adapter_bytes": sum(array.nbytes for array in adapter.arrays.values()),
     "stage_seconds": {"loading": round(seconds_loading, 2)} | checkpoints.seconds,
 }  # fmt: skip

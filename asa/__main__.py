@@ -48,7 +48,7 @@ def evaluate(assets: str, requests_file: str) -> dict:
         print("warning: the model's chat template is not the one the adapter was fitted with.", file=sys.stderr)
     prompts = [prompter.ids(request.text) for request in requests]
     trigger_id = tokenizer(profile.trigger, add_special_tokens=False)["input_ids"][0]
-    triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile.call_end)
+    triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
     reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, trigger_id, "prefill")
     plain = answer_all(batches, profile.max_new_tokens, closed, "baseline")
     steered, decisions = answer_steered(batches, reading.states, adapter, plain, profile.max_new_tokens, closed, "ASA")

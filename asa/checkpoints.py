@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+CHECKPOINT_FORMAT = 1  # raise it when a stage comes to hold something else
+
 
 def key_of(*parts: Any) -> str:
     """A short hash of JSON-like parts, the same in every process.
@@ -24,7 +26,7 @@ def key_of(*parts: Any) -> str:
     >>> key_of("a", 1) == key_of("a", 1) != key_of("a", 2)
     True
     """
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([CHECKPOINT_FORMAT, parts], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:

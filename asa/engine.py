@@ -14,16 +14,15 @@ the exactness of a split prefill is tested against plain full forwards.
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from asa.attention import SHARED_PREFIX_ATTENTION
+from asa.caches import fork_cache, give_room, join_caches, take_keys
 
 BUCKET_TOKENS = 2048  # tokens in one prefill forward
 BATCH_ROWS = 160  # most rows side by side
@@ -48,40 +47,6 @@ def _hooked(*handles) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-class _RoomyLayer(DynamicLayer):
-    """Keys and values with room behind them: a decoding step writes one column instead of copying them all."""
-
-    def __init__(self, layer: DynamicLayer, room: int):
-        super().__init__()
-        self.length = layer.keys.shape[2]
-        self.keys = torch.nn.functional.pad(layer.keys, (0, 0, 0, room))
-        self.values = torch.nn.functional.pad(layer.values, (0, 0, 0, room))
-        self.is_initialized = True
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        end = self.length + key_states.shape[2]
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
-def _fork(cache: DynamicCache, rows: torch.Tensor | None = None) -> DynamicCache:
-    """A cache that can be written to without changing `cache`; only `rows` of it where given.
-
-    Attention layers grow by concatenation, so sharing their tensors is safe; convolution states are overwritten in
-    place.
-    """
-    twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in twin.layers:
-        if hasattr(layer, "conv_states"):
-            layer.conv_states = {i: (s if rows is None else s[rows]).clone() for i, s in layer.conv_states.items()}
-        elif rows is not None:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
-    return twin
 
 
 @dataclass(frozen=True)
@@ -111,11 +76,7 @@ class Engine:
         cache = DynamicCache(config=model.config)
         with self._forwarding():
             self._forward(torch.tensor([self.prefix_ids]), 0, cache, logits=False)
-        self._prefix_keys = {}
-        for number, layer in enumerate(cache.layers):
-            if not hasattr(layer, "conv_states"):
-                self._prefix_keys[number] = (layer.keys[0], layer.values[0])
-                cache.layers[number] = type(layer)()
+        self._prefix_keys = take_keys(cache)
         self._start = cache  # convolution states behind the prefix; attention layers empty
 
     @contextlib.contextmanager
@@ -182,34 +143,16 @@ class Engine:
                 length = len(suffixes[first]) - 1
                 most = max(1, BUCKET_TOKENS // length)
                 same = [s for s in suffixes[first : first + most] if len(s) - 1 == length]
-                cache = _fork(self._start)
-                for layer in cache.layers:
-                    if hasattr(layer, "conv_states"):
-                        layer.conv_states = {
-                            i: s.expand(len(same), -1, -1).clone() for i, s in layer.conv_states.items()
-                        }
+                cache = fork_cache(self._start, torch.zeros(len(same), dtype=torch.long, device=self.model.device))
                 ids = torch.tensor([s[:-1] for s in same])
                 self._forward(ids, len(self.prefix_ids), cache, prefix=self._prefix_keys, logits=False)
                 parts.append(cache)
                 first += len(same)
-        cache = _fork(self._start)
-        for number, layer in enumerate(cache.layers):
-            pieces = [part.layers[number] for part in parts]
-            if hasattr(layer, "conv_states"):
-                layer.conv_states = {i: torch.cat([p.conv_states[i] for p in pieces]) for i in layer.conv_states}
-            else:
-                layer.lazy_initialization(pieces[0].keys, pieces[0].values)
-                layer.keys = torch.cat([_pad(p.keys, longest) for p in pieces])
-                layer.values = torch.cat([_pad(p.values, longest) for p in pieces])
+        cache = join_caches(parts, longest)
         lengths = torch.tensor([len(s) - 1 for s in suffixes])
         own_mask = torch.arange(longest)[None] < lengths[:, None]
         last = torch.tensor([[s[-1]] for s in suffixes])
         return Batch(self, rows, last, lengths[:, None] + len(self.prefix_ids), own_mask.to(self.model.device), cache)
-
-
-def _pad(states: torch.Tensor, length: int) -> torch.Tensor:
-    """Keys or values `[B, heads, S, d]` with zeros behind, to `length`; the mask hides them."""
-    return torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[2]))
 
 
 @dataclass
@@ -243,7 +186,7 @@ class Batch:
                 layer.register_forward_hook(lambda _m, _a, out: states.append(block_output(out)[:, -1].clone()))
             )
         with _hooked(*hooks):
-            logits = self._step(self.tokens, self.positions, _fork(self.cache), self._mask(1))
+            logits = self._step(self.tokens, self.positions, fork_cache(self.cache), self._mask(1))
         self._calls = calls
         return LastToken(torch.stack(states, dim=1), logits)
 
@@ -259,7 +202,7 @@ class Batch:
         Returns:
             `[N, vocabulary]`.
         """
-        model, cache = self.engine.model, _fork(self.cache)
+        model, cache = self.engine.model, fork_cache(self.cache)
         if not self._calls:
             self.last_token()
         hidden = hidden[:, None].to(model.dtype)
@@ -282,10 +225,8 @@ class Batch:
             New token ids a row, in the order of `rows`.
         """
         answers: list[list[int]] = [[] for _ in self.rows]
-        tokens, positions, cache, mask = self.tokens, self.positions, _fork(self.cache), self._mask(1)
-        for number, layer in enumerate(cache.layers):
-            if not hasattr(layer, "conv_states"):
-                cache.layers[number] = _RoomyLayer(layer, limit)
+        tokens, positions, cache, mask = self.tokens, self.positions, fork_cache(self.cache), self._mask(1)
+        give_room(cache, limit)
         held = list(range(len(self.rows)))  # rows still in the cache; a finished one stays until enough have finished
         done: set[int] = set()
         for step in range(limit):
@@ -307,7 +248,7 @@ class Batch:
             if len(going) < COMPACT_BELOW * len(held):
                 held, tokens, positions = [held[place] for place in going], tokens[going], positions[going]
                 keep = torch.tensor(going, device=mask.device)
-                cache, mask = _fork(cache, keep), mask[keep]
+                cache, mask = fork_cache(cache, keep), mask[keep]
             mask = torch.nn.functional.pad(mask, (0, 1), value=True)
         return answers
 
@@ -316,7 +257,7 @@ class Batch:
         keep = torch.tensor(places)
         there = keep.to(self.own_mask.device)
         rows = [self.rows[place] for place in places]
-        cache = _fork(self.cache, there)
+        cache = fork_cache(self.cache, there)
         return Batch(self.engine, rows, self.tokens[keep], self.positions[keep], self.own_mask[there], cache)
 
     def _mask(self, new: int) -> torch.Tensor:

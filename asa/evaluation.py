@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import binomtest
 
+from asa.profiles import Profile
 from asa.tools import Tool, ToolCallError, check_call, parse_tool_calls
 
 BOOTSTRAP_ROUNDS = 2000
@@ -112,9 +113,16 @@ def trigger_test(tokenizer, trigger: str) -> Callable[[list[int]], bool]:
     return lambda generated: trigger in tokenizer.decode(generated, skip_special_tokens=False)
 
 
-def closing_test(tokenizer, model, call_end: str) -> Callable[[list[int]], bool]:
-    """A test whether generated ids are a finished answer: end of turn, or a closed call."""
+def closing_test(tokenizer, model, profile: Profile) -> Callable[[list[int]], bool]:
+    """A test whether generated ids are a finished answer: end of turn, a closed call, or words at their limit."""
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-    window = len(tokenizer(call_end, add_special_tokens=False)["input_ids"]) + 3  # merges with neighbours
-    return lambda ids: ids[-1] in ends or call_end in tokenizer.decode(ids[-window:], skip_special_tokens=False)
+    window = len(tokenizer(profile.call_end, add_special_tokens=False)["input_ids"]) + 3  # merges with neighbours
+    triggered = trigger_test(tokenizer, profile.trigger)
+
+    def closed(ids: list[int]) -> bool:
+        if ids[-1] in ends or profile.call_end in tokenizer.decode(ids[-window:], skip_special_tokens=False):
+            return True
+        return len(ids) >= profile.words_limit and not triggered(ids)
+
+    return closed

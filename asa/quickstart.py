@@ -6,6 +6,7 @@ anything.
 """
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ def write_quickstart_files(folder: str | Path, readers: Readers, vectors: np.nda
     folder = Path(folder)
 
     def write_vectors(scratch: Path) -> None:
-        with scratch.open("wb") as file:
-            np.savez(file, **dict(zip(readers.domains, vectors, strict=True)))
+        with zipfile.ZipFile(scratch, "w") as archive:  # np.savez cannot name an array "file"
+            for domain, vector in zip(readers.domains, vectors, strict=True):
+                with archive.open(f"{domain}.npy", "w") as file:
+                    np.lib.format.write_array(file, vector, allow_pickle=False)
 
     write_atomic(folder / "steering_vectors.npz", write_vectors)
     for name, fitted in (("router", readers.router), ("probes", readers.probes), ("scaler", readers.scaler)):

@@ -89,9 +89,10 @@ def _sections(results: dict) -> list[str]:
     return [
         "# Report",
         f"Profile `{results['profile']}` ({results['model']}), benchmark {results['benchmark']['name']}: "
-        f"{results['benchmark']['n_test']} TEST requests, greedy, at most {results['max_new_tokens']} new tokens, seed "
-        f"{results['seed']}. Intervals are 95 %: Wilson for rates, bootstrap over requests for F1. Published rows come "
-        "from other data and other models; they are here for orientation.",
+        f"{results['benchmark']['n_test']} TEST requests, greedy, at most {results['max_new_tokens']} new tokens (an "
+        f"answer that has opened no call is cut at {results['words_limit']}), seed {results['seed']}. Intervals are "
+        "95 %: Wilson for rates, bootstrap over requests for F1. Published rows come from other data and other models; "
+        "they are here for orientation.",
         "## Baseline against ASA (TEST, strict trigger in the generated tokens)",
         _test_table(results["test"]),
         _in_words(results),
@@ -174,8 +175,14 @@ def _ablation_table(ablations: dict) -> str:
 
 
 def _auc_table(results: dict) -> str:
-    plateau = [results["layer_plateau"], results["auc_plateau"], results["shuffled_plateau"]]
-    rows = [[results["model"], len(results["layers"]), *plateau, OURS], *[list(row) for row in PUBLISHED_AUC]]
+    plateau = (results["layer_plateau"], results["auc_plateau"], results["shuffled_plateau"])
+    rows = []
+    for model, layers, layer, auc, shuffled, origin in [
+        (results["model"], len(results["layers"]), *plateau, OURS),
+        *PUBLISHED_AUC,
+    ]:
+        four = [None if value is None else f"{value:.4f}" for value in (auc, shuffled)]  # the paper's differ in the 4th
+        rows.append([model, layers, layer, *four, origin])
     return markdown_table(["model", "layers", "L*", "AUC", "shuffled AUC", "origin"], rows)
 
 

@@ -22,7 +22,7 @@ from asa.vectors import mixed
 DOSES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 BETAS = (0.0, 0.5, 1.0)
 TAUS = (0.5, 0.6, 0.7, 0.8, 0.9)
-MOST_LAYERS = 5
+MOST_LAYERS = 4
 READABLE = 0.03  # AUC below the best that a layer to steer may have
 
 
@@ -53,7 +53,7 @@ def layers_to_steer(readings: list[LayerReading]) -> list[int]:
     """Up to `MOST_LAYERS` readable layers, evenly spaced from the first to the last.
 
     >>> layers_to_steer([LayerReading(i, 0.9, 0.5, i == 0) for i in range(9)])
-    [1, 3, 4, 6, 8]
+    [1, 3, 5, 8]
     """
     best = max(reading.auc for reading in readings if not reading.constant)
     readable = [r.layer for r in readings if not r.constant and r.auc >= best - READABLE]

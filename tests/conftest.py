@@ -1,0 +1,245 @@
+"""Tiny models, a tokenizer and prompts, made on the fly: no hub, no downloads, seconds on a CPU.
+
+The weights are drawn wide, so that states differ clearly between prompts, greedy answers vary, and a push of the size of a
+state changes what is said. Models are shared by all tests: a test that changes one must put it back.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from asa.adapter import ASAAdapter, fingerprint
+from asa.probes import Readers, fit_readers
+from asa.vectors import NECESSITY, fit_directions, mixed
+
+SPECIAL = [
+    "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|tool_call_start|>", "<|tool_call_end|>",
+]  # fmt: skip
+PAD, BOS, EOS = 0, 1, 4
+VOCABULARY = 400
+HIDDEN = 32
+PREFIX = 40
+SUFFIXES = (12, 5, 7, 5, 20, 2, 7, 31, 5, 3, 12, 9)  # tokens behind the prefix: unsorted, some equal
+LFM2_LAYERS = ("conv", "conv", "full_attention", "conv", "full_attention", "conv")
+CORPUS = [
+    "You are a helpful assistant. You can use these tools: calculator, python_interpreter, web_search, translator.",
+    'When a request needs a tool, answer only with <tool_call>[name(argument="value")]</tool_call>.',
+    "What is 12 times 7? Calculate the sum of 3, 45 and 678. Run this code and print the result.",
+    "Search the web for today's news. Translate this sentence into French. Explain why the sky is blue.",
+    'system user assistant name description parameters type object properties string required {"query": "text"}',
+]
+TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 400 tokens with LFM2's special tokens and SmolLM2's chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|startoftext|>", eos_token="<|im_end|>", pad_token="<|pad|>",
+        additional_special_tokens=SPECIAL, padding_side="left",
+    )  # fmt: skip
+    wrapped.chat_template = TEMPLATE
+    assert (wrapped.pad_token_id, wrapped.bos_token_id, wrapped.eos_token_id) == (PAD, BOS, EOS)
+    assert len(wrapped) == VOCABULARY
+    return wrapped
+
+
+def widened(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+    """`model` in evaluation mode with wide seeded weights; norms stay as they are."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:
+                gain = (
+                    1.0 if "embed_tokens" in name or ".conv." in name else 1.5
+                )  # a convolution multiplies three of them
+                fan_in = 1 if "embed_tokens" in name else weight[0].numel()
+                weight.copy_(torch.randn(weight.shape, generator=generator) * gain / fan_in**0.5)
+    return model.eval()
+
+
+def make_llama(seed: int = 0, **changes) -> PreTrainedModel:
+    """Four layers of Llama, fp32."""
+    config = {
+        "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192,
+        "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS,
+    }  # fmt: skip
+    return widened(LlamaForCausalLM(LlamaConfig(**config | changes)), seed)
+
+
+def make_lfm2(layers: tuple[str, ...] = LFM2_LAYERS, seed: int = 0, **changes) -> PreTrainedModel:
+    """LFM2 of the given layers, fp32, embeddings tied as in the real one."""
+    config = {
+        "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": 64, "block_auto_adjust_ff_dim": False,
+        "num_hidden_layers": len(layers), "layer_types": list(layers), "num_attention_heads": 4,
+        "num_key_value_heads": 2, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS,
+    }  # fmt: skip
+    return widened(Lfm2ForCausalLM(Lfm2Config(**config | changes)), seed)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> PreTrainedModel:
+    return make_llama()
+
+
+@pytest.fixture(scope="session")
+def tiny_lfm2() -> PreTrainedModel:
+    return make_lfm2()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_llama, tiny_lfm2) -> dict[str, PreTrainedModel]:
+    """Both models by name."""
+    return {"llama": tiny_llama, "lfm2": tiny_lfm2}
+
+
+@pytest.fixture(scope="session", params=["llama", "lfm2"])
+def tiny_model(request, tiny_models) -> PreTrainedModel:
+    """One model after the other."""
+    return tiny_models[request.param]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, tiny_lfm2, tiny_tokenizer) -> Path:
+    """A folder with the tiny LFM2 and its tokenizer, as `--profile FOLDER` takes it; prompted like LFM2.5 by its name."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-lfm2"
+    tiny_lfm2.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_prompts(suffixes: tuple[int, ...], seed: int = 0, prefix: int = PREFIX) -> list[list[int]]:
+    """Random prompts of ordinary tokens that share their first `prefix` tokens and differ right behind them."""
+    rng = random.Random(seed)
+    ordinary = range(len(SPECIAL), VOCABULARY)
+    shared = rng.choices(ordinary, k=prefix)
+    starts = rng.sample(ordinary, k=len(suffixes))
+    return [
+        [*shared, start, *rng.choices(ordinary, k=length - 1)] for start, length in zip(starts, suffixes, strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[list[int]]:
+    """12 prompts that share 40 tokens; their lengths are unsorted and several are equal."""
+    return make_prompts(SUFFIXES)
+
+
+@contextlib.contextmanager
+def one_push(model: PreTrainedModel, layer: int, delta: torch.Tensor) -> Iterator[list[int]]:
+    """Add `delta` to block `layer`'s output at the last column, at its first call only; yields the calls' lengths.
+
+    The plainest form of what engine and adapter do, written here once more so that they can be compared with it.
+    """
+    lengths: list[int] = []
+
+    def hook(_module, _args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        lengths.append(hidden.shape[1])
+        if len(lengths) > 1:
+            return output
+        changed = hidden.clone()
+        changed[:, -1] += delta
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    handle = model.get_decoder().layers[layer].register_forward_hook(hook)
+    try:
+        yield lengths
+    finally:
+        handle.remove()
+
+
+def hooks_of(model: PreTrainedModel) -> list[int]:
+    """How many hooks every module of `model` carries."""
+    return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+
+
+def last_token(model: PreTrainedModel, prompt: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """States `[layers, H]` behind every block and logits `[vocabulary]` at the last token, by one plain full forward."""
+    states: list[torch.Tensor] = []
+
+    def hook(_module, _args, output):
+        states.append((output[0] if isinstance(output, tuple) else output)[0, -1].clone())
+
+    handles = [block.register_forward_hook(hook) for block in model.get_decoder().layers]
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(states), logits
+
+
+@dataclass
+class Fitted:
+    """An adapter and what it was made of.
+
+    Attributes:
+        adapter: For the model's middle layer; its tau leaves about half of `prompts` alone.
+        readers: Its scaler, router and probes.
+        vectors: `[D, H]`.
+        states: `[N, H]` of the fixture `prompts` at the adapter's layer.
+    """
+
+    adapter: ASAAdapter
+    readers: Readers
+    vectors: np.ndarray
+    states: torch.Tensor
+
+
+def fit_adapter(
+    model: PreTrainedModel, prompts: list[list[int]], names: tuple[str, ...] = ("math", "code", "search")
+) -> Fitted:
+    """An adapter fitted to a model's own states of 60 prompts; its push is as long as a state.
+
+    Domain and label are where a state lies along two random directions, so that they can be read and all occur.
+    """
+    layer = model.config.num_hidden_layers // 2
+    fit = make_prompts(tuple(range(2, 32)) * 2, seed=1)
+    states = torch.stack([last_token(model, prompt)[0][layer] for prompt in fit]).numpy()
+    along = (states - states.mean(0)) / states.std(0) @ np.random.default_rng(2).standard_normal((HIDDEN, 2))
+    place = np.argsort(np.argsort(along[:, 0])) * len(names) // len(fit)
+    domains = [names[number] for number in place]
+    labels = np.zeros(len(fit), int)
+    for number in range(len(names)):
+        here = place == number
+        labels[here] = along[here, 1] > np.median(along[here, 1])
+    readers = fit_readers(states, labels, domains, list(names), strength=0.1, own=1.0)
+    vectors = mixed(fit_directions(NECESSITY, states, labels, domains, None, None, list(names)), 0.25, list(names))
+    asked = torch.stack([last_token(model, prompt)[0][layer] for prompt in prompts])
+    p_tool = readers.p_tool(asked.numpy())
+    config = {
+        "layer": layer, "L_star": layer, "alpha": readers.mean_norm, "dose": 1.0, "beta": 0.25, "domains": list(names),
+        "tau": float(np.median(np.maximum(p_tool, 1 - p_tool))), "model": fingerprint(model),
+    }  # fmt: skip
+    return Fitted(ASAAdapter.from_readers(readers, vectors, config), readers, vectors, asked)

