@@ -12,6 +12,7 @@ else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2, section 3 (v3 
 
 import contextlib
 import json
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -23,13 +24,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from asa.blocks import block_output, decoder_layers
 from asa.checkpoints import write_atomic, write_json
-from asa.engine import block_output, decoder_layers
 
 FORMAT = 1
 ARRAYS = ("weight", "bias", "vectors")
 FINGERPRINT_TOLERANCE = 0.05  # the same weights, quantised or in 16 bit, stay within it; another model does not
 _STEERED: "weakref.WeakSet" = weakref.WeakSet()
+_STEERED_LOCK = threading.Lock()
 
 
 class AdapterError(ValueError):
@@ -92,7 +94,7 @@ class ASAAdapter:
     def __init__(self, config: dict, arrays: dict[str, torch.Tensor]):
         self.config = config
         self.layer, self.tau, self.alpha = int(config["layer"]), float(config["tau"]), float(config["alpha"])
-        self.domains = list(config["domains"])
+        self.dose, self.domains = float(config["dose"]), list(config["domains"])
         self.arrays = {name: arrays[name].float() for name in ARRAYS}
         count, width = len(self.domains), config["model"]["hidden_size"]
         expected = {"weight": (2 * count, width), "bias": (2 * count,), "vectors": (count, width)}
@@ -140,8 +142,7 @@ class ASAAdapter:
         routed, p_tool, gate = self.decide(hidden)
         delta = (self.alpha * gate)[:, None] * self.arrays["vectors"][routed]
         rows = zip(routed.tolist(), p_tool.tolist(), gate.tolist(), strict=True)
-        dose = float(self.config["dose"])
-        return delta, [Decision(self.domains[d], p, g, self.layer, dose * abs(g)) for d, p, g in rows]
+        return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g)) for d, p, g in rows]
 
     def check_model(self, model) -> None:
         """Refuse a model that the adapter was not fitted on.
@@ -163,6 +164,8 @@ class ASAAdapter:
                 raise AdapterError(
                     f"the adapter needs {name} {value} but the model has {found[name]}: load its own model."
                 )
+        if not 0 <= self.layer < len(decoder_layers(model)):
+            raise AdapterError(f"the adapter steers layer {self.layer}, which the model does not have: fit again.")
 
     @contextlib.contextmanager
     def steer(self, model) -> Iterator[Trace]:
@@ -181,15 +184,17 @@ class ASAAdapter:
             AdapterError: Another model, a compiled one, or one that is being steered already.
             ValueError: A batch is padded on the right, so its last column is not the last prompt token.
         """
-        if isinstance(model, torch._dynamo.OptimizedModule) or getattr(model, "_compiled_call_impl", None) is not None:
+        compiled = hasattr(model, "_orig_mod") or hasattr(model.forward, "_torchdynamo_orig_callable")
+        if compiled or getattr(model, "_compiled_call_impl", None) is not None:
             raise AdapterError(
                 "a compiled model ignores hooks set later: steer the model before torch.compile wraps it."
             )
         self.check_model(model)
-        if model in _STEERED:
-            raise AdapterError("this model is being steered already (another with-block or thread): one at a time.")
         trace, steering = Trace(), _Steering(self, model)
-        _STEERED.add(model)
+        with _STEERED_LOCK:
+            if model in _STEERED:
+                raise AdapterError("this model is being steered already (another with-block or thread): one at a time.")
+            _STEERED.add(model)
         try:
             with steering.attached(trace):
                 yield trace
@@ -229,11 +234,13 @@ class ASAAdapter:
                     f"{folder}/config.json is not an adapter of format {FORMAT}: fit again with this version."
                 )
             return cls(config, load_file(folder / "adapter.safetensors"))
+        except AdapterError:
+            raise
         except FileNotFoundError as error:
             raise AdapterError(
                 f"{folder} holds no adapter: {Path(error.filename or '').name or error} is missing."
             ) from error
-        except (json.JSONDecodeError, SafetensorError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, SafetensorError) as error:
             raise AdapterError(f"{folder} holds a damaged adapter ({error}): save it again.") from error
 
 
@@ -243,12 +250,12 @@ class _Steering:
     def __init__(self, adapter: ASAAdapter, model):
         self.adapter, self.model = adapter, model
         self.prompt_length: int | None = None  # set while generate runs
-        self.waiting = True  # the last prompt token has not come yet
-        self.acts = False  # this forward call holds it
+        self.waiting = True  # nothing has been decided for this answer yet
+        self.column: int | None = None  # where this forward call holds the last prompt token, if it does
 
     @contextlib.contextmanager
     def attached(self, trace: Trace) -> Iterator[None]:
-        generate = self.model.generate
+        generate, own = self.model.generate, vars(self.model).get("generate")
 
         def one_answer(*args, **kwargs):
             ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
@@ -259,20 +266,23 @@ class _Steering:
             seen = 0 if past is None else past.get_seq_length()
             # ids are the whole prompt, or only what follows the cache (then the mask is longer than the ids)
             whole = ids.shape[1] if mask is None or mask.shape[1] == ids.shape[1] else seen + ids.shape[1]
+            _refuse_right_padding(mask, whole - 1)
             self.prompt_length = whole
             try:
                 return generate(*args, **kwargs)
             finally:
                 self.prompt_length = None
 
-        before = self.model.register_forward_pre_hook(self._look, with_kwargs=True)
         block = decoder_layers(self.model)[self.adapter.layer]
+        before = self.model.register_forward_pre_hook(self._look, with_kwargs=True)
         after = block.register_forward_hook(lambda _module, _args, output: self._act(output, trace))
         self.model.generate = one_answer
         try:
             yield
         finally:
             del self.model.generate
+            if own is not None:
+                self.model.generate = own
             before.remove()
             after.remove()
 
@@ -283,20 +293,27 @@ class _Steering:
         past = kwargs.get("past_key_values")
         seen = 0 if past is None else past.get_seq_length()
         if self.prompt_length is None:
-            self.acts = self.waiting or seen == 0
-        else:
-            self.acts = self.waiting and seen + ids.shape[1] >= self.prompt_length
-        self.waiting = self.waiting and not self.acts
-        mask = kwargs.get("attention_mask")
-        if self.acts and isinstance(mask, torch.Tensor) and mask.dim() == 2 and not mask[:, -1].all():
-            raise ValueError("the batch is padded on the right: set tokenizer.padding_side = 'left'.")
+            self.column = ids.shape[1] - 1 if self.waiting or seen == 0 else None
+            self.waiting = self.column is not None
+        else:  # not simply the last column: assisted decoding puts candidates behind the prompt
+            column = self.prompt_length - 1 - int(seen)
+            self.column = column if 0 <= column < ids.shape[1] else None
+        if self.column is not None:
+            _refuse_right_padding(kwargs.get("attention_mask"), seen + self.column)
 
     def _act(self, output, trace: Trace):
-        if self.acts:
-            self.acts = False
+        if self.column is not None:
             hidden = block_output(output)
-            delta, decisions = self.adapter.push(hidden[:, -1])
+            delta, decisions = self.adapter.push(hidden[:, self.column])
             with torch.no_grad():
-                hidden[:, -1] += delta.to(hidden)  # the one column, in place: no copy of the whole tensor
-            trace.decisions += decisions
+                hidden[:, self.column] += delta.to(hidden)  # the one column, in place: no copy of the whole tensor
+            if self.waiting:  # without a cache, generate runs the prompt again for every token: the same push
+                trace.decisions += decisions
+            self.column, self.waiting = None, False
         return output
+
+
+def _refuse_right_padding(mask, last: int) -> None:
+    """Refuse a padding mask `[B, T]` that hides column `last` of any row."""
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and not mask[:, last : last + 1].all():
+        raise ValueError("the batch is padded on the right: set tokenizer.padding_side = 'left'.")

@@ -68,6 +68,15 @@ def join_caches(parts: list[DynamicCache], length: int) -> DynamicCache:
     return joined
 
 
+def keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Drop all rows but `rows` from a forked cache, layer by layer, so that memory never holds it twice."""
+    for layer in cache.layers:
+        if is_convolution(layer):
+            layer.conv_states = {i: states[rows] for i, states in layer.conv_states.items()}
+        else:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+
+
 class RoomyLayer(DynamicLayer):
     """Keys and values with room behind them: a decoding step writes one column instead of copying them all.
 

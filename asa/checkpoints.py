@@ -10,7 +10,6 @@ import json
 import os
 import time
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,9 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_atomic(path, lambda scratch: scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+    """Write `value` as indented JSON, atomically; NaN and infinity, which JSON does not have, become null."""
+    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    write_atomic(path, lambda scratch: scratch.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8"))
 
 
 class Checkpoints:
@@ -109,6 +109,6 @@ class Checkpoints:
                     return None
                 arrays = {part: file[part] for part in file.files if not part.startswith("__")}
                 return arrays | json.loads(str(file["__json"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # what a damaged file raises depends on the byte
             warnings.warn(f"{path} is damaged; its stage runs again.", stacklevel=2)
             return None

@@ -22,31 +22,13 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from asa.attention import SHARED_PREFIX_ATTENTION
-from asa.caches import fork_cache, give_room, join_caches, take_keys
+from asa.blocks import block_output, decoder_layers, final_norm, hooked
+from asa.caches import fork_cache, give_room, join_caches, keep_rows, take_keys
 
 BUCKET_TOKENS = 2048  # tokens in one prefill forward
 BATCH_ROWS = 160  # most rows side by side
 COMPACT_BELOW = 0.85  # share of unfinished rows below which finished ones are dropped
-BATCH_TOKENS = 16384  # most own tokens side by side, padding included: bounds the cache's memory
-
-
-def decoder_layers(model) -> torch.nn.ModuleList:
-    """The decoder blocks of a causal language model, in order."""
-    return model.get_decoder().layers
-
-
-def block_output(output) -> torch.Tensor:
-    """The hidden state in a decoder block's output, which is a tensor or a tuple that starts with it."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-@contextlib.contextmanager
-def _hooked(*handles) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+BATCH_TOKENS = 8192  # most own tokens side by side, padding included: bounds the cache's memory
 
 
 @dataclass(frozen=True)
@@ -185,7 +167,7 @@ class Batch:
             hooks.append(
                 layer.register_forward_hook(lambda _m, _a, out: states.append(block_output(out)[:, -1].clone()))
             )
-        with _hooked(*hooks):
+        with hooked(*hooks):
             logits = self._step(self.tokens, self.positions, fork_cache(self.cache), self._mask(1))
         self._calls = calls
         return LastToken(torch.stack(states, dim=1), logits)
@@ -234,7 +216,7 @@ class Batch:
             if push is not None and step == 0:
                 layer, delta = push
                 hooks.append(decoder_layers(self.engine.model)[layer].register_forward_hook(_adding(delta)))
-            with _hooked(*hooks):
+            with hooked(*hooks):
                 tokens = self._step(tokens, positions, cache, mask).argmax(-1, keepdim=True).cpu()
             for row, token in zip(held, tokens[:, 0].tolist(), strict=True):
                 if row not in done:
@@ -248,7 +230,8 @@ class Batch:
             if len(going) < COMPACT_BELOW * len(held):
                 held, tokens, positions = [held[place] for place in going], tokens[going], positions[going]
                 keep = torch.tensor(going, device=mask.device)
-                cache, mask = fork_cache(cache, keep), mask[keep]
+                keep_rows(cache, keep)
+                mask = mask[keep]
             mask = torch.nn.functional.pad(mask, (0, 1), value=True)
         return answers
 
@@ -278,16 +261,3 @@ def _adding(delta: torch.Tensor):
         return output
 
     return add
-
-
-def final_norm(model) -> torch.nn.Module:
-    """The norm between the last block and the unembedding.
-
-    Raises:
-        ValueError: The decoder has none under a known name.
-    """
-    decoder = model.get_decoder()
-    for name in ("norm", "embedding_norm", "final_layernorm"):
-        if hasattr(decoder, name):
-            return getattr(decoder, name)
-    raise ValueError(f"no final norm found in {type(decoder).__name__}; add its name to asa/engine.py final_norm.")

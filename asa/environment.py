@@ -8,10 +8,9 @@ the command to run is named.
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-NEEDED = {  # package -> oldest version this was tested with
-    "torch": "2.11", "numpy": "2.1", "transformers": "5.15", "scikit-learn": "1.6", "datasets": "4.0",
-    "matplotlib": "3.10",
-    "jsonschema": "4.23", "gguf": "0.17", "accelerate": "1.10",
+NEEDED = {  # package -> oldest version accepted
+    "torch": "2.11", "numpy": "2.1", "transformers": "5.15", "scikit-learn": "1.6", "scipy": "1.13", "datasets": "4.0",
+    "matplotlib": "3.10", "safetensors": "0.5", "jsonschema": "4.23", "gguf": "0.17",
 }  # fmt: skip
 NEVER_INSTALLED = ("torch", "numpy")
 
@@ -20,25 +19,27 @@ def _version_tuple(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("+")[0].split(".")[:2] if part.isdigit())
 
 
+def _found_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def check_environment() -> None:
     """Print what is there; install what is missing where that is safe.
 
     Raises:
         RuntimeError: A package is missing or too old and must be installed by the user.
     """
-    found = {}
-    for package in NEEDED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = ""
+    found = {package: _found_version(package) for package in NEEDED}
     missing = [package for package, has in found.items() if not has and package not in NEVER_INSTALLED]
     if missing:
         try:
             get_ipython().run_line_magic("pip", "install " + " ".join(missing))
         except NameError:
             raise RuntimeError(f"missing {', '.join(missing)}: run pip install -r requirements.txt.") from None
-        found |= {package: version(package) for package in missing}
+        found |= {package: _found_version(package) for package in missing}
     for package, has in found.items():
         if not has or _version_tuple(has) < _version_tuple(NEEDED[package]):
             state = f"is {has}" if has else "is missing"

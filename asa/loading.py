@@ -5,6 +5,7 @@ checked against its SHA-256, dequantised once, and kept as ordinary weights in t
 load takes seconds. No remote code is ever run. Nothing here prompts, steers or decides.
 """
 
+import contextlib
 import gc
 import hashlib
 import os
@@ -12,9 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.request
 import zipfile
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -35,12 +38,19 @@ def hub_answers() -> bool:
     """Whether the Hugging Face hub answers within `HUB_PATIENCE` seconds; asked once a process."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return False
-    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=HUB_PATIENCE):
-            return True
-    except OSError:
-        return False
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, ValueError, HTTPException):
+            request = urllib.request.Request(hub, method="HEAD")
+            with urllib.request.urlopen(request, timeout=HUB_PATIENCE):
+                answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)  # looking a name up knows no time-out of its own
+    asking.start()
+    asking.join(HUB_PATIENCE)
+    return answered.is_set()
 
 
 def pick_device() -> tuple[torch.device, torch.dtype]:

@@ -43,7 +43,7 @@ class LayerReading:
 def is_constant(states: np.ndarray) -> bool:
     """Whether states `[N, H]` of different prompts are one vector up to rounding."""
     size = np.sqrt(np.mean(np.square(states, dtype=np.float64)))
-    return bool(states.std(axis=0, dtype=np.float64).max() < CONSTANT * size)
+    return bool(states.std(axis=0, dtype=np.float64).max() <= CONSTANT * size)
 
 
 def _auc(fit, fit_labels, valid, valid_labels) -> float:

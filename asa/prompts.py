@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from asa.profiles import Profile
 from asa.requests import Request, RequestsError
-from asa.tools import Example, Tool, render_call
+from asa.tools import Example, Tool, ToolCall, check_call, render_call
 
 
 class Prompter:
@@ -41,21 +41,24 @@ class Prompter:
         if profile.few_shot:
             for tool in tools.values():
                 for example in tool.examples:
-                    self.messages.append({"role": "user", "content": example.request})
+                    self.messages.append({"role": "user", "content": self._plain(example.request)})
                     self.messages.append({"role": "assistant", "content": self._reaction(tool, example)})
 
     def _reaction(self, tool: Tool, example: Example) -> str:
         if example.arguments is None:
-            return str(example.answer)
+            return self._plain(str(example.answer))
         opening, closing = self.profile.markers
-        return f"{opening}[{render_call(tool.name, example.arguments)}]{closing}"
+        return f"{opening}[{self._plain(render_call(tool.name, example.arguments))}]{closing}"
+
+    def _plain(self, text: str) -> str:
+        for token in self.tokenizer.get_added_vocab():
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
     def text(self, request: str) -> str:
         """The whole prompt as text, up to where the assistant speaks."""
-        for token in self.tokenizer.get_added_vocab():
-            if token in request:
-                request = request.replace(token, f"{token[0]} {token[1:]}")
-        turns = [*self.messages, {"role": "user", "content": request}]
+        turns = [*self.messages, {"role": "user", "content": self._plain(request)}]
         return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def ids(self, request: str) -> list[int]:
@@ -100,7 +103,7 @@ def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[
         The tools, and the requests that are left.
 
     Raises:
-        RequestsError: A tool has neither examples nor requests of both labels.
+        RequestsError: A tool has neither examples nor requests of both labels, or a plain call does not fit its schema.
     """
     pool = list(requests)
     filled = {}
@@ -116,7 +119,13 @@ def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[
                 )
             pool.remove(found)
             if label:
-                examples.append(Example(found.text, arguments=plain_arguments(tool.parameters, found.text)))
+                arguments = plain_arguments(tool.parameters, found.text)
+                if not check_call(ToolCall(name, arguments), {name: tool})[1]:
+                    raise RequestsError(
+                        f"tool {name!r} has no example call, and no plain one fits its parameters: "
+                        "give its tools entry an example."
+                    )
+                examples.append(Example(found.text, arguments=arguments))
             else:
                 examples.append(Example(found.text, answer="I can answer that in words."))
         filled[name] = replace(tool, examples=tuple(examples))
@@ -129,10 +138,16 @@ def plain_arguments(schema: dict, text: str) -> dict:
     >>> plain_arguments({"properties": {"q": {"type": "string"}, "n": {"type": "integer"}}, "required": ["q"]}, "hi")
     {'q': 'hi'}
     """
-    plain = {"string": text, "integer": 1, "number": 1, "boolean": True, "array": [], "object": {}}
     properties = schema.get("properties", {})
-    arguments = {}
-    for name in schema.get("required", []):
-        kind = properties.get(name, {})
-        arguments[name] = kind["enum"][0] if "enum" in kind else plain.get(kind.get("type", "string"), text)
-    return arguments
+    return {name: _plain_value(properties.get(name), text) for name in schema.get("required", [])}
+
+
+def _plain_value(schema: dict | bool | None, text: str):
+    schema = schema if isinstance(schema, dict) else {}
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type", "string")
+    kind = kind[0] if isinstance(kind, list) else kind
+    if kind == "object":
+        return plain_arguments(schema, text)
+    return {"integer": 1, "number": 1, "boolean": True, "array": [], "null": None}.get(kind, text)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import load_dataset
+from datasets.exceptions import DatasetsError
 from sklearn.feature_extraction.text import CountVectorizer
 
 from asa.checkpoints import key_of
@@ -55,14 +56,23 @@ def load_alpaca(annotations: str | Path, parquet: str = "") -> list[Request]:
         parquet: Alpaca as a parquet file; "" loads it from the hub.
 
     Raises:
-        RequestsError: A file is missing, or a row's hash differs: another data set, or another order.
+        RequestsError: A file is missing or is not Alpaca, or a row's hash differs: another data set, or another order.
     """
-    if parquet and not Path(parquet).is_file():
-        raise RequestsError(f"{parquet}: no such file; give the path of Alpaca's parquet file.")
+    for path in filter(None, (annotations, parquet)):
+        if not Path(path).is_file():
+            raise RequestsError(f"{path}: no such file; give the path of Alpaca's parquet file and of our annotations.")
     if parquet:
-        rows = load_dataset("parquet", data_files=parquet, split="train")
+        try:
+            rows = load_dataset("parquet", data_files=parquet, split="train")
+        except (DatasetsError, ValueError) as error:
+            raise RequestsError(f"{parquet}: cannot be read; give Alpaca as a parquet file.") from error
     else:
-        rows = load_dataset(ALPACA_ID, split="train")
+        try:
+            rows = load_dataset(ALPACA_ID, split="train")
+        except OSError as error:
+            raise RequestsError(f"{ALPACA_ID} cannot be loaded ({error}): give its parquet file instead.") from error
+    if not {"instruction", "input"} <= set(rows.column_names):
+        raise RequestsError(f"{parquet or ALPACA_ID}: has no columns instruction and input, so it is not Alpaca.")
     requests = []
     with open(annotations, encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
@@ -97,8 +107,12 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
     path = Path(path)
     if not path.is_file():
         raise RequestsError(f"{path}: no such file; give a file of JSON lines with text, label and domain.")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise RequestsError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
     requests = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
@@ -138,7 +152,11 @@ def choose_requests(
         RequestsError: What was asked for cannot be used.
     """
     if requests:
-        return load_requests(requests, domains), Path(requests).stem, "given"
+        given = load_requests(requests, domains)
+        unserved = [domain for domain in domains if all(request.domain != domain for request in given)]
+        if unserved:
+            raise RequestsError(f"{requests}: no request for {', '.join(unserved)}: add some, or leave its tool out.")
+        return given, Path(requests).stem, "given"
     annotated = Path(data) / "annotations.csv"
     with annotated.open(encoding="utf-8", newline="") as file:
         covered = {line["domain"] for line in csv.DictReader(file)} == set(domains)
@@ -164,6 +182,8 @@ def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request
     Raises:
         RequestsError: A domain lacks a label, or has fewer than 5 of one.
     """
+    if not requests:
+        raise RequestsError("no requests are left to split: give more of them.")
     cells: dict[tuple[str, int], int] = {}
     for request in requests:
         cells[request.domain, request.label] = cells.get((request.domain, request.label), 0) + 1
@@ -200,7 +220,8 @@ def near_duplicate_groups(texts: list[str]) -> list[list[int]]:
     >>> near_duplicate_groups(["a red big cat", "why", "a RED big cat!"])
     [[0, 2], [1]]
     """
-    words = CountVectorizer(binary=True, token_pattern=r"\w+").fit_transform(texts).astype(np.float32)
+    pattern = r"\w+|^\W+$"  # a text without words is one
+    words = CountVectorizer(binary=True, token_pattern=pattern).fit_transform(texts).astype(np.float32)
     common = (words @ words.T).toarray()
     sizes = common.diagonal()
     similar = common > NEAR_DUPLICATE * (sizes[:, None] + sizes[None, :] - common)

@@ -205,7 +205,7 @@ class Fitted:
     """An adapter and what it was made of.
 
     Attributes:
-        adapter: For the model's middle layer; its tau leaves about half of `prompts` alone.
+        adapter: For the model's middle layer; its tau leaves a quarter of `prompts` alone.
         readers: Its scaler, router and probes.
         vectors: `[D, H]`.
         states: `[N, H]` of the fixture `prompts` at the adapter's layer.
@@ -220,7 +220,7 @@ class Fitted:
 def fit_adapter(
     model: PreTrainedModel, prompts: list[list[int]], names: tuple[str, ...] = ("math", "code", "search")
 ) -> Fitted:
-    """An adapter fitted to a model's own states of 60 prompts; its push is as long as a state.
+    """An adapter fitted to a model's own states of 60 prompts; its push is twice as long as a state.
 
     Domain and label are where a state lies along two random directions, so that they can be read and all occur.
     """
@@ -239,7 +239,7 @@ def fit_adapter(
     asked = torch.stack([last_token(model, prompt)[0][layer] for prompt in prompts])
     p_tool = readers.p_tool(asked.numpy())
     config = {
-        "layer": layer, "L_star": layer, "alpha": readers.mean_norm, "dose": 1.0, "beta": 0.25, "domains": list(names),
-        "tau": float(np.median(np.maximum(p_tool, 1 - p_tool))), "model": fingerprint(model),
+        "layer": layer, "L_star": layer, "alpha": 2 * readers.mean_norm, "dose": 2.0, "beta": 0.25, "domains": list(names),
+        "tau": float(np.quantile(np.maximum(p_tool, 1 - p_tool), 0.25)), "model": fingerprint(model),
     }  # fmt: skip
     return Fitted(ASAAdapter.from_readers(readers, vectors, config), readers, vectors, asked)

@@ -11,7 +11,8 @@ import torch
 from conftest import HIDDEN, PREFIX, hooks_of, last_token, make_lfm2, make_llama, one_push
 
 import asa.engine
-from asa.engine import Batch, Engine, LastToken, decoder_layers, final_norm
+from asa.blocks import decoder_layers, final_norm
+from asa.engine import Batch, Engine, LastToken
 from asa.prompts import shared_prefix
 
 LIMIT = 12

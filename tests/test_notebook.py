@@ -10,6 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from asa.requests import load_requests, split_requests
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "ASA_LFM25_Pipeline.ipynb"
 PICTURES = ("probe_sweep.png", "hp_sweep.png", "baseline_vs_asa.png", "cosines.png")
@@ -95,6 +97,26 @@ def test_script_and_notebook_agree(notebook_runs, tiny_folder, small_requests, t
     assert {k: v for k, v in script.items() if k not in skipped} == {
         k: v for k, v in notebook.items() if k not in skipped
     }
+
+
+def test_evaluate_command_gives_the_reported_numbers(notebook_runs, small_requests, tmp_path):
+    """`python -m asa evaluate` on the TEST rows scores what results.json says, from the assets alone."""
+    folder, (_, results), _ = notebook_runs
+    test_rows = split_requests(load_requests(small_requests), seed=0)["test"]
+    rows = tmp_path / "test.jsonl"
+    rows.write_text("".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in test_rows))
+    command = [sys.executable, "-m", "asa", "evaluate", "--assets", str(folder / "outputs" / "asa_assets")]
+    done = subprocess.run(
+        [*command, "--requests", str(rows), "--json"],
+        cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    scored = json.loads(done.stdout)
+    assert scored["n"] == 32
+    for run in ("baseline", "probe", "asa"):
+        assert {name: scored[run][name] for name in ("tp", "fp", "fn", "tn")} == {
+            name: results["test"][run][name] for name in ("tp", "fp", "fn", "tn")
+        }
 
 
 def test_own_requests_and_own_tools_without_examples(tiny_folder, tmp_path):

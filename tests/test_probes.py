@@ -160,7 +160,10 @@ def test_an_assembled_probe_is_the_explicit_formula(own):
     routed = np.argmax(z @ readers.router.coef_.T + readers.router.intercept_, axis=1)
     assert (readers.route(states) == routed).all()
     assert (routed == place).mean() > 0.9
-    each = [sigmoid(z[i] @ readers.probes[NAMES[d]].coef_[0] + readers.probes[NAMES[d]].intercept_[0]) for i, d in enumerate(routed)]
+    each = [
+        sigmoid(z[i] @ readers.probes[NAMES[d]].coef_[0] + readers.probes[NAMES[d]].intercept_[0])
+        for i, d in enumerate(routed)
+    ]
     assert np.allclose(readers.p_tool(states), each, atol=1e-5)
 
 
@@ -206,7 +209,7 @@ def test_a_large_own_approaches_independent_probes():
 
 
 def test_a_probe_follows_the_order_of_the_names_not_of_the_rows():
-    states, labels, domains, place = three_domains()
+    states, labels, domains, _ = three_domains()
     mirrored = fit_readers(states, labels, domains, NAMES[::-1], 1e-2, 1.0)
     plain = fit_readers(states, labels, domains, NAMES, 1e-2, 1.0)
     assert mirrored.domains == NAMES[::-1]
@@ -220,7 +223,9 @@ def test_a_single_domain_is_always_routed_to():
     states, labels = separable(100, 1)
     readers = fit_readers(states, labels, ["only"] * 100, ["only"], 1e-2, 1.0)
     assert (readers.route(100 * noise(50, 2)) == 0).all()
-    assert np.array_equal(readers.p_tool(states), readers.probes["only"].predict_proba(readers.scaler.transform(states))[:, 1])
+    assert np.array_equal(
+        readers.p_tool(states), readers.probes["only"].predict_proba(readers.scaler.transform(states))[:, 1]
+    )
     assert roc_auc_score(labels, readers.p_tool(states)) > 0.98
 
 

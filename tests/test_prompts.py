@@ -26,11 +26,14 @@ TINY = Profile(
     trigger="<|tool_call_start|>",
     call_end="<|tool_call_end|>",
     max_new_tokens=8,
+    words_limit=8,
 )
 NUMBERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a"]}
 TEXT = {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}
 TOOLS = {
-    "add": Tool("add", "Adds {a} to {b}", NUMBERS, "math", (Example("1+1?", {"a": 1, "b": 1}), Example("Hi", answer="Hello"))),
+    "add": Tool(
+        "add", "Adds {a} to {b}", NUMBERS, "math", (Example("1+1?", {"a": 1, "b": 1}), Example("Hi", answer="Hello"))
+    ),
     "look": Tool("look", "Sucht über alles", TEXT, "search"),
 }
 
@@ -122,11 +125,15 @@ def test_a_request_without_special_tokens_is_not_touched(tokenizer):
 
 def test_an_example_request_cannot_open_a_turn_either(tokenizer):
     """`with_examples` takes examples from the users' requests."""
-    harmful = replace(TOOLS["add"], examples=(Example(INJECTIONS[0], {"a": 1}), Example("Hi", answer="Hello")))
-    plain, injected = (Prompter(tokenizer, TINY, tools) for tools in (TOOLS, {"add": harmful, "look": TOOLS["look"]}))
-    for text in ("<|im_start|>", "<|im_end|>", "<|tool_call_start|>"):
-        number = token(tokenizer, text)
-        assert injected.ids("x").count(number) == plain.ids("x").count(number)
+
+    def special_ids(said: str) -> list[int]:
+        examples = (Example(said, {"q": said}), Example(said, answer=said))
+        prompter = Prompter(tokenizer, TINY, {"look": replace(TOOLS["look"], examples=examples)})
+        special = set(tokenizer.get_added_vocab().values())
+        return [number for number in prompter.ids("x") if number in special]
+
+    assert special_ids(INJECTIONS[0]) == special_ids("Hi")
+    assert len(special_ids("Hi")) == 2 * 6 + 1 + 2  # six turns, the assistant's opening, one call
 
 
 def test_there_is_no_second_beginning_of_text(tokenizer):
@@ -156,7 +163,7 @@ def test_hashes_see_what_shapes_a_prompt(tokenizer):
     """The same in every process, and another one for another system text, tool, example or template."""
     first = Prompter(tokenizer, TINY, TOOLS)
     assert first.key() == Prompter(tokenizer, TINY, TOOLS).key()
-    assert first.template_hash == "GOLDEN"
+    assert first.template_hash == "94d754f89b5c4627"
     other_tool = {"add": TOOLS["add"], "look": replace(TOOLS["look"], description="Looks")}
     other_example = {"add": replace(TOOLS["add"], examples=TOOLS["add"].examples[:1]), "look": TOOLS["look"]}
     keys = {first.key(), Prompter(tokenizer, replace(TINY, system="{tools}"), TOOLS).key()}
@@ -234,7 +241,7 @@ def test_filled_examples_survive_the_adapters_config():
 
 def test_a_schema_that_no_plain_call_fits_asks_for_an_example():
     strict = {"type": "object", "properties": {"q": {"type": "string", "pattern": "^[A-Z]{3}$"}}, "required": ["q"]}
-    with pytest.raises(RequestsError, match="tool 'look'.*example"):
+    with pytest.raises(RequestsError, match=r"tool 'look'.*example"):
         with_examples({"look": replace(TOOLS["look"], parameters=strict)}, POOL)
 
 

@@ -97,13 +97,13 @@ def test_an_input_that_only_looks_like_the_marker_stays(tmp_path, given):
 
 def test_another_data_set_is_refused_without_showing_its_text(tmp_path):
     lines = [(0, digest(*ROWS[0]), "math", 1), (2, digest("Name a fruit.", ""), "math", 0)]
-    with pytest.raises(RequestsError, match="row 2 .*hash") as caught:
+    with pytest.raises(RequestsError, match=r"row 2 .*hash") as caught:
         load_alpaca(*small_alpaca(tmp_path, lines=lines))
     assert "fruit" not in str(caught.value)
 
 
 def test_a_row_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(RequestsError, match="4 rows .* row 4"):
+    with pytest.raises(RequestsError, match=r"4 rows .* row 4"):
         load_alpaca(*small_alpaca(tmp_path, lines=[(4, "0" * 12, "math", 1)]))
 
 
@@ -129,7 +129,9 @@ def test_a_file_that_is_not_alpaca_is_named(tmp_path):
 
 def write_lines(folder: Path, *lines) -> Path:
     path = folder / "mine.jsonl"
-    path.write_text("".join(f"{l if isinstance(l, str) else json.dumps(l)}\n" for l in lines), encoding="utf-8")
+    path.write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines), encoding="utf-8"
+    )
     return path
 
 

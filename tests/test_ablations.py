@@ -1,0 +1,112 @@
+"""Ablations: each variant changes exactly the part it is named after, and is scored by the model."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from asa.ablations import run_ablations
+from asa.evaluation import trigger_metrics
+from asa.tuning import Setting
+from asa.vectors import mixed
+
+TRIGGER, LAYER, HIDDEN = 3, 1, 6
+LABELS = [1, 1, 0, 0, 1, 0]
+P_TOOL = np.array([0.9, 0.6, 0.1, 0.4, 0.2, 0.95])
+ROUTED = np.array([0, 1, 0, 1, 1, 0])
+GATE = np.array([1, 0, -1, 0, -1, 1])  # tau .8: rows 1 and 3 are left alone
+AXIS = np.eye(HIDDEN, dtype=np.float32)
+DIRECTIONS = {"global": AXIS[0], "math": AXIS[1], "code": AXIS[2]}
+SETTING = Setting("action", LAYER, dose=0.5, beta=0.5, tau=0.8)
+ALPHA = 10.0
+NAMES = ["math", "code"]
+
+
+class FakeBatch:
+    """A model that calls a tool where the state's first three coordinates add up to more than 0."""
+
+    def __init__(self, rows, pushes):
+        self.rows, self.pushes = rows, pushes
+        self.own_mask = torch.ones(len(rows), 1, dtype=torch.bool)
+
+    def replay(self, layer, hidden):
+        assert layer == LAYER
+        self.pushes.append((self.rows, hidden.numpy()))
+        logits = torch.zeros(len(hidden), 5)
+        logits[:, TRIGGER] = hidden[:, :3].sum(dim=1)
+        return logits
+
+
+@pytest.fixture
+def states() -> np.ndarray:
+    """What the unsteered model holds: it would call for no request but 1 and 2."""
+    states = np.zeros((6, 2, HIDDEN), np.float32)
+    states[:, LAYER, 0] = [-1, 1, 1, -1, -1, -1]
+    return states
+
+
+def run(states, seed=0, setting=SETTING):
+    """Results and the pushes `[6, HIDDEN]` of every variant, by name."""
+    seen = []
+    readers = SimpleNamespace(
+        domains=NAMES, mean_norm=ALPHA / 0.5, route=lambda h: ROUTED[: len(h)], p_tool=lambda h: P_TOOL[: len(h)]
+    )
+    batches = [FakeBatch([5, 0, 3], seen), FakeBatch([1, 2, 4], seen)]
+    results = run_ablations(batches, states, np.array(LABELS), readers, DIRECTIONS, setting, TRIGGER, seed)
+    pushes = {}
+    for name, first, second in zip(results, seen[::2], seen[1::2], strict=True):
+        pushes[name] = np.zeros((6, HIDDEN), np.float32)
+        for rows, hidden in (first, second):
+            pushes[name][rows] = hidden - states[rows, LAYER]
+    return results, pushes
+
+
+def test_the_variants_are_the_published_ones_and_a_random_direction(states):
+    assert list(run(states)[0]) == ["full", "no gate", "global only", "domain only", "random direction"]
+
+
+def test_full_pushes_along_the_mixed_vector_as_gated(states):
+    _, pushes = run(states)
+    vectors = mixed(DIRECTIONS, SETTING.beta, NAMES)
+    assert np.allclose(pushes["full"], ALPHA * GATE[:, None] * vectors[ROUTED], atol=1e-5)
+
+
+def test_no_gate_pushes_every_request_toward_a_call(states):
+    _, pushes = run(states)
+    vectors = mixed(DIRECTIONS, SETTING.beta, NAMES)
+    assert np.allclose(pushes["no gate"], ALPHA * vectors[ROUTED], atol=1e-5)
+
+
+def test_global_only_and_domain_only_are_beta_one_and_zero(states):
+    _, pushes = run(states)
+    domain = np.stack([DIRECTIONS[NAMES[i]] for i in ROUTED])
+    assert np.allclose(pushes["global only"], ALPHA * GATE[:, None] * DIRECTIONS["global"], atol=1e-5)
+    assert np.allclose(pushes["domain only"], ALPHA * GATE[:, None] * domain, atol=1e-5)
+
+
+def test_the_random_direction_has_the_same_length_and_gate(states):
+    """One direction for all domains, drawn by the seed."""
+    _, pushes = run(states)
+    push = pushes["random direction"]
+    assert np.allclose(np.linalg.norm(push, axis=1), ALPHA * np.abs(GATE), atol=1e-4)
+    assert np.allclose(push[GATE != 0] * GATE[GATE != 0, None], push[0], atol=1e-5)
+    assert np.abs(push[0] / ALPHA).max() < 0.99  # none of the axes
+    assert np.array_equal(push, run(states)[1]["random direction"])
+    assert not np.allclose(push, run(states, seed=1)[1]["random direction"])
+
+
+def test_variants_are_scored_by_what_the_model_does_after_the_push(states):
+    """Not by the probe: row 4 needs a tool, but the probe pushes it away, and row 1 is left alone and calls."""
+    results, _ = run(states)
+    after = {"full": [1, 1, 0, 0, 0, 1], "no gate": [1] * 6, "global only": [1, 1, 0, 0, 0, 1]}
+    for name, outcome in after.items():
+        assert results[name] == trigger_metrics(np.array(outcome, bool), LABELS, 0)
+    assert results["full"]["tp"] == 2 and results["full"]["fp"] == 1 and results["no gate"]["fpr"] == 1.0
+
+
+def test_tau_decides_who_is_pushed(states):
+    everyone = Setting("action", LAYER, dose=0.5, beta=0.5, tau=0.5)
+    _, pushes = run(states, setting=everyone)
+    signs = np.sign(pushes["global only"][:, 0])
+    assert signs.tolist() == [1, 1, -1, -1, -1, 1]

@@ -1,0 +1,241 @@
+"""Evaluation: counts, intervals and tests against values worked out elsewhere."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from asa.evaluation import (
+    call_validity,
+    closing_test,
+    confusion,
+    f1_interval,
+    mcnemar,
+    trigger_metrics,
+    trigger_test,
+    wilson,
+)
+from asa.profiles import EMBEDDED
+from asa.tools import Tool
+
+MARKERS = ("<|tool_call_start|>", "<|tool_call_end|>")
+
+
+def test_confusion_worked_out_by_hand():
+    """3 true, 1 false call; 2 missed, 4 rightly left: every count differs, so none can be swapped."""
+    called = [True] * 3 + [True] * 1 + [False] * 2 + [False] * 4
+    labels = [1] * 3 + [0] * 1 + [1] * 2 + [0] * 4
+    assert confusion(called, labels) == {
+        "precision": 3 / 4, "recall": 3 / 5, "f1": 6 / 9, "fpr": 1 / 5, "accuracy": 7 / 10,
+        "tp": 3, "fp": 1, "fn": 2, "tn": 4,
+    }  # fmt: skip
+    assert confusion(np.array(called), np.array(labels)) == confusion(called, labels)
+
+
+@pytest.mark.parametrize(
+    ("called", "labels", "expected"),
+    [
+        ([], [], 0.0),
+        ([False, False], [0, 0], 0.0),
+        ([False, False], [1, 1], 0.0),
+        ([True, True], [0, 0], 0.0),
+        ([True], [1], 1.0),
+    ],
+)
+def test_empty_denominators_give_zero(called, labels, expected):
+    scores = confusion(called, labels)
+    assert scores["f1"] == scores["precision"] == scores["recall"] == expected
+
+
+@pytest.mark.parametrize(
+    ("hits", "total", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+    ],
+)
+def test_wilson_gives_the_textbooks_intervals(hits, total, low, high):
+    assert wilson(hits, total) == pytest.approx([low, high], abs=6e-5)
+
+
+def test_wilson_of_nothing_is_everything():
+    assert wilson(0, 0) == [0.0, 1.0]
+
+
+def runs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    return np.where(rng.random(count) < 0.8, labels == 1, labels == 0), labels
+
+
+@pytest.mark.parametrize("count", [20, 100, 640])
+def test_the_f1_interval_contains_the_point_and_shrinks(count):
+    called, labels = runs(count, 1)
+    low, high = f1_interval(called, labels, seed=0)
+    point = f1_score(labels, called)
+    assert 0 <= low < point < high <= 1
+    assert 1 < (high - low) * np.sqrt(count) < 2.5
+
+
+def test_the_f1_interval_is_seeded():
+    called, labels = runs(60, 1)
+    assert f1_interval(called, labels, 5) == f1_interval(called, labels, 5)
+    assert f1_interval(called, labels, 5) != f1_interval(called, labels, 6)
+
+
+def test_the_f1_interval_of_a_sure_thing_is_a_point():
+    labels = [1, 0] * 30
+    assert f1_interval(np.array(labels) == 1, labels, 0) == [1.0, 1.0]
+    assert f1_interval([False] * 60, labels, 0) == [0.0, 0.0]
+    assert f1_interval([False] * 3, [0] * 3, 0) == [0.0, 0.0]  # nothing called, nothing needed
+
+
+def test_every_rate_gets_the_interval_of_its_own_counts():
+    called = [True] * 3 + [True] * 1 + [False] * 2 + [False] * 4
+    labels = [1] * 3 + [0] * 1 + [1] * 2 + [0] * 4
+    scores = trigger_metrics(called, labels, seed=0)
+    assert scores["intervals"] == {
+        "precision": wilson(3, 4), "recall": wilson(3, 5), "f1": f1_interval(called, labels, 0), "fpr": wilson(1, 5),
+        "accuracy": wilson(7, 10),
+    }  # fmt: skip
+    assert {name: scores[name] for name in confusion(called, labels)} == confusion(called, labels)
+
+
+def test_mcnemar_worked_out_by_hand():
+    """Only A right once, only B right six times: p = 2 * (1 + 7) / 2**7."""
+    labels = np.array([1, 0, 1, 0, 1, 0, 1, 0, 1, 0])
+    right_a = np.array([1, 0, 0, 0, 0, 0, 0, 1, 1, 0], bool)
+    right_b = np.array([0, 1, 1, 1, 1, 1, 1, 1, 1, 0], bool)
+    called_a, called_b = (right == (labels == 1) for right in (right_a, right_b))
+    found = mcnemar(called_a, called_b, labels)
+    assert found == {"only_a": 1, "only_b": 6, "p_value": pytest.approx(0.125)}
+    assert mcnemar(called_b, called_a, labels) == {"only_a": 6, "only_b": 1, "p_value": pytest.approx(0.125)}
+
+
+def test_mcnemar_of_equal_runs_is_no_evidence():
+    assert mcnemar([True, False], [True, False], [1, 1]) == {"only_a": 0, "only_b": 0, "p_value": 1.0}
+    assert mcnemar([True], [False], [1])["p_value"] == pytest.approx(1.0)
+    eight = mcnemar([False] * 8, [True] * 8, [1] * 8)
+    assert eight == {"only_a": 0, "only_b": 8, "p_value": pytest.approx(2 / 2**8)}
+
+
+NUMBERS = {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]}
+TOOLS = {"calculator": Tool("calculator", "Calculates", NUMBERS, "math")}
+
+
+def called(body: str) -> str:
+    return f"{MARKERS[0]}{body}{MARKERS[1]}"
+
+
+def test_call_validity_counts():
+    """Answers without a trigger do not count; each stage is a subset of the one before."""
+    answers = [
+        "Four.",
+        'calculator(expression="2+2")',  # no trigger
+        called('[calculator(expression="2+2")]') + "Four.",
+        MARKERS[0] + '[calculator(expression="3")]',  # cut off but whole
+        called("[calculator(expression=7)]"),  # wrong type
+        called("[calculator()]"),  # required one missing
+        called('[abacus(expression="2+2")]'),  # unknown tool
+        called("calculate two and two"),  # does not parse
+        called("[]"),  # no call in it
+        called('[abacus(x=1), calculator(expression="1")]'),  # counts by its first call
+    ]
+    found = call_validity(answers, TOOLS, MARKERS)
+    assert list(found) == ["format", "tool", "arguments"]
+    assert {name: (rate["hits"], rate["total"]) for name, rate in found.items()} == {
+        "format": (6, 8), "tool": (4, 8), "arguments": (2, 8),
+    }  # fmt: skip
+    assert found["tool"]["rate"] == 0.5 and found["tool"]["interval"] == wilson(4, 8)
+
+
+def test_call_validity_knows_other_markers():
+    answers = ['<tool_call>[calculator(expression="2")]</tool_call>', called('[calculator(expression="2")]')]
+    found = call_validity(answers, TOOLS, ("<tool_call>", "</tool_call>"))
+    assert (found["arguments"]["hits"], found["arguments"]["total"]) == (1, 1)
+
+
+def test_call_validity_without_calls_divides_by_nothing():
+    for rate in call_validity(["Four."], TOOLS, MARKERS).values():
+        assert rate == {"rate": 0.0, "interval": [0.0, 1.0], "hits": 0, "total": 0}
+
+
+def ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_special_trigger_is_looked_for_by_its_id(tiny_tokenizer):
+    test = trigger_test(tiny_tokenizer, MARKERS[0])
+    (start,) = ids(tiny_tokenizer, MARKERS[0])
+    assert test(ids(tiny_tokenizer, "Sure: " + called("[f()]"))) and test([start])
+    assert not test(ids(tiny_tokenizer, "Sure.")) and not test([])
+    letters = [number for letter in MARKERS[0] for number in ids(tiny_tokenizer, letter)]
+    assert tiny_tokenizer.decode(letters) == MARKERS[0]
+    assert not test(letters)  # spelled out it is text, not the token
+
+
+def test_a_text_trigger_is_looked_for_in_the_decoded_text(tiny_tokenizer):
+    trigger = "<tool_call>"
+    assert len(ids(tiny_tokenizer, trigger)) > 1
+    test = trigger_test(tiny_tokenizer, trigger)
+    spelled = [number for letter in trigger for number in ids(tiny_tokenizer, letter)]
+    assert test(ids(tiny_tokenizer, f"Sure: {trigger}[f()]")) and test(spelled)
+    assert not test(ids(tiny_tokenizer, "<tool call>")) and not test(spelled[:-1]) and not test([])
+
+
+def model_with_ends(ends) -> SimpleNamespace:
+    return SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=ends))
+
+
+def profile(call_end: str, words_limit: int = 1000):
+    """What `closing_test` needs of a profile, with the text trigger."""
+    return replace(EMBEDDED, trigger="<tool_call>", call_end=call_end, words_limit=words_limit)
+
+
+@pytest.mark.parametrize("ends", ["one", "several", "none"])
+def test_an_answer_is_closed_at_the_end_of_the_turn(tiny_tokenizer, ends):
+    """The tokenizer's end counts always, the model's own ends too."""
+    (other,) = ids(tiny_tokenizer, "<|endoftext|>")
+    eos = tiny_tokenizer.eos_token_id
+    model = model_with_ends({"one": other, "several": [eos, other], "none": None}[ends])
+    closed = closing_test(tiny_tokenizer, model, profile(MARKERS[1]))
+    words = ids(tiny_tokenizer, "It is four.")
+    assert not closed(words)
+    assert closed([*words, eos])
+    assert closed([*words, other]) == (ends != "none")
+    assert not closed([eos, *words])  # only the last token ends a turn
+
+
+@pytest.mark.parametrize("end", ["</tool_call>", MARKERS[1]])
+def test_an_answer_is_closed_where_its_call_is(tiny_tokenizer, end):
+    closed = closing_test(tiny_tokenizer, model_with_ends(None), profile(end))
+    answer = ids(tiny_tokenizer, f'<tool_call>[f(x="a")]{end}')
+    assert closed(answer)
+    assert not any(closed(answer[:size]) for size in range(1, len(answer)))
+
+
+def test_a_closing_text_that_merges_with_its_neighbours_is_seen(tiny_tokenizer):
+    closed = closing_test(tiny_tokenizer, model_with_ends(None), profile("</tool_call>"))
+    for tail in ("", ".", " and", '"'):
+        assert closed(ids(tiny_tokenizer, f"[f()]</tool_call>{tail}"))
+
+
+def test_words_are_cut_at_their_limit_but_a_call_is_not(tiny_tokenizer):
+    words, call = ids(tiny_tokenizer, "It is four. " * 9), ids(tiny_tokenizer, "It is <tool_call>[f(x=1, y=2, z=3)")
+    assert len(words) > len(call) > 14
+    closed = closing_test(tiny_tokenizer, model_with_ends(None), profile("</tool_call>", words_limit=len(call) - 1))
+    limit = len(call) - 1
+    assert [closed(words[:size]) for size in (limit - 1, limit, limit + 1)] == [False, True, True]
+    assert not closed(call[:limit]) and not closed(call)
+
+
+def test_a_special_trigger_keeps_a_long_call_open(tiny_tokenizer):
+    special = replace(EMBEDDED, trigger=MARKERS[0], call_end=MARKERS[1], words_limit=3)
+    closed = closing_test(tiny_tokenizer, model_with_ends(None), special)
+    assert not closed(ids(tiny_tokenizer, MARKERS[0] + "[f(x=1"))
+    assert closed(ids(tiny_tokenizer, "[f(x=1"))
