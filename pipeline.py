@@ -195,7 +195,16 @@ print(f"probes: C {swept['strength']}, own share {swept['own']}")
 from asa.plots import plot_cosines, plot_settings
 from asa.probes import fit_readers
 from asa.running import answer_all, answer_steered, read_prompts
-from asa.tuning import Setting, best_setting, layers_to_steer, settings_to_json, sweep_settings
+from asa.tuning import (
+    BETAS,
+    DOSES,
+    TAUS,
+    Setting,
+    best_setting,
+    layers_to_steer,
+    settings_to_json,
+    sweep_settings,
+)
 from asa.vectors import DIRECTIONS, NECESSITY, cosine_matrix, fit_directions, mixed
 
 steerable = layers_to_steer(readings)
@@ -254,7 +263,7 @@ def tune():
     return {"settings": settings_to_json(scored), "generated": generated}
 
 
-tuned = checkpoints.stage("tuning", key_of(run_key, swept), tune)
+tuned = checkpoints.stage("tuning", key_of(run_key, swept, steerable, DOSES, BETAS, TAUS), tune)
 settings = [Setting(**setting) for setting in tuned["settings"]]
 valid_generated = tuned["generated"]
 chosen = best_setting(settings, valid_baseline["fpr"])

@@ -116,7 +116,9 @@ def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
 
 def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], path):
     """Cosines between the domains' directions, one heat map a direction."""
-    figure, axes = plt.subplots(1, len(matrices), figsize=(4.2 * len(matrices), 3.8), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(4.4 * len(matrices), 3.8), squeeze=False, layout="constrained"
+    )
     for panel, (direction, matrix) in zip(axes[0], matrices.items(), strict=True):
         image = panel.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         panel.set_xticks(range(len(names)), names, rotation=30, ha="right")

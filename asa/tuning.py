@@ -22,7 +22,7 @@ from asa.vectors import mixed
 DOSES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 BETAS = (0.0, 0.5, 1.0)
 TAUS = (0.5, 0.6, 0.7, 0.8, 0.9)
-MOST_LAYERS = 4
+MOST_LAYERS = 5
 READABLE = 0.03  # AUC below the best that a layer to steer may have
 
 
@@ -50,13 +50,16 @@ class Setting:
 
 
 def layers_to_steer(readings: list[LayerReading]) -> list[int]:
-    """Up to `MOST_LAYERS` readable layers, evenly spaced from the first to the last.
+    """Up to `MOST_LAYERS` readable layers, evenly spaced from the first to the last but one.
 
-    >>> layers_to_steer([LayerReading(i, 0.9, 0.5, i == 0) for i in range(9)])
-    [1, 3, 5, 8]
+    The last block is left out: a push behind it only biases the logits. The plateau rule may still name it.
+
+    >>> layers_to_steer([LayerReading(i, 0.9, 0.5, i == 0) for i in range(10)])
+    [1, 2, 4, 6, 8]
     """
     best = max(reading.auc for reading in readings if not reading.constant)
     readable = [r.layer for r in readings if not r.constant and r.auc >= best - READABLE]
+    readable = [layer for layer in readable if layer < len(readings) - 1] or readable
     places = np.linspace(0, len(readable) - 1, min(MOST_LAYERS, len(readable)))
     return [readable[int(place)] for place in places]
 

@@ -1,7 +1,7 @@
 """Tiny models, a tokenizer and prompts, made on the fly: no hub, no downloads, seconds on a CPU.
 
-The weights are drawn wide, so that states differ clearly between prompts, greedy answers vary, and a push of the size of a
-state changes what is said. Models are shared by all tests: a test that changes one must put it back.
+The weights are drawn wide, so that states differ clearly between prompts, greedy answers vary, and a push of the size
+of a state changes what is said. Models are shared by all tests: a test that changes one must put it back.
 """
 
 import contextlib
@@ -27,8 +27,11 @@ from asa.adapter import ASAAdapter, fingerprint
 from asa.probes import Readers, fit_readers
 from asa.vectors import NECESSITY, fit_directions, mixed
 
+torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much on a busy machine
+
 SPECIAL = [
-    "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|tool_call_start|>", "<|tool_call_end|>",
+    "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>",
+    "<|tool_call_start|>", "<|tool_call_end|>",
 ]  # fmt: skip
 PAD, BOS, EOS = 0, 1, 4
 VOCABULARY = 400
@@ -130,7 +133,7 @@ def tiny_model(request, tiny_models) -> PreTrainedModel:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory, tiny_lfm2, tiny_tokenizer) -> Path:
-    """A folder with the tiny LFM2 and its tokenizer, as `--profile FOLDER` takes it; prompted like LFM2.5 by its name."""
+    """A folder with the tiny LFM2 and its tokenizer, as `--profile FOLDER` takes it; by its name, LFM2.5's prompt."""
     folder = tmp_path_factory.mktemp("models") / "tiny-lfm2"
     tiny_lfm2.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
@@ -184,7 +187,7 @@ def hooks_of(model: PreTrainedModel) -> list[int]:
 
 
 def last_token(model: PreTrainedModel, prompt: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """States `[layers, H]` behind every block and logits `[vocabulary]` at the last token, by one plain full forward."""
+    """States `[layers, H]` behind every block and logits `[vocabulary]` at the last token, by a plain full forward."""
     states: list[torch.Tensor] = []
 
     def hook(_module, _args, output):
@@ -239,7 +242,8 @@ def fit_adapter(
     asked = torch.stack([last_token(model, prompt)[0][layer] for prompt in prompts])
     p_tool = readers.p_tool(asked.numpy())
     config = {
-        "layer": layer, "L_star": layer, "alpha": 2 * readers.mean_norm, "dose": 2.0, "beta": 0.25, "domains": list(names),
-        "tau": float(np.quantile(np.maximum(p_tool, 1 - p_tool), 0.25)), "model": fingerprint(model),
+        "layer": layer, "L_star": layer, "alpha": 2 * readers.mean_norm, "dose": 2.0, "beta": 0.25,
+        "tau": float(np.quantile(np.maximum(p_tool, 1 - p_tool), 0.25)), "domains": list(names),
+        "model": fingerprint(model),
     }  # fmt: skip
     return Fitted(ASAAdapter.from_readers(readers, vectors, config), readers, vectors, asked)

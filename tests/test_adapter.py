@@ -1,7 +1,7 @@
 """The adapter: its decisions against scikit-learn's, its push against a plain one-shot hook, its files, its refusals.
 
-Steering must act once per answer, at the last prompt token, in every way an application calls a model, and must leave no trace
-behind; where it would act wrongly it must refuse.
+Steering must act once per answer, at the last prompt token, in every way an application calls a model, and must leave
+no trace behind; where it would act wrongly it must refuse.
 """
 
 import copy
@@ -113,10 +113,12 @@ def test_the_gate_at_its_edges():
         up, down = simple([p]), simple([1 - p])
         high, low = (adapter.decide(state)[1].item() for adapter in (up, down))
         assert abs(high - p) < 1e-6 and abs(1 - low - p) < 1e-6
-        above, below = float(np.nextafter(np.float32(high), np.float32(1))), float(np.nextafter(np.float32(low), np.float32(0)))
+        above = float(np.nextafter(np.float32(high), np.float32(1)))
+        below = float(np.nextafter(np.float32(low), np.float32(0)))
         for adapter, tau, gate in ((up, high, 1), (up, above, 0), (down, 1 - low, -1), (down, 1 - below, 0)):
             assert changed(adapter, tau=tau).decide(state)[2].item() == gate
-    assert [simple([p], tau=0.5).decide(state)[2].item() for p in (1e-6, 0.499, 0.5, 0.501, 1 - 1e-6)] == [-1, -1, 1, 1, 1]
+    gates = [simple([p], tau=0.5).decide(state)[2].item() for p in (1e-6, 0.499, 0.5, 0.501, 1 - 1e-6)]
+    assert gates == [-1, -1, 1, 1, 1]
 
 
 def test_every_row_has_its_own_route_and_push():
@@ -384,7 +386,7 @@ def test_a_bfloat16_model(tiny_model, adapter, prompts):
 def test_right_padding_is_refused(tiny_model, adapter, prompts, way):
     """Its last column is a pad; nothing was decided on it."""
     inputs, before = padded(prompts[:3], side="right"), hooks_of(tiny_model)
-    with pytest.raises(ValueError, match="padded on the right: set tokenizer.padding_side = 'left'"):
+    with pytest.raises(ValueError, match=r"padded on the right: set tokenizer\.padding_side = 'left'"):
         with adapter.steer(tiny_model) as trace:
             said(tiny_model, inputs) if way == "generate" else tiny_model(**inputs)
     assert trace.decisions == []
@@ -430,6 +432,7 @@ def test_nothing_is_left_behind(tiny_model, adapter, prompts):
 
 def test_an_answer_that_fails_does_not_spoil_the_next(tiny_model, adapter, fitted, prompts, expected):
     """Inside one `with`: generate fails at its end or midway, the next answer is pushed as ever."""
+
     class Stop(Exception):
         pass
 
@@ -542,7 +545,7 @@ def test_threads_that_come_at_the_same_moment(tiny_llama, prompts, monkeypatch):
 
 
 def test_compiled_models_are_refused(tiny_llama, prompts):
-    """All forms; compiled code never sees a hook that comes later. Nothing is compiled here: that happens when called."""
+    """All forms; compiled code never sees a later hook. Nothing is compiled here: that happens when it is called."""
     adapter = fit_adapter(tiny_llama, prompts).adapter
     in_place = copy.deepcopy(tiny_llama)
     in_place.compile()
@@ -589,7 +592,7 @@ def test_another_model_is_refused(tiny_llama, prompts, changes, names):
 def test_another_kind_of_model_is_refused(tiny_llama, prompts):
     """Of the same width, depth and vocabulary."""
     other = make_lfm2(("conv", "conv", "full_attention", "conv"))
-    with pytest.raises(AdapterError, match="model_type llama .* lfm2"):
+    with pytest.raises(AdapterError, match=r"model_type llama .* lfm2"):
         fit_adapter(tiny_llama, prompts).adapter.check_model(other)
 
 
@@ -651,10 +654,10 @@ def saved(tmp_path) -> Path:
 
 def test_a_missing_adapter_is_refused(saved, tmp_path):
     """No folder, an empty one, and one with a file missing, by name."""
-    with pytest.raises(AdapterError, match="holds no adapter: config.json is missing"):
+    with pytest.raises(AdapterError, match=r"holds no adapter: config\.json is missing"):
         ASAAdapter.from_pretrained(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AdapterError, match="holds no adapter: config.json is missing"):
+    with pytest.raises(AdapterError, match=r"holds no adapter: config\.json is missing"):
         ASAAdapter.from_pretrained(tmp_path / "empty")
     (saved / "adapter.safetensors").unlink()
     with pytest.raises(AdapterError, match=r"holds no adapter: .*adapter\.safetensors.* is missing"):
@@ -700,7 +703,8 @@ def test_another_format_is_refused(saved, content):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("weight", (4, 31)), ("weight", (3, 32)), ("bias", (2,)), ("vectors", (1, 32)), ("vectors", (2, 31))]
+    ("name", "shape"),
+    [("weight", (4, 31)), ("weight", (3, 32)), ("bias", (2,)), ("vectors", (1, 32)), ("vectors", (2, 31))],
 )
 def test_wrong_shapes_are_refused(saved, name, shape):
     """By the array's name and both shapes."""
@@ -716,7 +720,7 @@ def test_wrong_shapes_are_refused(saved, name, shape):
 def test_a_missing_array_is_refused(saved):
     path = saved / "adapter.safetensors"
     save_file({key: array.clone() for key, array in load_file(path).items() if key != "vectors"}, path)
-    with pytest.raises(AdapterError, match="damaged adapter .*vectors"):
+    with pytest.raises(AdapterError, match=r"damaged adapter .*vectors"):
         ASAAdapter.from_pretrained(saved)
 
 
@@ -739,11 +743,11 @@ def test_a_hub_id(saved, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert ASAAdapter.from_pretrained("owner/name").domains == ["a", "b"]
-    with pytest.raises(AdapterError, match=r"^someone/else: no such folder, and the hub does not give it \(OSError\)\.$"):
+    with pytest.raises(AdapterError, match=r"^someone/else: no such folder, and the hub does .* \(OSError\)\.$"):
         ASAAdapter.from_pretrained("someone/else")
     files = ["adapter.safetensors", "config.json"]
     assert asked == [("owner/name", files), ("someone/else", files)]
-    with pytest.raises(AdapterError, match="config.json is missing"):
+    with pytest.raises(AdapterError, match=r"config\.json is missing"):
         ASAAdapter.from_pretrained("no-owner")
     assert len(asked) == 2
 

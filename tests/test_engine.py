@@ -1,7 +1,7 @@
 """The engine against plain full forwards and plain `generate`, prompt by prompt, on a Llama and on LFM2s.
 
-Wherever the engine splits, buckets, joins, replays or compacts, the model must say what it says to the prompt alone; and
-nothing that the caller owns, batch, model or hooks, may have changed afterwards.
+Wherever the engine splits, buckets, joins, replays or compacts, the model must say what it says to the prompt alone;
+and nothing that the caller owns, batch, model or hooks, may have changed afterwards.
 """
 
 import copy
@@ -249,14 +249,14 @@ def failing(*_args):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_model_is_given_back_as_it_was(prompts, attention):
     """Own attention and own hooks only, after every use and after every failure."""
+    zeros, wrong = torch.zeros(len(prompts), HIDDEN), torch.zeros(len(prompts), HIDDEN + 1)
     for model in (make_llama(), make_lfm2()):
         model.set_attn_implementation(attention)
         decoder_layers(model)[1].register_forward_hook(lambda *_: None)  # the caller's, to stay
-        before, zeros = hooks_of(model), torch.zeros(len(prompts), HIDDEN)
+        before = hooks_of(model)
         engine = Engine(model, shared_prefix(prompts))
         assert (model.config._attn_implementation, hooks_of(model)) == (attention, before)
         (batch,) = engine.batches(prompts, "test")
-        wrong = torch.zeros(len(prompts), HIDDEN + 1)
         norm = final_norm(model)
         for use, fails in (
             (lambda: None, False),
@@ -287,7 +287,7 @@ def test_the_model_is_given_back_as_it_was(prompts, attention):
                 use()
             assert (model.config._attn_implementation, hooks_of(model)) == (attention, before)
         handle.remove()
-        assert batch.decode(3, closed) == list(engine.batches(prompts, "test"))[0].decode(3, closed)
+        assert batch.decode(3, closed) == next(engine.batches(prompts, "test")).decode(3, closed)
 
 
 def test_generate_is_not_disturbed_by_an_engine(tiny_model, batches, prompts):

@@ -10,7 +10,7 @@ from conftest import fit_adapter, last_token
 from asa.quickstart import write_quickstart_files
 
 # README of the original project, "Use Pre-built Assets (Local)", from the loading lines to the hook's last line
-QUICK_START = '''
+QUICK_START = """
 import pickle, json, numpy as np, torch
 
 # Load ASA assets (221KB total)
@@ -38,13 +38,13 @@ def asa_hook(module, inp, out):
     hn = h.clone(); hn[:, -1, :] += gate * config["alpha"] * vt
     rest = out[1:] if isinstance(out, tuple) else None
     return (hn,) + rest if rest else hn
-'''
-USE = '''
+"""
+USE = """
 _injected = False
 hook = model.model.layers[config["L_star"]].register_forward_hook(asa_hook)
 state, _ = last_token(model, prompt)
 hook.remove()
-'''
+"""
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the printed code leaves its files open

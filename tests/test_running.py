@@ -22,8 +22,9 @@ def closed(answer: list[int]) -> bool:
 
 def generated(model, prompt: list[int]) -> list[int]:
     """The model's own greedy answer, with the same ends."""
-    ids, ends = torch.tensor([prompt]), list(range(0, model.config.vocab_size, 5))
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=LIMIT, eos_token_id=ends)
+    ids = torch.tensor([prompt])
+    options = {"attention_mask": torch.ones_like(ids), "eos_token_id": list(range(0, model.config.vocab_size, 5))}
+    out = model.generate(ids, **options, do_sample=False, max_new_tokens=LIMIT)
     return out[0, len(prompt) :].tolist()
 
 
@@ -49,7 +50,8 @@ def test_a_reading_is_what_the_model_holds(tiny_model, engine, prompts):
     for name in ("states", "called", "log_odds"):
         assert np.array_equal(getattr(reading, name), getattr(again, name))
     assert reading.states.dtype == reading.log_odds.dtype == np.float32
-    np.testing.assert_allclose(reading.states, torch.stack([states for states, _ in plain]).numpy(), atol=1e-4, rtol=1e-5)
+    states = torch.stack([states for states, _ in plain]).numpy()
+    np.testing.assert_allclose(reading.states, states, atol=1e-4, rtol=1e-5)
     assert reading.called.dtype == bool
     assert reading.called.tolist() == [int(logits.argmax()) == trigger for _, logits in plain]
     assert reading.called[3] and not reading.called.all()

@@ -169,17 +169,22 @@ def readings(*aucs: float | None) -> list[LayerReading]:
 
 def test_layers_to_steer_are_readable_and_never_constant():
     """The best is .95, so .92 is in and .919 is not."""
-    assert layers_to_steer(readings(None, None, 0.9, 0.92, 0.919, 0.95)) == [3, 5]
+    assert layers_to_steer(readings(None, None, 0.9, 0.92, 0.919, 0.95, 0.9)) == [3, 5]
     assert layers_to_steer(readings(None, 0.6)) == [1]
 
 
-def test_layers_to_steer_are_few_and_spread_from_first_to_last():
+def test_the_last_block_is_steered_only_where_nothing_else_can_be_read():
+    assert layers_to_steer(readings(0.9, 0.93, 0.95)) == [1]
+    assert layers_to_steer(readings(0.5, 0.95)) == [1]
+
+
+def test_layers_to_steer_are_few_and_spread_over_the_readable_ones():
     found = layers_to_steer(readings(None, *[0.9] * 29))
     assert len(found) == MOST_LAYERS
-    assert (found[0], found[-1]) == (1, 29)
+    assert (found[0], found[-1]) == (1, 28)
     gaps = np.diff(found)
     assert gaps.max() - gaps.min() <= 1
-    assert layers_to_steer(readings(*[0.9] * 3)) == [0, 1, 2]
+    assert layers_to_steer(readings(*[0.9] * 3)) == [0, 1]
 
 
 def test_settings_survive_json():
