@@ -69,9 +69,9 @@ def test_the_whole_prompt_of_a_profile_with_examples(tokenizer):
 
 def test_the_whole_prompt_of_a_profile_with_json_tools(tokenizer):
     """No examples, and no escaped umlauts: that is how Liquid documents it."""
-    profile = replace(TINY, system="List of tools: {tools}", tools_as_json=True, few_shot=False)
+    profile = replace(TINY, system="List of {any} tools: {tools}", tools_as_json=True, few_shot=False)
     assert Prompter(tokenizer, profile, TOOLS).text("2+2?") == (
-        '<|im_start|>system\nList of tools: [{"name": "add", "description": "Adds {a} to {b}", "parameters": '
+        '<|im_start|>system\nList of {any} tools: [{"name": "add", "description": "Adds {a} to {b}", "parameters": '
         '{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a"]}}, '
         '{"name": "look", "description": "Sucht über alles", "parameters": '
         '{"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}}]<|im_end|>\n'

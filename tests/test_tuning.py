@@ -164,7 +164,7 @@ def test_where_none_keeps_the_fpr_the_lowest_is_taken():
 
 
 def readings(*aucs: float | None) -> list[LayerReading]:
-    return [LayerReading(i, float("nan") if a is None else a, 0.5, a is None) for i, a in enumerate(aucs)]
+    return [LayerReading(i, 0.99 if a is None else a, 0.5, a is None) for i, a in enumerate(aucs)]
 
 
 def test_layers_to_steer_are_readable_and_never_constant():
