@@ -161,6 +161,29 @@ def test_nothing_is_pickled(tmp_path):
         assert all(file[name].dtype != object for name in file.files)
 
 
+EXPLODED = []
+
+
+def explode() -> None:
+    EXPLODED.append("!")
+
+
+class Explosive:
+    """Says so when it is unpickled."""
+
+    def __reduce__(self):
+        return explode, ()
+
+
+def test_nothing_is_unpickled(tmp_path):
+    """A checkpoint may come from somebody else."""
+    parts = {"__key": np.array("k"), "__json": np.array('{"_seconds": 1}')}
+    np.savez(tmp_path / "s.npz", **parts, a=np.array([Explosive()], dtype=object))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert Checkpoints(tmp_path).stage("s", "k", lambda: {"a": 1}) == {"a": 1}
+    assert EXPLODED == []
+
+
 def test_keys_do_not_depend_on_the_process():
     """Python's own hash does; a literal value shows that this one does not."""
     assert (

@@ -82,6 +82,16 @@ def test_the_f1_interval_contains_the_point_and_shrinks(count):
     assert 1 < (high - low) * np.sqrt(count) < 2.5
 
 
+def test_the_f1_interval_is_the_middle_95_percent():
+    """Resampling requests is drawing the four counts from a multinomial, which is done here instead."""
+    called, labels = runs(640, 1)
+    counts = [confusion(called, labels)[name] for name in ("tp", "fp", "fn")]
+    shares = [*np.array(counts) / 640, 1 - sum(counts) / 640]
+    tp, fp, fn, _ = np.random.default_rng(9).multinomial(640, shares, 20_000).T
+    expected = np.percentile(2 * tp / (2 * tp + fp + fn), [2.5, 97.5])
+    assert f1_interval(called, labels, seed=0) == pytest.approx(expected.tolist(), abs=0.0035)
+
+
 def test_the_f1_interval_is_seeded():
     called, labels = runs(60, 1)
     assert f1_interval(called, labels, 5) == f1_interval(called, labels, 5)
