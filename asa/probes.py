@@ -23,6 +23,10 @@ PROBE_C = (1e-3, 1e-2, 1e-1)  # inverse regularisation strengths tried on VALID
 PROBE_OWN = (0.0, 0.5, 1.0, 4.0)  # how freely a domain's probe may differ from the common one
 
 
+class ReadError(ValueError):
+    """Hidden states cannot be read; the message says what was found and what to do."""
+
+
 @dataclass(frozen=True)
 class LayerReading:
     """What one layer's probe reads on VALID, as areas under the ROC curve.
@@ -63,10 +67,14 @@ def sweep_layers(fit, fit_labels, valid, valid_labels, seed: int) -> list[LayerR
         seed: Of the label shuffle.
 
     Raises:
-        ValueError: Every layer is constant, or a state is not finite.
+        ReadError: Every layer is constant, or a state is not finite.
     """
-    if not (np.isfinite(fit).all() and np.isfinite(valid).all()):
-        raise ValueError("hidden states hold NaN or infinity: load the model in another dtype (fp32 or bf16).")
+    finite = np.isfinite(fit).all(axis=(0, 2)) & np.isfinite(valid).all(axis=(0, 2))
+    if not finite.all():
+        raise ReadError(
+            f"hidden states hold NaN or infinity from layer {int(np.argmin(finite))} on: load the model in another "
+            "dtype (fp32, or bf16 where the GPU has it)."
+        )
     shuffled = np.random.default_rng(seed).permutation(fit_labels)
     readings = []
     for layer in range(fit.shape[1]):
@@ -77,7 +85,7 @@ def sweep_layers(fit, fit_labels, valid, valid_labels, seed: int) -> list[LayerR
         control = _auc(fit[:, layer], shuffled, valid[:, layer], valid_labels)
         readings.append(LayerReading(layer, real, control, False))
     if all(reading.constant for reading in readings):
-        raise ValueError("every layer's last-token state is the same for all prompts: check the prompt and the data.")
+        raise ReadError("every layer's last-token state is the same for all prompts: check the prompt and the data.")
     return readings
 
 

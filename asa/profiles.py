@@ -2,12 +2,15 @@
 
 A profile names the weights, the wording of the prompt and the text that opens and closes a tool call. Two are built in:
 `lfm2.5`, the product, and `embedded`, a small published model that installs from a Python package and so runs on a
-laptop without a hub. Any other hub id or model folder gets a profile of the same shape. Nothing is loaded here.
+laptop without a hub. Any other hub id or model folder gets a profile of the same shape. LFM2 models can be asked in two
+prompt styles: `liquid`, the tool list as Liquid documents it, and `original`, the way the original project asked.
+Nothing is loaded here.
 """
 
 from dataclasses import asdict, dataclass, replace
 
 AUTO = "auto"
+LIQUID, ORIGINAL_STYLE = PROMPT_STYLES = ("liquid", "original")
 
 
 class ProfileError(ValueError):
@@ -38,6 +41,7 @@ class Profile:
         model_id: Hub id or folder.
         system: System text; `{tools}` stands for the tool list.
         tools_as_json: List tools as one JSON array (Liquid's documented form), else one line of text a tool.
+        tools_indent: Spaces by which that array is indented; None: it stands on one line.
         few_shot: Whether example turns follow the system text.
         trigger: Text that opens a tool call; strictly, seeing it in the generated tokens is calling a tool.
         call_end: Text that closes the call.
@@ -56,6 +60,7 @@ class Profile:
     call_end: str
     max_new_tokens: int
     words_limit: int
+    tools_indent: int | None = None
     revision: str = "main"
     wheel: Wheel | None = None
 
@@ -97,24 +102,43 @@ LFM25 = Profile(
     words_limit=128,
 )
 PROFILES = {profile.name: profile for profile in (EMBEDDED, LFM25)}
+ORIGINAL_PROMPT = {  # it names the markers, so the trigger must be looked for in generated tokens only
+    "system": (
+        f"You can call tools. If a request needs one, write the call between {LFM25.trigger} and {LFM25.call_end}. "
+        "These are the tools:\n{tools}"
+    ),
+    "tools_indent": 2,
+}
 
 
-def choose_profile(name: str, hub: bool, gpu: bool) -> tuple[Profile, str]:
+def choose_profile(name: str, hub: bool, gpu: bool, style: str = LIQUID) -> tuple[Profile, str]:
     """The profile to use and the reason, one line.
 
     Args:
         name: "auto", a built-in name, a hub id ("owner/name") or a model folder.
         hub: Whether the hub answers.
         gpu: Whether a CUDA device is there.
+        style: How an LFM2 model is asked, one of `PROMPT_STYLES`.
 
     Raises:
-        ProfileError: `name` is none of these.
+        ProfileError: `name` is none of these, there is no such style, or it is none of this model's.
 
     >>> choose_profile("auto", hub=False, gpu=False)[0].name
     'embedded'
     >>> choose_profile("auto", hub=True, gpu=True)[0].name
     'lfm2.5'
     """
+    if style not in PROMPT_STYLES:
+        raise ProfileError(f"unknown prompt style {style!r}: use {' or '.join(PROMPT_STYLES)}.")
+    profile, reason = _named_profile(name, hub, gpu)
+    if style == LIQUID:
+        return profile, reason
+    if profile.trigger != LFM25.trigger:
+        raise ProfileError(f"prompt style {style!r} is for LFM2 models and {profile.name} has its own: use {LIQUID}.")
+    return replace(profile, **ORIGINAL_PROMPT), reason
+
+
+def _named_profile(name: str, hub: bool, gpu: bool) -> tuple[Profile, str]:
     if name == AUTO:
         if hub and gpu:
             return LFM25, "a GPU and the hub are there"

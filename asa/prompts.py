@@ -2,11 +2,13 @@
 
 The tool list is written into the system text by us (a template's own `tools=` may print today's date), the chat
 template does the rest, and special tokens come from the template alone: a special token's text inside a request is
-broken up, so that a request cannot open a turn or a tool call. The part that all prompts share is found on tokens,
-not on text, because a tokenizer may merge across the seam.
+broken up, so that a request cannot open a turn or a tool call. Every prompt is checked for what the method rests on:
+one beginning of text, and the same last tokens as all others, since the state is read there. The part that all prompts
+share is found on tokens, not on text, because a tokenizer may merge across the seam.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,6 +16,10 @@ from dataclasses import replace
 from asa.profiles import Profile
 from asa.requests import Request, RequestsError
 from asa.tools import Example, Tool, ToolCall, check_call, render_call
+
+
+class PromptError(ValueError):
+    """Tokenizer and chat template do not give usable prompts; the message says what was expected and found."""
 
 
 class Prompter:
@@ -27,14 +33,16 @@ class Prompter:
     Attributes:
         messages: The turns in front of every request.
         template_hash: First 16 hex digits of the chat template's SHA-256.
+        tail: Token ids behind the request, the same in every prompt.
+        trigger_id: First token of the trigger.
 
     Raises:
-        ValueError: The tokenizer has no chat template.
+        PromptError: The tokenizer has no chat template, its prompts do not end alike, or it does not know the trigger.
     """
 
     def __init__(self, tokenizer, profile: Profile, tools: dict[str, Tool]):
         if not tokenizer.chat_template:
-            raise ValueError(f"{profile.model_id} has no chat template: choose an instruction-tuned model.")
+            raise PromptError(f"{profile.model_id} has no chat template: choose an instruction-tuned model.")
         self.tokenizer, self.profile, self.tools = tokenizer, profile, tools
         self.template_hash = hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:16]
         self.messages = [{"role": "system", "content": system_text(profile, tools)}]
@@ -43,6 +51,27 @@ class Prompter:
                 for example in tool.examples:
                     self.messages.append({"role": "user", "content": self._plain(example.request)})
                     self.messages.append({"role": "assistant", "content": self._reaction(tool, example)})
+        self.trigger_id = self._find_trigger()
+        samples = [self._tokens(request) for request in ("a", "7", "?")]
+        first_tokens = (samples[0][0], *tokenizer("a")["input_ids"][:1])  # the template's, the tokenizer's own
+        self._bos_count = int(tokenizer.bos_token_id is not None and tokenizer.bos_token_id in first_tokens)
+        self.tail = _common_start([ids[::-1] for ids in samples])[::-1]
+        if not self.tail:
+            raise PromptError(
+                f"{profile.model_id}: expected its prompts to end in the same tokens, found none in common: "
+                "choose a model whose chat template closes the user's turn."
+            )
+
+    def _find_trigger(self) -> int:
+        """The trigger's first token; one that is written as a special token must be one."""
+        trigger = self.profile.trigger
+        pieces = self.tokenizer(trigger, add_special_tokens=False)["input_ids"]
+        if trigger.startswith("<|") and pieces != [self.tokenizer.get_added_vocab().get(trigger)]:
+            raise PromptError(
+                f"{self.profile.model_id}: expected {trigger} to be one special token of its tokenizer, found "
+                f"{len(pieces)} pieces: choose a model that calls tools with it, or another profile."
+            )
+        return pieces[0]
 
     def _reaction(self, tool: Tool, example: Example) -> str:
         if example.arguments is None:
@@ -62,7 +91,26 @@ class Prompter:
         return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def ids(self, request: str) -> list[int]:
-        """The whole prompt as token ids; the template's special tokens only, so never a second beginning of text."""
+        """The whole prompt as token ids; the template's special tokens only, so never a second beginning of text.
+
+        Raises:
+            PromptError: It does not begin with one beginning of text, or does not end as all prompts do.
+        """
+        ids = self._tokens(request)
+        found = len(list(itertools.takewhile(lambda token: token == self.tokenizer.bos_token_id, ids)))
+        if found != self._bos_count:
+            raise PromptError(
+                f"{self.profile.model_id}: expected its prompt to begin with one {self.tokenizer.bos_token}, found "
+                f"{found}: correct its chat template."
+            )
+        if ids[-len(self.tail) :] != self.tail:
+            raise PromptError(
+                f"{self.profile.model_id}: expected its prompt to end in {self.tokenizer.decode(self.tail)!r}, found "
+                f"{self.tokenizer.decode(ids[-len(self.tail) :])!r}: reword the request {request[:40]!r}."
+            )
+        return ids
+
+    def _tokens(self, request: str) -> list[int]:
         return self.tokenizer(self.text(request), add_special_tokens=False)["input_ids"]
 
     def key(self) -> str:
@@ -73,7 +121,8 @@ class Prompter:
 def system_text(profile: Profile, tools: dict[str, Tool]) -> str:
     """The system text with the tool list written in."""
     if profile.tools_as_json:
-        listed = json.dumps([tool.schema() for tool in tools.values()], ensure_ascii=False)
+        schemas = [tool.schema() for tool in tools.values()]
+        listed = json.dumps(schemas, ensure_ascii=False, indent=profile.tools_indent)
     else:
         signatures = [f"{t.name}({', '.join(t.parameters.get('properties', {}))})" for t in tools.values()]
         listed = "\n".join(f"{s}: {t.description}" for s, t in zip(signatures, tools.values(), strict=True))
@@ -86,12 +135,12 @@ def shared_prefix(prompts: list[list[int]]) -> list[int]:
     >>> shared_prefix([[1, 2, 3, 4], [1, 2, 3, 9, 4]])
     [1, 2]
     """
-    length = min(len(prompt) for prompt in prompts) - 2
-    first = prompts[0]
-    for prompt in prompts[1:]:
-        while prompt[:length] != first[:length]:
-            length -= 1
-    return first[:length]
+    return _common_start(prompts)[: min(map(len, prompts)) - 2]
+
+
+def _common_start(rows: list[list[int]]) -> list[int]:
+    equal = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return [column[0] for column in equal]
 
 
 def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[dict[str, Tool], list[Request]]:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from asa.engine import Batch
 from asa.evaluation import confusion
-from asa.probes import LayerReading, Readers
+from asa.probes import LayerReading, ReadError, Readers
 from asa.vectors import mixed
 
 DOSES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
@@ -49,19 +49,40 @@ class Setting:
     fpr: float = 1.0
 
 
-def layers_to_steer(readings: list[LayerReading]) -> list[int]:
-    """Up to `MOST_LAYERS` readable layers, evenly spaced from the first to the last but one.
+def layers_to_steer(readings: list[LayerReading], by_hand: str = "") -> list[int]:
+    """The layers named by hand, or up to `MOST_LAYERS` readable ones, evenly spaced from the first to the last but one.
 
     The last block is left out: a push behind it only biases the logits. The plateau rule may still name it.
+
+    Args:
+        readings: Of every layer.
+        by_hand: Layers separated by commas, or "".
+
+    Raises:
+        ReadError: A layer named by hand is none of the model's, or is constant.
 
     >>> layers_to_steer([LayerReading(i, 0.9, 0.5, i == 0) for i in range(10)])
     [1, 2, 4, 6, 8]
     """
+    if by_hand:
+        return [_layer_by_hand(word.strip(), readings) for word in by_hand.split(",")]
     best = max(reading.auc for reading in readings if not reading.constant)
     readable = [r.layer for r in readings if not r.constant and r.auc >= best - READABLE]
     readable = [layer for layer in readable if layer < len(readings) - 1] or readable
     places = np.linspace(0, len(readable) - 1, min(MOST_LAYERS, len(readable)))
     return [readable[int(place)] for place in places]
+
+
+def _layer_by_hand(word: str, readings: list[LayerReading]) -> int:
+    if not word.isdecimal() or int(word) >= len(readings):
+        raise ReadError(f"layer {word!r}, chosen by hand, is none of this model's: use 0 to {len(readings) - 1}.")
+    if readings[int(word)].constant:
+        possible = ", ".join(str(reading.layer) for reading in readings if not reading.constant)
+        raise ReadError(
+            f"layer {word}, chosen by hand, holds the same state for every prompt, so nothing can be read there: "
+            f"use one of {possible}."
+        )
+    return int(word)
 
 
 def replay_triggers(

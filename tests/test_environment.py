@@ -100,7 +100,7 @@ def test_a_package_that_is_too_old_is_named_and_not_replaced(notebook, installed
     assert notebook == []
 
 
-@pytest.mark.parametrize("has", ["2.11.0+cpu", "2.11.0a0+ecf3bae", "2.13.0", "3.0.0", "2.11"])
+@pytest.mark.parametrize("has", ["2.11.0+cpu", "2.11.0a0+ecf3bae", "2.11+local", "2.13.0", "3.0.0", "2.11"])
 def test_a_new_enough_torch_passes_whatever_its_build(installed, has):
     installed["torch"] = has
     check_environment()

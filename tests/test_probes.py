@@ -88,7 +88,7 @@ def test_a_state_that_is_not_finite_is_refused():
         broken = fit.copy()
         broken[3, 2] = bad
         for pair in ((broken, fit), (fit, broken)):
-            with pytest.raises(ValueError, match="NaN or infinity: load the model in another dtype"):
+            with pytest.raises(ValueError, match="NaN or infinity from layer 0 on: load the model in another dtype"):
                 sweep_layers(pair[0][:, None], labels, pair[1][:, None], labels, seed=0)
 
 

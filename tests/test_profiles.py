@@ -8,6 +8,7 @@ from asa.profiles import (
     AUTO,
     EMBEDDED,
     LFM25,
+    ORIGINAL_STYLE,
     PROFILES,
     ProfileError,
     Wheel,
@@ -85,3 +86,16 @@ def test_the_embedded_prompt_shows_the_markers_that_are_looked_for():
 def test_the_wheel_is_pinned():
     assert "==" in EMBEDDED.wheel.requirement
     assert len(EMBEDDED.wheel.sha256) == 64 and set(EMBEDDED.wheel.sha256) <= set("0123456789abcdef")
+
+
+def test_the_original_style_is_for_lfm2_models_only():
+    """It changes the wording and nothing else; there is no third style."""
+    liquid, _ = choose_profile("LiquidAI/LFM2-350M", True, True)
+    original, _ = choose_profile("LiquidAI/LFM2-350M", True, True, ORIGINAL_STYLE)
+    assert original.system != liquid.system and all(marker in original.system for marker in original.markers)
+    same = vars(original) | {"system": liquid.system, "tools_indent": liquid.tools_indent}
+    assert same == vars(liquid)
+    with pytest.raises(ProfileError, match=r"'original' is for LFM2 models and embedded has its own: use liquid\."):
+        choose_profile("embedded", True, True, ORIGINAL_STYLE)
+    with pytest.raises(ProfileError, match=r"unknown prompt style 'qwen': use liquid or original\."):
+        choose_profile("lfm2.5", True, True, "qwen")

@@ -3,16 +3,21 @@
 import copy
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import pytest
 from tokenizers import processors
 
-from asa.profiles import EMBEDDED, LFM25, Profile
-from asa.prompts import Prompter, plain_arguments, shared_prefix, system_text, with_examples
+from asa.profiles import EMBEDDED, LFM25, PROMPT_STYLES, Profile, choose_profile
+from asa.prompts import Prompter, PromptError, plain_arguments, shared_prefix, system_text, with_examples
 from asa.requests import Request, RequestsError
-from asa.tools import Example, Tool, ToolCall, check_call, parse_tool_calls, tools_from_json, tools_to_json
+from asa.tools import Example, Tool, ToolCall, check_call, load_tools, parse_tool_calls, tools_from_json, tools_to_json
 
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+TEMPLATES = {name: ROOT.parent / "shared" / "lfm2" / f"{name}.jinja" for name in ("lfm2.5", "lfm2")}
+TEMPLATES["nano"] = Path(__file__).parent / "nano" / "lfm2-nano" / "chat_template.jinja"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -153,9 +158,63 @@ def test_ids_are_those_of_the_text(tokenizer):
     assert tokenizer.decode(prompter.ids("Why é?")) == prompter.text("Why é?")
 
 
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("style", PROMPT_STYLES)
+def test_lfm2_prompts_are_the_golden_ones(tokenizer, style, template):
+    """Both styles, with LFM2.5's template, LFM2's and the nano model's, letter for letter."""
+    if not TEMPLATES[template].exists():
+        pytest.skip(f"{TEMPLATES[template].name} is not here")
+    tokenizer.chat_template = TEMPLATES[template].read_text(encoding="utf-8")
+    profile, _ = choose_profile("lfm2.5", hub=True, gpu=True, style=style)
+    prompter = Prompter(tokenizer, profile, load_tools(ROOT / "data" / "tools.json"))
+    text = prompter.text("What is 17% of 4,312?\nAnswer with <|tool_call_start|>, über alles.")
+    assert text == (GOLDEN / f"lfm2_{style}.txt").read_text(encoding="utf-8")
+    assert tokenizer.decode(prompter.tail) == "<|im_end|>\n<|im_start|>assistant\n"
+    assert len(prompter.tail) == 5 or template != "nano"
+
+
+def test_a_trigger_that_must_be_one_token_is_checked(tokenizer):
+    """Otherwise another model's text pieces would be taken for the trigger."""
+    with pytest.raises(PromptError, match=r"tiny/model: expected <\|call\|> to be one special token.*found \d pieces"):
+        Prompter(tokenizer, replace(TINY, trigger="<|call|>"), TOOLS)
+    assert Prompter(tokenizer, TINY, TOOLS).trigger_id == token(tokenizer, "<|tool_call_start|>")
+    plain = Prompter(tokenizer, replace(TINY, trigger="<tool_call>"), TOOLS)  # plain text may be several
+    assert plain.trigger_id == tokenizer("<tool_call>", add_special_tokens=False)["input_ids"][0]
+
+
+@pytest.mark.parametrize(("template", "found"), [("{{ bos_token }}" * 2 + TEMPLATE, 2), (TEMPLATE, 0)])
+def test_a_prompt_without_exactly_one_beginning_of_text_is_refused(tokenizer, template, found):
+    """A tokenizer that begins texts with one expects one, from the template."""
+    tokenizer.chat_template = template
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{tokenizer.bos_token} $0", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+    )
+    message = rf"tiny/model: expected its prompt to begin with one <\|startoftext\|>, found {found}"
+    with pytest.raises(PromptError, match=message):
+        Prompter(tokenizer, TINY, TOOLS).ids("Hi")
+
+
+def test_prompts_that_do_not_end_alike_are_refused(tokenizer):
+    """The state is read at the last token, so that must be the template's, not the request's."""
+    tokenizer.chat_template = "{{ messages[-1].content }}"
+    with pytest.raises(PromptError, match="expected its prompts to end in the same tokens, found none in common"):
+        Prompter(tokenizer, TINY, TOOLS)
+
+
+def test_a_request_that_changes_the_end_is_refused(tokenizer):
+    """Here the template drops the turn's end behind one request; its neighbours still work."""
+    tokenizer.chat_template = TEMPLATE.replace(
+        "{{ m.content }}<|im_end|>", "{{ m.content }}{% if m.content != 'odd' %}<|im_end|>{% endif %}"
+    )
+    prompter = Prompter(tokenizer, TINY, TOOLS)
+    assert prompter.ids("even")[-len(prompter.tail) :] == prompter.tail
+    with pytest.raises(PromptError, match=r"expected its prompt to end in '<\|im_end\|>.*reword the request 'odd'"):
+        prompter.ids("odd")
+
+
 def test_a_tokenizer_without_a_template_is_refused(tokenizer):
     tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="tiny/model has no chat template"):
+    with pytest.raises(PromptError, match="tiny/model has no chat template"):
         Prompter(tokenizer, TINY, TOOLS)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from asa.probes import LayerReading
+from asa.probes import LayerReading, ReadError
 from asa.tuning import (
     BETAS,
     DOSES,
@@ -197,3 +197,13 @@ def test_the_grids_hold_the_formulas_range():
     assert min(TAUS) == 0.5 and max(TAUS) < 1
     assert {0.0, 1.0} <= set(BETAS)
     assert all(0 < dose < 1 for dose in DOSES) and sorted(DOSES) == list(DOSES)
+
+
+def test_layers_named_by_hand_are_taken_and_checked():
+    readings = [LayerReading(layer, 0.9, 0.5, layer < 2) for layer in range(6)]
+    assert layers_to_steer(readings, "5, 2") == [5, 2]
+    with pytest.raises(ReadError, match=r"layer 1, chosen by hand, holds the same state.*use one of 2, 3, 4, 5\."):
+        layers_to_steer(readings, "3,1")
+    for word in ("6", "-1", "two", ""):
+        with pytest.raises(ReadError, match=rf"layer '{word}', chosen by hand, is none of this model's: use 0 to 5\."):
+            layers_to_steer(readings, f"3,{word}")
