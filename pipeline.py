@@ -26,10 +26,13 @@ check_environment()
 
 # %% [markdown] parameters-text
 # ## Parameters
-# `PROFILE`: `auto`, `embedded`, `lfm2.5`, a hub id or a model folder. `PROMPT_STYLE`, for LFM2 models: `liquid`, the
-# tool list as Liquid documents it, or `original`, the way the original project asked. `ALPACA`: a parquet file; empty
-# takes it from the hub. `REQUESTS` and `TOOLS`: your own files (see the README). `LAYERS`: layers to try steering at,
-# such as `8,12`; empty lets the sweep choose. `CHAT`: a chat cell at the end, which waits for you.
+# - `PROFILE`: `auto`, `embedded`, `lfm2.5`, a hub id or a model folder.
+# - `PROMPT_STYLE`, for LFM2 models: `liquid`, the tool list as Liquid documents it, or `original`, as the original
+#   project asked.
+# - `ALPACA`: a parquet file; empty takes it from the hub. `REQUESTS`, `TOOLS`: your own files (see the README).
+# - `LAYERS`: layers to try steering at, such as `8,12`; empty lets the sweep choose.
+# - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
+# - `CHAT`: a chat cell at the end, which waits for you.
 
 # %% parameters tags=parameters
 PROFILE = "auto"  # @param {type:"string"}
@@ -39,6 +42,7 @@ REQUESTS = ""  # @param {type:"string"}
 TOOLS = "data/tools.json"  # @param {type:"string"}
 OUT = "outputs"  # @param {type:"string"}
 LAYERS = ""  # @param {type:"string"}
+DEVICE_MAP = ""  # @param ["", "auto"]
 SEED = 0  # @param {type:"integer"}
 DEMO_ROWS = 6  # @param {type:"integer"}
 CHAT = False  # @param {type:"boolean"}
@@ -51,6 +55,7 @@ from argparse import ArgumentParser
 from asa.adapter import AdapterError
 from asa.loading import ModelError
 from asa.probes import ReadError
+from asa.processes import quiet_unless_first
 from asa.profiles import ProfileError
 from asa.prompts import PromptError
 from asa.requests import RequestsError
@@ -66,9 +71,10 @@ parser.add_argument("--out", default=OUT, help="output folder")
 parser.add_argument(
     "--layers", default=LAYERS, help="layers to try steering at, such as 8,12; empty: the sweep chooses"
 )
+parser.add_argument("--device-map", default=DEVICE_MAP, help="auto: spread a model larger than one card over all cards")
 options = parser.parse_args()
 PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
-TOOLS, OUT, LAYERS = options.tools, options.out, options.layers
+TOOLS, OUT, LAYERS, DEVICE_MAP = options.tools, options.out, options.layers, options.device_map
 
 
 def say_in_one_sentence(kind, error, trace):
@@ -81,6 +87,7 @@ def say_in_one_sentence(kind, error, trace):
 
 
 sys.excepthook = say_in_one_sentence
+quiet_unless_first()
 
 # %% [markdown] requests-text
 # ## Requests and tools
@@ -121,7 +128,7 @@ from asa.prompts import Prompter, shared_prefix
 import time
 
 started = time.perf_counter()
-model, tokenizer, model_source = load_model(profile, hub)
+model, tokenizer, model_source = load_model(profile, hub, DEVICE_MAP)
 seconds_loading = time.perf_counter() - started
 prompter = Prompter(tokenizer, profile, tools)
 prompts = {name: [prompter.ids(request.text) for request in rows] for name, rows in splits.items()}

@@ -1,5 +1,12 @@
 """Activation-steering adapters for tool calling: read one hidden state, decide, push once."""
 
-from asa.adapter import AdapterError, ASAAdapter, Decision, Trace
-
 __all__ = ["ASAAdapter", "AdapterError", "Decision", "Trace"]
+
+
+def __getattr__(name: str):
+    """Import the public names when they are asked for, so that the environment can be checked before torch loads."""
+    if name in __all__:
+        from asa import adapter
+
+        return getattr(adapter, name)
+    raise AttributeError(f"module 'asa' has no attribute {name!r}")

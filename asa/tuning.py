@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from asa.engine import Batch
 from asa.evaluation import confusion
 from asa.probes import LayerReading, ReadError, Readers
+from asa.processes import gathered, progress
 from asa.vectors import mixed
 
 DOSES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
@@ -91,7 +91,7 @@ def replay_triggers(
     """Whether the next token opens a call after adding `push` to block `layer`'s output at the last prompt token.
 
     Args:
-        batches: The requests' batches; together they cover rows 0..N-1.
+        batches: The requests' batches; with those of the other processes they cover rows 0..N-1.
         states: `[N, layers, H]`, as `Batch.last_token` gave them.
         layer: The pushed block.
         push: `[N, H]`.
@@ -100,10 +100,13 @@ def replay_triggers(
     Returns:
         `[N]` bool.
     """
-    called = np.zeros(len(states), bool)
+    parts = []
     for batch in batches:
         hidden = torch.from_numpy(states[batch.rows, layer] + push[batch.rows]).to(batch.own_mask.device)
-        called[batch.rows] = (batch.replay(layer, hidden).argmax(-1) == trigger_id).cpu().numpy()
+        parts.append((batch.rows, (batch.replay(layer, hidden).argmax(-1) == trigger_id).cpu().numpy()))
+    called = np.zeros(len(states), bool)
+    for rows, here in gathered(parts):
+        called[rows] = here
     return called
 
 
@@ -124,7 +127,7 @@ def sweep_settings(
     settings = []
     grid = [(kind, layer, beta, dose) for kind, layer in directions for beta in BETAS for dose in DOSES]
     signs = {layer: _signs(readers[layer], states[:, layer]) for layer in readers}
-    for kind, layer, beta, dose in tqdm(grid, desc="steering settings", unit="setting"):
+    for kind, layer, beta, dose in progress(grid, desc="steering settings", unit="setting"):
         routed, p_tool, sign = signs[layer]
         vectors = mixed(directions[kind, layer], beta, readers[layer].domains)
         push = (dose * readers[layer].mean_norm * sign)[:, None].astype(np.float32) * vectors[routed]

@@ -5,6 +5,7 @@ of a state changes what is said. Models are shared by all tests: a test that cha
 """
 
 import contextlib
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -155,6 +156,18 @@ def make_prompts(suffixes: tuple[int, ...], seed: int = 0, prefix: int = PREFIX)
 def prompts() -> list[list[int]]:
     """12 prompts that share 40 tokens; their lengths are unsorted and several are equal."""
     return make_prompts(SUFFIXES)
+
+
+@pytest.fixture(scope="session")
+def small_requests(tmp_path_factory) -> Path:
+    """Ten hand-written requests a domain and label: the smallest set with two of each in a split."""
+    kept: dict[tuple, list[str]] = {}
+    for line in (Path(__file__).parents[1] / "data" / "requests.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        kept.setdefault((row["domain"], row["label"]), []).append(line)
+    path = tmp_path_factory.mktemp("small") / "small.jsonl"
+    path.write_text("\n".join(line for lines in kept.values() for line in lines[:10]) + "\n", encoding="utf-8")
+    return path
 
 
 @contextlib.contextmanager

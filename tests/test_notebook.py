@@ -17,18 +17,6 @@ NOTEBOOK = ROOT / "ASA_LFM25_Pipeline.ipynb"
 PICTURES = ("probe_sweep.png", "hp_sweep.png", "baseline_vs_asa.png", "cosines.png")
 
 
-@pytest.fixture(scope="module")
-def small_requests(tmp_path_factory) -> Path:
-    """Ten hand-written requests a domain and label: the smallest set with two of each in a split."""
-    kept: dict[tuple, list[str]] = {}
-    for line in (ROOT / "data" / "requests.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        kept.setdefault((row["domain"], row["label"]), []).append(line)
-    path = tmp_path_factory.mktemp("small") / "small.jsonl"
-    path.write_text("\n".join(line for lines in kept.values() for line in lines[:10]) + "\n", encoding="utf-8")
-    return path
-
-
 def execute(folder: Path, parameters: dict) -> tuple[str, dict]:
     """Run the committed notebook in `folder` with `parameters` injected; returns what it printed and results.json."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
