@@ -3,7 +3,7 @@
 A hybrid model's cache has two kinds of layers. Attention layers hold keys and values `[B, kv_heads, T, d]` and
 grow; a convolution layer holds its last few inputs `[B, H, K]` and is overwritten in place by every step. The
 functions here treat both, so that a cache that was prefilled once can be used many times without ever being
-changed. They run no model.
+changed. Layers may lie on different devices, as a device map puts them. They run no model.
 """
 
 import copy
@@ -16,6 +16,11 @@ from transformers.cache_utils import DynamicLayer
 def is_convolution(layer) -> bool:
     """Whether a cache layer holds convolution states rather than keys and values."""
     return hasattr(layer, "conv_states")
+
+
+def take_rows(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """A copy of the given rows, on the device of `states`."""
+    return states[rows.to(states.device)]
 
 
 def fork_cache(cache: DynamicCache, rows: torch.Tensor | None = None) -> DynamicCache:
@@ -31,9 +36,11 @@ def fork_cache(cache: DynamicCache, rows: torch.Tensor | None = None) -> Dynamic
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in twin.layers:
         if is_convolution(layer):
-            layer.conv_states = {i: (s if rows is None else s[rows]).clone() for i, s in layer.conv_states.items()}
+            layer.conv_states = {
+                i: s.clone() if rows is None else take_rows(s, rows) for i, s in layer.conv_states.items()
+            }
         elif rows is not None and layer.is_initialized:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            layer.keys, layer.values = take_rows(layer.keys, rows), take_rows(layer.values, rows)
     return twin
 
 
@@ -72,9 +79,9 @@ def keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
     """Drop all rows but `rows` from a forked cache, layer by layer, so that memory never holds it twice."""
     for layer in cache.layers:
         if is_convolution(layer):
-            layer.conv_states = {i: states[rows] for i, states in layer.conv_states.items()}
+            layer.conv_states = {i: take_rows(states, rows) for i, states in layer.conv_states.items()}
         else:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            layer.keys, layer.values = take_rows(layer.keys, rows), take_rows(layer.values, rows)
 
 
 class RoomyLayer(DynamicLayer):

@@ -171,7 +171,8 @@ class Batch:
         with hooked(*hooks):
             logits = self._step(self.tokens, self.positions, fork_cache(self.cache), self._mask(1))
         self._calls = calls
-        return LastToken(torch.stack(states, dim=1), logits)
+        first = states[0].device  # a device map may spread the blocks
+        return LastToken(torch.stack([state.to(first) for state in states], dim=1), logits)
 
     def replay(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits if block `layer` had put out `hidden` at the last prompt token.

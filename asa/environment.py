@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 NEEDED = {  # package -> oldest version accepted
     "torch": "2.11", "numpy": "2.1", "transformers": "5.15", "scikit-learn": "1.6", "scipy": "1.13", "datasets": "4.0",
     "matplotlib": "3.10", "safetensors": "0.5", "jsonschema": "4.23",
-    "gguf": "0.17", "accelerate": "1.10",  # transformers reads GGUF files with these two
+    "accelerate": "1.10", "gguf": "0.17",  # transformers reads GGUF files with these two
 }  # fmt: skip
 NEVER_INSTALLED = ("torch", "numpy")
 

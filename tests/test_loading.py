@@ -203,6 +203,29 @@ def test_a_model_that_the_hub_does_not_have_is_named(monkeypatch):
         load_model(replace(LFM25, model_id="nobody/nothing"), hub=True)
 
 
+def test_a_device_map_is_passed_on_and_changes_no_answer(tiny_folder, tiny_lfm2, on_cpu, monkeypatch):
+    """Where it spreads the blocks is accelerate's affair; on a CPU there is one place."""
+    asked, load = [], loading.AutoModelForCausalLM.from_pretrained
+
+    def spied(*args, **options):
+        asked.append(options["device_map"])
+        return load(*args, **options)
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", spied)
+    ids = torch.arange(5, 25)[None]
+    for wanted in ("auto", ""):
+        model, _, _ = load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False, device_map=wanted)
+        with torch.inference_mode():
+            assert torch.equal(model(input_ids=ids).logits, tiny_lfm2(input_ids=ids).logits)
+    assert asked == ["auto", {"": torch.device("cpu")}]
+
+
+def test_a_device_map_and_several_processes_are_refused(tiny_folder, on_cpu, monkeypatch):
+    monkeypatch.setattr(loading, "this_process", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(ModelError, match="a device map gives one process all cards: start one process"):
+        load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False, device_map="auto")
+
+
 def test_without_hub_and_cache_the_wheel_is_used_and_named(tiny_folder, on_cpu, monkeypatch):
     asked = []
     monkeypatch.setattr(loading, "model_from_wheel", lambda wheel: asked.append(wheel) or tiny_folder)
