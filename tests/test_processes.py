@@ -19,11 +19,14 @@ runpy.run_path("pipeline.py", run_name="__main__")
 """
 TALK = """
 import sys
+from pathlib import Path
+from asa.checkpoints import write_atomic
 from asa.processes import dealt, from_first, gathered, quiet_unless_first, this_process
 here = this_process().process_index
 shares = gathered([(here, item) for item in dealt([10, 11, 12, 13, 14])])
 told = from_first("first" if here == 0 else "second")
-print(here, shares, told, file=sys.stderr)
+sys.stderr.write(f"{here} {shares} {told}\\n")  # one write, so that the two do not mix
+write_atomic(Path(__file__).parent / f"by-{here}", lambda scratch: scratch.write_text("whole"))
 quiet_unless_first()
 print("printed by", here)
 """
@@ -77,7 +80,7 @@ def test_only_the_first_process_prints(runs):
 
 
 def test_processes_share_work_and_tell_each_other(tmp_path):
-    """Items are dealt in turn, gathered in the order of the processes, and the first one's word is taken."""
+    """Items are dealt in turn, gathered in the order of the processes; the first one's word is taken, and it writes."""
     (tmp_path / "talk.py").write_text(TALK)
     done = launch(2, tmp_path / "talk.py")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -85,6 +88,7 @@ def test_processes_share_work_and_tell_each_other(tmp_path):
     expected = [(0, 10), (0, 12), (0, 14), (1, 11), (1, 13)]
     assert sorted(said) == [f"{number} {expected} first" for number in (0, 1)]
     assert done.stdout.split("printed by")[1:] == [" 0\n"]
+    assert [path.name for path in tmp_path.glob("by-*")] == ["by-0"]
 
 
 def test_one_process_has_all_the_work_and_talks_to_nobody():
