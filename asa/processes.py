@@ -8,9 +8,11 @@ number does not change a result. Without a launcher there is one process, and no
 What the processes tell each other travels between them only; no file is involved.
 """
 
+import atexit
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -21,9 +23,13 @@ from tqdm.auto import tqdm
 Item = TypeVar("Item")
 
 
+@cache
 def this_process() -> PartialState:
     """This process among those of the launcher: its index, their number, its device; the first call makes contact."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    here = PartialState(cpu=not torch.cuda.is_available())
+    if here.num_processes > 1:
+        atexit.register(here.destroy_process_group)  # threads that are left talking abort a process that ends
+    return here
 
 
 def dealt(items: list[Item]) -> list[Item]:
