@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from asa.blocks import block_output, decoder_layers
+from asa.blocks import block_output, decoder_layers, is_compiled
 from asa.checkpoints import write_atomic, write_json
 
 FORMAT = 1
@@ -172,22 +172,23 @@ class ASAAdapter:
         """Steer `model` inside a `with`: once per answer, at the last prompt token.
 
         With `generate`, an answer is one call. With plain forward calls, an answer begins with the first call and with
-        every call that brings no cache.
+        every call that brings no cache; a prompt's beginning that is to be cached is prefilled before the `with`.
 
         Args:
-            model: The model the adapter was fitted on, uncompiled.
+            model: The model the adapter was fitted on, uncompiled; single blocks may be compiled.
 
         Yields:
             A `Trace`, filled as answers are given: one decision a row.
 
         Raises:
-            AdapterError: Another model, a compiled one, or one that is being steered already.
-            ValueError: A batch is padded on the right, so its last column is not the last prompt token.
+            AdapterError: Another model, a compiled one, or one that is being steered already; `generate` ran code that
+                it had compiled before, without the push.
+            ValueError: The last prompt token is not where it should be: a batch is padded on the right, a cache holds
+                the whole prompt already, or plain calls bring a prompt in chunks.
         """
-        compiled = hasattr(model, "_orig_mod") or hasattr(model.forward, "_torchdynamo_orig_callable")
-        if compiled or getattr(model, "_compiled_call_impl", None) is not None:
+        if is_compiled(model):
             raise AdapterError(
-                "a compiled model ignores hooks set later: steer the model before torch.compile wraps it."
+                "a compiled model ignores hooks set later: steer the uncompiled one, or compile its blocks one by one."
             )
         self.check_model(model)
         trace, steering = Trace(), _Steering(self, model)
@@ -263,15 +264,20 @@ class _Steering:
             past = kwargs.get("past_key_values")
             self.waiting = True
             mask = kwargs.get("attention_mask")
-            seen = 0 if past is None else past.get_seq_length()
+            seen = 0 if past is None else int(past.get_seq_length())
             # ids are the whole prompt, or only what follows the cache (then the mask is longer than the ids)
             whole = ids.shape[1] if mask is None or mask.shape[1] == ids.shape[1] else seen + ids.shape[1]
+            if seen >= whole:
+                raise ValueError(f"the cache holds {seen} tokens, the prompt {whole}: pass a fresh copy of the cache.")
             _refuse_right_padding(mask, whole - 1)
             self.prompt_length = whole
             try:
-                return generate(*args, **kwargs)
+                answer = generate(*args, **kwargs)
             finally:
                 self.prompt_length = None
+            if self.waiting:  # chunked prefill into a static cache runs what generate once compiled, without the hooks
+                raise AdapterError("generate ran compiled code, unsteered: call it with disable_compile=True.")
+            return answer
 
         block = decoder_layers(self.model)[self.adapter.layer]
         before = self.model.register_forward_pre_hook(self._look, with_kwargs=True)
@@ -295,6 +301,8 @@ class _Steering:
         if self.prompt_length is None:
             self.column = ids.shape[1] - 1 if self.waiting or seen == 0 else None
             self.waiting = self.column is not None
+            if self.column is None and ids.shape[1] > 1:
+                raise ValueError("a prompt's next chunk: prefill all chunks but the last before adapter.steer().")
         else:  # not simply the last column: assisted decoding puts candidates behind the prompt
             column = self.prompt_length - 1 - int(seen)
             self.column = column if 0 <= column < ids.shape[1] else None

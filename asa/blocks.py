@@ -20,6 +20,29 @@ def block_output(output) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+def is_compiled(model) -> bool:
+    """Whether `torch.compile` wraps a model or a part that holds its blocks: a hook that is set later may go unseen.
+
+    Blocks that are compiled one by one do not count: a block's own hooks run outside of its compiled code.
+    """
+    layers = decoder_layers(model)
+    return any(
+        layers in module.modules()
+        for module in model.modules()
+        if hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+    )
+
+
+def input_device(model) -> torch.device:
+    """Where a model takes its inputs: where its weights are or, where accelerate offloads them, where it runs them."""
+    if model.device.type != "meta":
+        return model.device
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    return torch.device(next(place for hook in hooks if (place := getattr(hook, "execution_device", None)) is not None))
+
+
 @contextlib.contextmanager
 def hooked(*handles) -> Iterator[None]:
     """Remove hook handles at the end, whatever happens."""

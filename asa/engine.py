@@ -21,7 +21,7 @@ import torch
 from transformers import DynamicCache
 
 from asa.attention import SHARED_PREFIX_ATTENTION
-from asa.blocks import block_output, decoder_layers, final_norm, hooked
+from asa.blocks import block_output, decoder_layers, final_norm, hooked, input_device, is_compiled
 from asa.caches import fork_cache, give_room, join_caches, keep_rows, take_keys
 from asa.processes import dealt, progress
 
@@ -50,10 +50,15 @@ class Engine:
     Args:
         model: A causal language model of transformers, in evaluation mode.
         prefix_ids: Token ids that every prompt starts with, at least one.
+
+    Raises:
+        ValueError: The model is compiled.
     """
 
     def __init__(self, model, prefix_ids: list[int]):
-        self.model = model
+        if is_compiled(model):
+            raise ValueError("a compiled model ignores hooks set later: give the engine the uncompiled one.")
+        self.model, self.device = model, input_device(model)
         self.prefix_ids = list(prefix_ids)
         cache = DynamicCache(config=model.config)
         with self._forwarding():
@@ -74,12 +79,11 @@ class Engine:
 
     def _forward(self, ids, start, cache, own_mask=None, prefix=None, logits=True):
         """One forward pass of `ids` `[B, T]` at positions `start` (int or `[B, 1]`); logits `[B, vocabulary]`."""
-        device = self.model.device
         positions = torch.arange(ids.shape[1])[None] + start
         run = self.model if logits else self.model.get_decoder()
         out = run(
-            input_ids=ids.to(device),
-            position_ids=positions.expand(ids.shape).to(device),
+            input_ids=ids.to(self.device),
+            position_ids=positions.expand(ids.shape).to(self.device),
             past_key_values=cache,
             use_cache=True,
             own_mask=own_mask,
@@ -126,7 +130,7 @@ class Engine:
                 length = len(suffixes[first]) - 1
                 most = max(1, BUCKET_TOKENS // length)
                 same = [s for s in suffixes[first : first + most] if len(s) - 1 == length]
-                cache = fork_cache(self._start, torch.zeros(len(same), dtype=torch.long, device=self.model.device))
+                cache = fork_cache(self._start, torch.zeros(len(same), dtype=torch.long, device=self.device))
                 ids = torch.tensor([s[:-1] for s in same])
                 self._forward(ids, len(self.prefix_ids), cache, prefix=self._prefix_keys, logits=False)
                 parts.append(cache)
@@ -135,7 +139,7 @@ class Engine:
         lengths = torch.tensor([len(s) - 1 for s in suffixes])
         own_mask = torch.arange(longest)[None] < lengths[:, None]
         last = torch.tensor([[s[-1]] for s in suffixes])
-        return Batch(self, rows, last, lengths[:, None] + len(self.prefix_ids), own_mask.to(self.model.device), cache)
+        return Batch(self, rows, last, lengths[:, None] + len(self.prefix_ids), own_mask.to(self.device), cache)
 
 
 @dataclass

@@ -63,6 +63,30 @@ def test_second_run_reuses_every_stage_and_says_so(notebook_runs):
     assert {k: v for k, v in first.items() if k not in loading} == {k: v for k, v in second.items() if k not in loading}
 
 
+@pytest.fixture(scope="module")
+def nano_run(tmp_path_factory):
+    """What the notebook printed on the nano LFM2 and its own requests, and results.json."""
+    nano = ROOT / "tests" / "nano"
+    parameters = {"PROFILE": str(nano / "lfm2-nano"), "REQUESTS": str(nano / "requests.jsonl")}
+    return execute(tmp_path_factory.mktemp("nano-notebook"), parameters)
+
+
+def test_on_the_nano_model_the_notebook_steers(nano_run):
+    """A model that calls too often calls half as often without need afterwards, and is right at least as often."""
+    _, results = nano_run
+    baseline, steered = results["test"]["baseline"], results["test"]["asa"]
+    assert steered["fpr"] <= baseline["fpr"] / 2
+    assert steered["f1"] >= baseline["f1"]
+    assert results["validity"]["asa"]["format"]["rate"] > 0.8
+
+
+def test_on_the_nano_model_the_notebook_names_the_blind_layers(nano_run):
+    """As in LFM2.5, the first two convolutions see nothing but the template's tail."""
+    printed, results = nano_run
+    assert "the same state for every prompt: layers [0, 1]." in printed
+    assert results["layer"] > 1
+
+
 def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """`python pipeline.py` with `arguments`, hub off."""
     clean = {name: value for name, value in os.environ.items() if name != "ASA_ALPACA"}
