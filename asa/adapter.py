@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from asa.blocks import block_output, decoder_layers, is_compiled
+from asa.blocks import block_output, decoder_layers, input_device, is_compiled
 from asa.checkpoints import write_atomic, write_json
 
 FORMAT = 1
@@ -67,9 +67,9 @@ class Trace:
 def fingerprint(model) -> dict:
     """Shape of a model and the lengths of a few token embeddings: enough to refuse another model's adapter."""
     config = model.config
-    table = model.get_input_embeddings().weight
-    picked = torch.linspace(0, table.shape[0] - 1, 16, device=table.device).long()
-    lengths = table[picked].detach().float().norm(dim=1)
+    embed = model.get_input_embeddings()  # called, not indexed: accelerate may keep its weights elsewhere
+    picked = torch.linspace(0, embed.weight.shape[0] - 1, 16, device=input_device(model)).long()
+    lengths = embed(picked).detach().float().norm(dim=1)
     return {
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
