@@ -12,6 +12,7 @@ else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2, section 3 (v3 
 
 import contextlib
 import json
+import math
 import threading
 import warnings
 import weakref
@@ -127,22 +128,32 @@ class ASAAdapter:
         Raises:
             ValueError: A state is not finite.
         """
+        rows = torch.tensor(self._decided(hidden), dtype=torch.float32).reshape(-1, 3).to(hidden.device)
+        return rows[:, 0].long(), rows[:, 1], rows[:, 2].int()
+
+    def _decided(self, hidden: torch.Tensor) -> list[tuple[int, float, int]]:
+        """As `decide`, a tuple a row, in Python's own numbers: so few that tensor operations would cost more."""
         if self.arrays["weight"].device != hidden.device:
             self.arrays = {name: array.to(hidden.device) for name, array in self.arrays.items()}
         scores = torch.addmm(self.arrays["bias"], hidden.float(), self.arrays["weight"].T)
-        if not torch.isfinite(scores).all():
-            raise ValueError(f"hidden states at layer {self.layer} are not finite: load the model in another dtype.")
-        routed = scores[:, : len(self.domains)].argmax(dim=1)
-        p_tool = torch.sigmoid(scores.gather(1, (routed + len(self.domains))[:, None])[:, 0])
-        gate = (p_tool >= self.tau).int() - (p_tool <= 1 - self.tau).int() * (p_tool < self.tau).int()
-        return routed, p_tool, gate
+        count, tau, decided = len(self.domains), self.tau, []
+        for row, chances in zip(scores.tolist(), scores[:, count:].sigmoid().tolist(), strict=True):
+            if not math.isfinite(sum(row)):  # the sum of fp32 numbers cannot overflow a float
+                raise ValueError(
+                    f"hidden states at layer {self.layer} are not finite: load the model in another dtype."
+                )
+            domain = row.index(max(row[:count]))
+            p_tool = chances[domain]
+            decided.append((domain, p_tool, 1 if p_tool >= tau else -1 if p_tool <= 1 - tau else 0))
+        return decided
 
     def push(self, hidden: torch.Tensor) -> tuple[torch.Tensor, list[Decision]]:
         """The push g * alpha * v_d `[B, H]` (fp32) for hidden states `[B, H]`, and the decisions behind it."""
-        routed, p_tool, gate = self.decide(hidden)
-        delta = (self.alpha * gate)[:, None] * self.arrays["vectors"][routed]
-        rows = zip(routed.tolist(), p_tool.tolist(), gate.tolist(), strict=True)
-        return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g)) for d, p, g in rows]
+        decided = self._decided(hidden)
+        routed = torch.from_numpy(np.array([domain for domain, _, _ in decided], np.int64)).to(hidden.device)
+        lengths = torch.from_numpy(np.array([self.alpha * gate for _, _, gate in decided], np.float32))
+        delta = self.arrays["vectors"].index_select(0, routed).mul_(lengths.to(hidden.device)[:, None])
+        return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g)) for d, p, g in decided]
 
     def check_model(self, model) -> None:
         """Refuse a model that the adapter was not fitted on.

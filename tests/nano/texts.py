@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from asa.requests import near_duplicate_groups
+from asa.requests import NEAR_DUPLICATE, near_duplicate_groups
 from asa.tools import Tool, render_call
 
 KINDS = ("need", "cue", "plain")
@@ -27,11 +27,16 @@ HELD_OUT_SEED, TRAINING_SEED = 1, 2
 WORDS = (
     "window garden river pencil basket candle forest mountain ladder blanket kitchen hammer orange marble pocket "
     "saddle tunnel velvet walnut yellow anchor bottle camera dragon engine feather guitar harbour island jacket "
-    "kettle lantern magnet needle oyster pepper rabbit silver thunder umbrella violin whistle bridge castle"
+    "kettle lantern magnet needle oyster pepper rabbit silver thunder umbrella violin whistle bridge castle "
+    "almond barrel candy desert elbow falcon ginger helmet insect jungle kernel lemon meadow nephew olive parrot "
+    "quartz ribbon shadow tailor urchin valley wagon zebra acorn beacon cobweb dinner ember fossil glacier hazel "
+    "iceberg jasmine kiwi lobster mirror nutmeg otter pigeon quiver radish sparrow turnip vessel willow yogurt "
+    "apron biscuit copper domino emblem"
 ).split()
 PLACES = (
     "Oslo Lima Cairo Bergen Lisbon Nairobi Kyoto Quito Dublin Warsaw Hanoi Seville Toronto Athens Denver Zagreb "
-    "Helsinki Bombay Geneva Porto Malmo Tunis Perth Riga"
+    "Helsinki Bombay Geneva Porto Malmo Tunis Perth Riga Bogota Vienna Prague Ankara Osaka Dakar Havana Naples "
+    "Leeds Turin"
 ).split()
 LANGUAGES = (
     "French Spanish Italian German Polish Dutch Korean Turkish Greek Swedish Arabic Hindi Finnish Czech Welsh Thai"
@@ -90,17 +95,17 @@ FRAMES = {
     "plain": (
         "Why do people care about {topic}?", "Write a poem about {topic}.", "What are {topic}, in simple words?",
         "Tell a joke about {topic}.", "How do I teach {person} about {topic}?", "Is {topic} a good hobby?",
-        "Give me three reasons to study {topic}.", "Explain {topic} to {person}.", "What would {person} say of {topic}?",
-        "Invent a story about {topic} and a {word}.", "I find {topic} hard. How do I start?",
-        "Which is harder for {person}, {topic} or {topic2}?",
+        "Give me three reasons to study {topic}.", "Explain {topic} to {person}.",
+        "I find {topic} hard. How do I start?", "Invent a story about {topic} and a {word}.",
+        "What would {person} say of {topic}?", "Which is harder for {person}, {topic} or {topic2}?",
     ),
 }  # fmt: skip
 ANSWERS = (
     "Many people enjoy {about}. It takes practice, and it helps {person} to think.",
-    "There is a simple reason: {about} makes life easier.",
+    "There is a simple reason: {about} can make life easier.",
     "Once there was {person} who loved {about}, and all was well in the end.",
-    "Start small. With {about}, a little every day is best.",
-    "I would say that {about} is mostly a matter of patience.",
+    "Start small. A little of {about} every day is best.",
+    "I would say that {about} must be a matter of patience.",
     "It depends. For {person}, {about} can be a joy.",
 )
 
@@ -189,10 +194,16 @@ def held_out() -> list[Sample]:
 
 
 def training_samples() -> Iterator[Sample]:
-    """Endless training requests, half of them in need, none of which is held out."""
+    """Endless training requests, half of them in need; none is held out or nearly like one that is."""
     rng = random.Random(TRAINING_SEED)
-    kept_back = {sample.text for sample in held_out()}
+    kept_back = [words_of(sample.text) for sample in held_out()]
     while True:
         sample = make_sample(rng, rng.choice(DOMAINS), rng.choice(("need", "need", "cue", "plain")))
-        if sample.text not in kept_back:
+        words = words_of(sample.text)
+        if all(len(words & other) <= NEAR_DUPLICATE * len(words | other) for other in kept_back):
             yield sample
+
+
+def words_of(text: str) -> set[str]:
+    """The words by which near-duplicates are told."""
+    return set(re.findall(r"\w+", text.lower()))

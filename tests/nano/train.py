@@ -11,9 +11,10 @@ It is a test's model. It knows a few hundred words, and nothing about the real L
 import itertools
 import json
 import random
-import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -26,10 +27,12 @@ sys.path[:0] = [str(ROOT), str(HERE.parent)]
 
 from nano.texts import held_out, react, training_samples  # noqa: E402
 
+from asa.checkpoints import write_atomic  # noqa: E402
 from asa.engine import Engine  # noqa: E402
 from asa.evaluation import call_validity, closing_test, confusion, trigger_test  # noqa: E402
 from asa.profiles import choose_profile  # noqa: E402
 from asa.prompts import Prompter, shared_prefix  # noqa: E402
+from asa.requests import load_requests  # noqa: E402
 from asa.running import answer_all  # noqa: E402
 from asa.tools import load_tools  # noqa: E402
 
@@ -39,21 +42,24 @@ SPECIAL = [
     "<|im_end|>", "<|tool_list_start|>", "<|tool_list_end|>", "<|tool_call_start|>", "<|tool_call_end|>",
     "<|tool_response_start|>", "<|tool_response_end|>",
 ]  # fmt: skip
-WORDS = (  # how LFM2 cuts text before byte-pair encoding
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PIECES = (  # how LFM2 cuts text before byte-pair encoding
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LAYERS = "conv conv full_attention conv conv full_attention conv conv full_attention conv".split()
-VOCABULARY, HIDDEN, INTERMEDIATE = 2048, 128, 256
-SEED, STEPS, ROWS, RATE, WARMUP = 0, 480, 48, 4e-3, 40
-TOKENIZER_SAMPLES = 8000
+VOCABULARY, HIDDEN, INTERMEDIATE = 2048, 96, 192
+SEED, ROWS, WARMUP = 0, 48, 30
+ECHO_STEPS, ECHO_RATE, STEPS, RATE = 300, 1e-2, 420, 6e-3
+TOKENIZER_SAMPLES = 4000
+Row = tuple[list[int], list[int]]  # token ids: the prompt behind the shared prefix, and the answer
 IGNORED = -100  # the label of a token that is not learnt
 
 
-def make_tokenizer(texts) -> PreTrainedTokenizerFast:
+def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE of `VOCABULARY` tokens of `texts`, LFM2's special tokens first, with LFM2.5's chat template."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -79,7 +85,7 @@ def make_model(vocabulary: int) -> Lfm2ForCausalLM:
     return Lfm2ForCausalLM(config)
 
 
-def batch_loss(model, prefix: list[int], rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+def batch_loss(model, prefix: list[int], rows: list[Row]) -> torch.Tensor:
     """Mean cross-entropy of the answers.
 
     All prompts share `prefix`, which is run once, as one row; its cache is then repeated for the rows, and gradients
@@ -88,7 +94,7 @@ def batch_loss(model, prefix: list[int], rows: list[tuple[list[int], list[int]]]
     Args:
         model: In training mode.
         prefix: Token ids that every prompt starts with.
-        rows: Prompt behind the prefix, and answer, as token ids.
+        rows: What to learn.
     """
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -105,7 +111,16 @@ def batch_loss(model, prefix: list[int], rows: list[tuple[list[int], list[int]]]
     return torch.nn.functional.cross_entropy(model.lm_head(states[:, :-1][learnt]), labels[:, 1:][learnt])
 
 
-def even_batches(rows):
+def echoes(vocabulary: int) -> Iterator[list[Row]]:
+    """Batches of random tokens that are to be repeated: the fastest way to learn copying, which calls need."""
+    rng = random.Random(SEED)
+    while True:
+        length = rng.randint(4, 8)
+        said = [rng.choices(range(len(SPECIAL), vocabulary), k=length) for _ in range(ROWS)]
+        yield [(tokens, tokens) for tokens in said]
+
+
+def even_batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
     """Batches of `ROWS` rows of similar length, so that little is padded; their order is random."""
     rng = random.Random(SEED)
     while True:
@@ -116,20 +131,19 @@ def even_batches(rows):
             yield pool[start : start + ROWS]
 
 
-def train(model, prefix: list[int], rows) -> None:
-    """`STEPS` steps of AdamW on batches of `ROWS` rows taken from the iterator `rows`."""
-    batches = even_batches(rows)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=WARMUP / STEPS)
+def train(model, prefix: list[int], batches: Iterator[list[Row]], steps: int, rate: float) -> None:
+    """`steps` steps of AdamW on the iterator `batches`; the learning rate rises to `rate` and falls to 0."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=WARMUP / steps)
     model.train()
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         loss = batch_loss(model, prefix, next(batches))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 30 == 0:
+        if step % 60 == 0:
             print(f"step {step}: loss {loss.item():.3f}", flush=True)
     model.eval()
 
@@ -166,6 +180,7 @@ def main() -> None:
 
     seen = itertools.islice(training_samples(), TOKENIZER_SAMPLES)
     texts = [text for sample in seen for text in (sample.text, reaction(sample))]
+    texts += [request.text for request in load_requests(ROOT / "data" / "requests.jsonl")]  # more words than ours
     bare = make_tokenizer([])
     system = Prompter(bare, profile, tools).text("")
     for token in SPECIAL:
@@ -182,21 +197,24 @@ def main() -> None:
             answer = tokenizer(reaction(sample) + "<|im_end|>", add_special_tokens=False)["input_ids"]
             yield prompter.ids(sample.text)[len(prefix) :], answer
 
-    train(model, prefix, rows())
+    train(model, prefix[:1], echoes(len(tokenizer)), ECHO_STEPS, ECHO_RATE)
+    train(model, prefix, even_batches(rows()), STEPS, RATE)
     model = model.half().float()  # as it will be loaded
     print(f"trained in {time.perf_counter() - started:.0f} s")
     measure(model, tokenizer, profile, prompter, tools, samples)
-    scratch = FOLDER.with_name(".lfm2-nano")
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=7, pad_token_id=0)
-    model.half().save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    shutil.rmtree(FOLDER)
-    scratch.rename(FOLDER)
+    with tempfile.TemporaryDirectory(dir=HERE) as scratch:
+        model.half().save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        for path in Path(scratch).iterdir():
+            path.chmod(0o644)
+            path.replace(FOLDER / path.name)
     lines = [
         json.dumps({"text": sample.text, "label": int(sample.kind == "need"), "domain": sample.domain})
         for sample in samples
     ]
-    (HERE / "requests.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = "\n".join(lines) + "\n"
+    write_atomic(HERE / "requests.jsonl", lambda scratch: scratch.write_text(text, encoding="utf-8"))
     print(f"written to {FOLDER}: {time.perf_counter() - started:.0f} s in all")
 
 

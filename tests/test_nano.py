@@ -1,0 +1,90 @@
+"""The nano LFM2: the shape it claims, too many calls, a need that can be read, and steering that moves it."""
+
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nano.texts import held_out, training_samples
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from asa.requests import load_requests, near_duplicate_groups
+
+ROOT = Path(__file__).parents[1]
+NANO = ROOT / "tests" / "nano"
+FOLDER = NANO / "lfm2-nano"
+TEMPLATE = ROOT.parent / "shared" / "lfm2" / "lfm2.5.jinja"
+SPECIAL = (
+    "<|pad|> <|startoftext|> <|endoftext|> <|fim_pre|> <|fim_mid|> <|fim_suf|> <|im_start|> <|im_end|> "
+    "<|tool_list_start|> <|tool_list_end|> <|tool_call_start|> <|tool_call_end|> <|tool_response_start|> "
+    "<|tool_response_end|>"
+).split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> dict:
+    """results.json of the whole pipeline on the nano model and its held-out requests."""
+    out = tmp_path_factory.mktemp("nano")
+    options = ("--profile", FOLDER, "--requests", NANO / "requests.jsonl", "--out", out)
+    done = subprocess.run(
+        [sys.executable, "pipeline.py", *map(str, options)], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((out / "results.json").read_text())
+
+
+def test_the_shape_is_lfm2s_and_small():
+    """The first layers of LFM2's pattern, at most 3 M parameters, under 8 MB."""
+    model = AutoModelForCausalLM.from_pretrained(FOLDER)
+    kinds = ["full_attention" if layer in (2, 5, 8, 10, 12, 14) else "conv" for layer in range(16)]
+    layers = model.config.layer_types
+    assert model.config.model_type == "lfm2" and layers == kinds[: len(layers)] and len(layers) >= 6
+    assert model.num_parameters() <= 3_000_000
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 8_000_000
+    assert [path.name for path in FOLDER.glob("*.bin")] == []
+
+
+def test_special_tokens_have_lfm2s_ids_and_the_template_is_lfm25s():
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    assert tokenizer.convert_ids_to_tokens(range(14)) == SPECIAL
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 7)
+    assert len(tokenizer) >= 2000
+    digest = hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()
+    assert digest.startswith("f05bf4b9") and digest.endswith("8176")
+    if TEMPLATE.exists():
+        assert tokenizer.chat_template == TEMPLATE.read_text(encoding="utf-8")
+
+
+def test_the_shipped_requests_are_the_generators_and_were_not_trained_on():
+    """Nor anything near them."""
+    shipped = load_requests(NANO / "requests.jsonl")
+    samples = held_out()
+    assert [(request.text, request.domain) for request in shipped] == [(s.text, s.domain) for s in samples]
+    assert [request.label for request in shipped] == [int(sample.kind == "need") for sample in samples]
+    texts = {request.text for request in shipped}
+    trained = [sample.text for sample in itertools.islice(training_samples(), 3000)]
+    assert len(texts) == len(shipped) == 320 and not texts & set(trained)
+    groups = near_duplicate_groups([*sorted(texts), *dict.fromkeys(trained)])
+    assert not any(min(group) < len(texts) <= max(group) for group in groups)
+
+
+def test_it_calls_too_often_and_its_calls_are_good(run):
+    """As LFM2.5 is reported to: .4 to .65 of the requests without need are answered by a call."""
+    assert 0.4 <= run["test"]["baseline"]["fpr"] <= 0.65
+    assert run["validity"]["baseline"]["arguments"]["rate"] > 0.9
+
+
+def test_the_need_can_be_read_but_not_in_the_first_two_layers(run):
+    assert run["auc_plateau"] > 0.95
+    assert [layer["layer"] for layer in run["layers"] if layer["constant"]] == [0, 1]
+
+
+def test_steering_halves_the_false_calls_at_no_cost(run):
+    baseline, steered = run["test"]["baseline"], run["test"]["asa"]
+    assert steered["fpr"] <= baseline["fpr"] / 2
+    assert steered["f1"] >= baseline["f1"]
