@@ -137,22 +137,24 @@ class ASAAdapter:
             self.arrays = {name: array.to(hidden.device) for name, array in self.arrays.items()}
         scores = torch.addmm(self.arrays["bias"], hidden.float(), self.arrays["weight"].T)
         count, tau, decided = len(self.domains), self.tau, []
-        for row, chances in zip(scores.tolist(), scores[:, count:].sigmoid().tolist(), strict=True):
+        for row, chances in zip(scores.tolist(), scores.sigmoid().tolist(), strict=True):
             if not math.isfinite(sum(row)):  # the sum of fp32 numbers cannot overflow a float
                 raise ValueError(
                     f"hidden states at layer {self.layer} are not finite: load the model in another dtype."
                 )
             domain = row.index(max(row[:count]))
-            p_tool = chances[domain]
+            p_tool = chances[count + domain]
             decided.append((domain, p_tool, 1 if p_tool >= tau else -1 if p_tool <= 1 - tau else 0))
         return decided
 
     def push(self, hidden: torch.Tensor) -> tuple[torch.Tensor, list[Decision]]:
         """The push g * alpha * v_d `[B, H]` (fp32) for hidden states `[B, H]`, and the decisions behind it."""
         decided = self._decided(hidden)
-        routed = torch.from_numpy(np.array([domain for domain, _, _ in decided], np.int64)).to(hidden.device)
-        lengths = torch.from_numpy(np.array([self.alpha * gate for _, _, gate in decided], np.float32))
-        delta = self.arrays["vectors"].index_select(0, routed).mul_(lengths.to(hidden.device)[:, None])
+        # one length a row, so that the product is that domain's vector times it, plus zeros
+        lengths = np.zeros((len(decided), len(self.domains)), np.float32)
+        for row, (domain, _, gate) in enumerate(decided):
+            lengths[row, domain] = self.alpha * gate
+        delta = torch.from_numpy(lengths).to(hidden.device) @ self.arrays["vectors"]
         return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g)) for d, p, g in decided]
 
     def check_model(self, model) -> None:

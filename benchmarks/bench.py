@@ -46,14 +46,14 @@ class Sizes:
 
     rounds: int = 3
     states: int = 320
-    answers: int = 160
+    answers: int = 96
     limit: int = 256
     sampled_states: int = 8
     sampled_answers: int = 4
     unit: int = 1
     settings: int = 6
     decisions: int = 500
-    generates: int = 10
+    generates: int = 8
     memory: int = 1600
     growth: tuple[int, int, int, int] = (6400, 2000, 1000, 64)
 

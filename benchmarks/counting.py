@@ -1,22 +1,22 @@
 """What work costs: floating-point operations, bytes and launches, and the memory held meanwhile.
 
 `OpCounter` watches every tensor operation of a run: operations by torch's own formulas, the bytes of all operands and
-results (eager mode reads and writes each of them), kernel launches, and the most bytes held at once. It works under
-torch's fake tensors too, which have shapes but no data, so a model of any size is counted in no memory. Nothing is
-timed here, and caches near the processor are not modelled.
+results (eager mode reads and writes each of them), kernel launches, and the most bytes held at once. It works on
+torch's meta device too, where tensors have shapes but no data, so a model of any size is counted in no memory. Nothing
+is timed here, and caches near the processor are not modelled.
 """
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-WITHOUT_KERNEL = ("_unsafe_view", "detach_", "lift_fresh", "device", "_local_scalar_dense")
+WITHOUT_KERNEL = ("_unsafe_view", "detach_", "lift_fresh", "device")
 GATHERS = ("embedding", "index")  # they read what they return, not the whole table
 
 
@@ -35,12 +35,15 @@ class Counts:
     launches: float = 0
 
     def __add__(self, other: "Counts") -> "Counts":
+        """Both together."""
         return Counts(self.flop + other.flop, self.moved + other.moved, self.launches + other.launches)
 
     def __mul__(self, times: float) -> "Counts":
+        """The same, so many times."""
         return Counts(self.flop * times, self.moved * times, self.launches * times)
 
     def __sub__(self, other: "Counts") -> "Counts":
+        """What the other does not cost."""
         return self + other * -1
 
 
@@ -62,7 +65,7 @@ def _bytes(tensors: list) -> int:
 
 
 class OpCounter(TorchDispatchMode):
-    """Counts the operations run inside a `with`.
+    """Counts the operations of what it is given to run.
 
     Attributes:
         live: Bytes of tensors held now: those given to `hold`, and all results that are still alive.
@@ -88,22 +91,26 @@ class OpCounter(TorchDispatchMode):
         self._held.discard(storage)
         self.live -= size
 
-    def take(self) -> tuple[Counts, int]:
-        """Counts and peak bytes since the last `take`."""
-        taken = self._counts, self._peak
+    def count(self, run: Callable[[], object]) -> tuple[Counts, int]:
+        """Run something: its counts, and the most bytes held meanwhile."""
         self._counts, self._peak = Counts(), self.live
-        return taken
+        with self:
+            run()
+        return self._counts, self._peak
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run one operation and count it; one that is made of others is counted by those."""
         kwargs = kwargs or {}
-        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            return 0  # a value is asked for and there is none: any will do, as only shapes cost
+        moves = func is torch.ops.aten._to_copy.default and kwargs.get("device", args[0].device) != args[0].device
+        if moves and args[0].is_meta:
+            return torch.zeros(
+                args[0].shape, dtype=args[0].dtype
+            )  # values are asked for: any will do, only shapes cost
         if _is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        if _has_kernel(func):
+        if not moves and _has_kernel(func):
             written = tree_leaves(out)
             gathers = func._overloadpacket.__name__ in GATHERS
             moved = _bytes(written) + _bytes(written if gathers else tree_leaves((args, kwargs)))

@@ -115,7 +115,7 @@ def plot_growth(lines: list[Growth], path: str | Path) -> None:
     shown = np.array([1, max(line.sizes[-1] for line in lines)])
     axes.loglog(shown, first.seconds[-1] * shown / first.sizes[-1], "k:", lw=1, label="in proportion: slope 1")
     axes.set(xlabel="how many", ylabel="seconds", title="How cost grows")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     save_figure(figure, path)
     plt.close(figure)
 
@@ -125,10 +125,11 @@ def in_words(lines: list[Growth]) -> str:
     said = []
     for line in lines:
         whole, end = line.slope(), line.slope(2)
-        kind = "hardly" if end < 0.3 else "more slowly than in proportion" if end < 0.85 else "in proportion"
-        kind = "faster than in proportion" if end > 1.15 else kind
+        kind = "hardly grows" if end < 0.3 else "grows more slowly than in proportion"
+        if end >= 0.85:
+            kind = "grows in proportion" if end <= 1.15 else "grows faster than in proportion"
         points = ", ".join(f"{size:,}: {took:.3g} s" for size, took in zip(line.sizes, line.seconds, strict=True))
         said.append(
-            f"- **{line.what}** ({line.fixed}): slope {whole:.2f}, at the end {end:.2f}: cost grows {kind}. {points}."
+            f"- **{line.what}** ({line.fixed}): slope {whole:.2f}, at the end {end:.2f}: cost {kind}. {points}."
         )
     return "\n".join(said)

@@ -2,7 +2,7 @@
 
 Times prefix, extraction, replay and decoding through the engine's own calls and writes `lfm_size.md` beside this
 file: on a GPU in fp16 and bf16 with all 1,600 prompts, on a CPU in fp32 and bf16 with a few. Operations, bytes and
-launches are counted on the same calls under fake tensors. So are those of the whole run at its full size, and from
+launches are counted on the same calls on the meta device. So are those of the whole run at its full size, and from
 them the seconds and the memory on a T4 are computed. Random weights say nothing about quality: nothing is scored.
 """
 
@@ -11,26 +11,18 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
-from memory import megabytes  # its imports put the checkout on the path
-from t4 import CARDS, Counts, OpCounter, Stage, estimate
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.functional import pad
-from transformers import AutoModelForCausalLM, Lfm2Config
+from counting import Counts, OpCounter
+from memory import megabytes
+from shape import PREFIX, Work, draw_prompts, make_model, parameters_of, real_config
+from t4 import estimate
 
-from asa.caches import join_caches
 from asa.checkpoints import write_atomic
-from asa.engine import Batch, Engine
-from asa.probes import LayerReading, choose_probe, fit_readers, sweep_layers
-from asa.profiles import LFM25
-from asa.tuning import BETAS, DOSES, layers_to_steer
-from asa.vectors import DIRECTIONS
 
 HERE = Path(__file__).parent
 PARAMETERS = 1_170_340_608
@@ -55,7 +47,7 @@ class Sizes:
     split: int = 320
 
 
-ON_CPU, ON_GPU = Sizes(12, (1, 8), 4, 2048), Sizes(1600, (1, 8, 16, 32, 64), 32, 8192)
+ON_CPU, ON_GPU = Sizes(8, (1, 8), 4, 2048), Sizes(1600, (1, 8, 16, 32, 64), 32, 8192)
 
 
 def stages_of(work: Work, sizes: Sizes) -> list[tuple[str, Callable[[], None]]]:
@@ -115,30 +107,99 @@ def peak_gigabytes(reset: bool = False) -> float:
 
 
 def count_stages(config, dtype: torch.dtype, prompts: list[list[int]], sizes: Sizes) -> list[Counts]:
-    """What each measured stage costs, counted on fake tensors."""
-    with FakeTensorMode():
-        work, counter = Work(make_model(config, dtype, "cpu"), prompts), OpCounter()
-        with counter:
-            return [(run(), counter.take()[0])[1] for _, run in stages_of(work, sizes)]
+    """What each measured stage costs, counted on the meta device."""
+    work, counter = Work(make_model(config, dtype, "meta"), prompts), OpCounter()
+    return [counter.count(run)[0] for _, run in stages_of(work, sizes)]
 
 
-def measure(config, model, dtype: torch.dtype, sizes: Sizes) -> list[str]:
-    """Rows of the measured table for one dtype; says on stdout how it goes."""
+def measure(model, dtype: torch.dtype, sizes: Sizes) -> tuple[list[str], str]:
+    """The table's rows for one dtype, and a sentence on peaks and memory; says on stdout how it goes."""
     name, device = str(dtype).removeprefix("torch."), model.device.type
-    prompts = draw_prompts(sizes.prompts, config.vocab_size)
+    prompts = draw_prompts(sizes.prompts, model.config.vocab_size)
+    counted = count_stages(model.config, dtype, prompts, sizes)
     fastest, copying = peaks_of(sizes.product, dtype, device)
-    counted = count_stages(config, dtype, prompts, sizes)
     peak_gigabytes(reset=True)
     rows = []
     for (stage, run), counts in zip(stages_of(Work(model, prompts), sizes), counted, strict=True):
         took = seconds_of(run)
         flops, moved = counts.flop / took, counts.moved / took
         cells = [
-            name, stage, f"{took:.3f}", f"{counts.flop / 1e9:,.0f}", f"{flops / 1e9:,.0f}", f"{flops / fastest:.0%}",
+            name, stage, f"{took:.3f}", f"{counts.flop / 1e9:,.1f}", f"{flops / 1e9:,.0f}", f"{flops / fastest:.0%}",
             f"{counts.moved / 1e9:,.1f}", f"{moved / 1e9:,.0f}", f"{moved / copying:.0%}", f"{counts.launches:,.0f}",
         ]  # fmt: skip
         rows.append("| " + " | ".join(cells) + " |")
         print(rows[-1], flush=True)
-    said = f"{name}: peak memory {peak_gigabytes():.2f} GB with the weights; a product of two {sizes.product:,} x "
-    said += f"{sizes.product:,} matrices runs at {fastest / 1e12:.2f} TFLOP/s, a copy at {copying / 1e9:.0f} GB/s."
-    return [*rows, said]
+    return rows, (
+        f"{name}: peak memory {peak_gigabytes():.2f} GB, weights included. The product of two matrices of "
+        f"{sizes.product:,} x {sizes.product:,} runs at {fastest / 1e9:,.0f} GFLOP/s, a copy at "
+        f"{copying / 1e9:,.0f} GB/s."
+    )
+
+
+def machine() -> str:
+    """The card's name, or the processor's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError, StopIteration):
+        info = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def dtypes() -> tuple[torch.dtype, ...]:
+    """What is measured here: fp32 and bf16 on a CPU, fp16 and, where the card computes in it, bf16 on a GPU."""
+    if not torch.cuda.is_available():
+        return torch.float32, torch.bfloat16
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return (torch.float16, torch.bfloat16) if has_bf16 else (torch.float16,)
+
+
+def benchmark(config, sizes: Sizes, out: Path) -> None:
+    """Measure, compute and write the table to `out`."""
+    rows, said = [], []
+    print("building the model", flush=True)
+    model = make_model(config, dtypes()[0], "cuda" if torch.cuda.is_available() else "cpu")
+    for dtype in dtypes():
+        for parameter in model.parameters():  # one after the other, so that two models are never held
+            parameter.data = parameter.data.to(dtype)
+        more, sentence = measure(model, dtype, sizes)
+        rows += more
+        said.append(f"- {sentence}")
+    del model
+    print("computing the whole run on a T4", flush=True)
+    text = f"""# The real size
+
+`python benchmarks/lfm_size.py` wrote this: LFM2.5-1.2B's shape, {parameters_of(config):,} parameters, random weights; \
+{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}. \
+Prompts are random tokens behind one prefix of {PREFIX}, with own lengths as the benchmark's requests have them.
+
+## Measured
+
+| dtype | work | s | GFLOP | GFLOP/s | of peak | GB moved | GB/s | of copy rate | launches |
+|---|---|---|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+The best of two runs each. FLOP are those of matrix products and convolutions; bytes are all operands and results of \
+all operations, some of which never leave the processor's caches. "Of peak" is against a large product in the same \
+dtype, "of copy rate" against a large copy, both measured on the same device.
+
+{chr(10).join(said)}
+
+## Computed: the whole run on a T4
+
+Nothing in this part was timed on a T4. {estimate(config, sizes.split)}
+"""
+    write_atomic(out, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    print(text)
+
+
+def main() -> None:
+    """Run the command."""
+    config = real_config()
+    found = parameters_of(config)
+    assert found == PARAMETERS, f"the configuration has {found:,} parameters, not {PARAMETERS:,}: correct its shape."
+    benchmark(config, ON_GPU if torch.cuda.is_available() else ON_CPU, HERE / "lfm_size.md")
+
+
+if __name__ == "__main__":
+    main()

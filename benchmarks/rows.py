@@ -30,9 +30,10 @@ def extraction(bench: Bench, sizes: Sizes) -> tuple[Row, Compared]:
         prompts, sizes.rounds, sizes.sampled_states, ours, lambda row: last_token(bench.model, prompts[row])[0]
     )
     worst = np.max([state_difference(bench.model, both.ours[row], theirs) for row, theirs in both.theirs.items()], 0)
+    largest = max(float(np.abs(theirs).max()) for theirs in both.theirs.values())
     note = (
-        f"the prefix' prefill included; {_sampled(both)}; largest difference of a state {worst[0]:.1e}, "
-        f"relative to the layer's largest entry {worst[1]:.1e}"
+        f"the prefix' prefill included; {_sampled(both)}; equal: within {TOLERANCE:.0e} of the layer's largest entry; "
+        f"largest difference of a state {worst[0]:.1e} (entries up to {largest:.0f}), in that measure {worst[1]:.1e}"
     )
     work = f"last-token states, all layers, {len(prompts)} requests"
     return Row(work, both.ours_s, both.theirs_s, "10 x", bool(worst[1] <= TOLERANCE), note), both

@@ -5,6 +5,7 @@ timed, and on one without, to be counted. Nothing is timed or counted here.
 """
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -31,9 +32,17 @@ def real_config() -> Lfm2Config:
 
 
 def make_model(config, dtype: torch.dtype, device: str):
-    """A model of that shape with random weights, in evaluation mode."""
+    """A model of that shape in evaluation mode, with random weights or, on the meta device, none."""
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    if device == "meta":
+        model._hf_hook = SimpleNamespace(execution_device=device)  # weights elsewhere: where the engine puts its inputs
+    return model
+
+
+def parameters_of(config) -> int:
+    """How many parameters a model of that shape has; none is made."""
+    return sum(parameter.numel() for parameter in make_model(config, torch.float32, "meta").parameters())
 
 
 def draw_prompts(count: int, vocabulary: int) -> list[list[int]]:
@@ -49,7 +58,7 @@ class Work:
     """The engine's stages on one model, the same with and without data behind the tensors.
 
     Args:
-        model: Real or fake.
+        model: With weights or, to be counted, without.
         prompts: Token ids.
     """
 

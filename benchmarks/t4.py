@@ -1,33 +1,34 @@
-"""The whole run on a T4, computed: counts of every stage at full size, made seconds by an arithmetic one can redo.
+"""The whole run on a T4, computed: the counts of its stages, made seconds by an arithmetic that a reader can redo.
 
-The run is what `pipeline.py` does with 1,600 requests and the profile `lfm2.5`. Its stages are counted through the
-engine's own calls, in fp16, with every layer, prompt and setting that the pipeline has; scikit-learn's fits are timed
-here. What cannot be counted or timed without the card stands in `ASSUMED` and `CARDS`, each with what it means.
+scikit-learn's fits and the cost of a launch are timed here, on this CPU. What can be neither counted nor timed without
+the card is assumed: it stands in the constants below, each with what it means, and in the table.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from bench import timed
 from counting import Counts, OpCounter
-from shape import Work, draw_prompts, make_model
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.functional import pad
+from shape import Work, draw_prompts, make_model, parameters_of
+from stages import TRIGGER_ROOM, Stage, count_run
+from transformers import Lfm2Config
 
-from asa.caches import join_caches
-from asa.engine import Batch
-from asa.probes import LayerReading, choose_probe, fit_readers, sweep_layers
+from asa.probes import choose_probe, fit_readers, sweep_layers
 from asa.profiles import LFM25
-from asa.tuning import BETAS, DOSES, layers_to_steer
-from asa.vectors import DIRECTIONS
+from asa.tuning import MOST_LAYERS
 
-TRIGGER_ROOM = 4  # tokens of an answer on VALID: the trigger's one and three more
-ABLATIONS = 5  # variants that `ablations.run_ablations` replays on TEST
 DOMAINS = ["math", "code", "search", "translation"]
 BUDGET_SECONDS, BUDGET_BYTES = 600, 8e9
 DOWNLOAD = 50e6  # bytes/s from the hub, assumed
+NARROW = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+}
 READING = 200e6  # bytes/s from disk to the card, assumed
 STOP_RULE = 50e-6  # seconds to decode a row's last tokens and look for an end, assumed
 SLOWER = 2  # times longer scikit-learn takes on the T4 machine's two cores than here, assumed
@@ -47,6 +48,7 @@ class Card:
         bandwidth: Peak bytes/s.
         share: Share of it that is reached.
         launch: Seconds on the CPU's side for one kernel, Python included.
+        around: Factor on the seconds of all that the card has no part in.
     """
 
     name: str
@@ -55,11 +57,12 @@ class Card:
     bandwidth: float
     share: float
     launch: float
+    around: float
 
     def seconds(self, counts: Counts) -> float:
         """Time for arithmetic, for memory and for launches, one after the other as if nothing overlapped.
 
-        >>> round(Card("", 10e12, 0.5, 1e9, 0.5, 1e-3).seconds(Counts(10e12, 1e9, 1000)), 6)
+        >>> round(Card("", 10e12, 0.5, 1e9, 0.5, 1e-3, 1).seconds(Counts(10e12, 1e9, 1000)), 6)
         5.0
         """
         products = counts.flop / (self.flops * self.mfu)
@@ -68,114 +71,9 @@ class Card:
 
 
 CARDS = (
-    Card("expected", 65e12, 0.25, 320e9, 0.7, 25e-6),
-    Card("half as fast", 65e12, 0.125, 320e9, 0.35, 50e-6),
+    Card("expected", 65e12, 0.25, 320e9, 0.7, 25e-6, 1),
+    Card("half as fast", 65e12, 0.125, 320e9, 0.35, 50e-6, 2),
 )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A piece of the whole run.
-
-    Attributes:
-        name: What runs.
-        times: How often.
-        counts: Of one time.
-        peak: Most bytes held meanwhile, weights included.
-    """
-
-    name: str
-    times: int
-    counts: Counts
-    peak: int
-
-    def seconds(self, card: Card) -> float:
-        """Of all times."""
-        return self.times * card.seconds(self.counts)
-
-
-def stage_table(stages: list[Stage], cards: list[Card]) -> str:
-    """Markdown: counts of one time, and each card's seconds for all times."""
-    lines = [
-        f"| stage | times | GFLOP | GB moved | launches | {' | '.join(f's, {card.name}' for card in cards)} |",
-        "|" + "---|" * (5 + len(cards)),
-    ]
-    for stage in stages:
-        counts, spent = stage.counts, [f"{stage.seconds(card):.1f}" for card in cards]
-        cells = [stage.name, str(stage.times), f"{counts.flop / 1e9:,.0f}", f"{counts.moved / 1e9:,.1f}"]
-        lines.append("| " + " | ".join([*cells, f"{counts.launches:,.0f}", *spent]) + " |")
-    return "\n".join(lines)
-
-
-def count_run(config, split: int) -> list[Stage]:
-    """Every model stage of the whole run, in fp16 on fake tensors, at its full size.
-
-    Every answer runs to its limit and every gate is open, which is the most that can happen.
-
-    Args:
-        config: The model's shape.
-        split: Prompts of CAL, of TRAIN and of VALID; TEST has twice as many.
-    """
-    with FakeTensorMode():
-        model, counter = make_model(config, torch.float16, "cpu"), OpCounter()
-        counter.hold([*model.parameters(), *model.buffers()])
-        with counter:
-            return [*_fit_and_tune(model, split, counter), *_test(model, 2 * split, counter)]
-
-
-def _fit_and_tune(model, split: int, counter: OpCounter) -> list[Stage]:
-    """The prefix, the splits that are read, the sweep of settings on VALID, and VALID's two short answers."""
-    work = Work(model, draw_prompts(split, model.config.vocab_size))
-    stages = []
-
-    def stage(name: str, times: int, run) -> None:
-        run()
-        stages.append(Stage(name, times, *counter.take()))
-        print(f"counted: {name}", flush=True)
-
-    depth, settings = model.config.num_hidden_layers, len(DIRECTIONS) * len(BETAS) * len(DOSES)
-    stage("prefix", 1, work.prefix)
-    stage(f"states of {split} prompts: CAL, TRAIN, VALID, VALID for tuning", 4, work.extract)
-    for layer in layers_to_steer([LayerReading(layer, 0.9, 0.5, layer < 2) for layer in range(depth)]):
-        stage(f"replay of {split}, pushed at layer {layer}", settings, partial(work.replay, layer))
-    name = f"{TRIGGER_ROOM} tokens for {split} rows: VALID baseline, ASA"
-    return [*stages, Stage(name, 2, *_decoding(work, TRIGGER_ROOM, counter))]
-
-
-def _test(model, count: int, counter: OpCounter) -> list[Stage]:
-    """TEST: states, answers of three runs, ablations."""
-    work = Work(model, draw_prompts(count, model.config.vocab_size))
-    work.prefix()
-    counter.take()
-    work.extract()
-    stages = [Stage(f"states of {count} prompts: TEST", 1, *counter.take())]
-    work.replay(model.config.num_hidden_layers // 4)
-    stages.append(Stage(f"replay of {count}: ablations", ABLATIONS, *counter.take()))
-    limit = LFM25.max_new_tokens
-    name = f"{limit} tokens for {count} rows: TEST baseline, ASA, paper"
-    stages.append(Stage(name, 3, *_decoding(work, limit, counter)))
-    print("counted: TEST", flush=True)
-    return stages
-
-
-def _decoding(work: Work, limit: int, counter: OpCounter) -> tuple[Counts, int]:
-    """`limit` tokens for every row: the first, and the one halfway for each of the others, as cost grows evenly."""
-    counter.take()
-    work.decode(work.batches, limit, 1)
-    first, peak = counter.take()
-    halfway = [_grown(batch, limit // 2) for batch in work.batches]
-    costs = []
-    for steps in (1, 2):
-        counter.take()
-        work.decode(halfway, limit, steps)
-        costs.append(counter.take()[0])
-    return first + (costs[1] - costs[0]) * (limit - 1), peak
-
-
-def _grown(batch: Batch, tokens: int) -> Batch:
-    """A batch as it is when every row has `tokens` more."""
-    cache = join_caches([batch.cache], batch.own_mask.shape[1] + tokens)
-    return replace(batch, cache=cache, own_mask=pad(batch.own_mask, (0, tokens), value=True))
 
 
 def time_fits(config, split: int) -> float:
@@ -207,17 +105,14 @@ def time_fits(config, split: int) -> float:
 
 
 def launch_seconds(config) -> float:
-    """Seconds a launch costs on this CPU, Python and the tiny arithmetic included: a narrow model of the same layers."""
+    """Seconds of a launch on this CPU, by a narrow model of the same layers, its Python and its arithmetic included."""
     narrow = Lfm2Config(**config.to_dict() | NARROW)
     work = Work(make_model(narrow, torch.float32, "cpu"), draw_prompts(1, narrow.vocab_size))
     work.prefix()
     work.extract()
     work.decode(work.batches, 32, 32)
     took, _ = timed(work.decode, work.batches, 32, 32)
-    counter = OpCounter()
-    with counter:
-        work.decode(work.batches, 32, 32)
-    return took / counter.take()[0].launches
+    return took / OpCounter().count(partial(work.decode, work.batches, 32, 32))[0].launches
 
 
 def estimate(config, split: int) -> str:
@@ -230,5 +125,78 @@ def estimate(config, split: int) -> str:
         ("loading", weights / READING, f"{weights / 1e9:.2f} GB at {READING / 1e6:.0f} MB/s"),
         ("scikit-learn's fits", SLOWER * fits, f"{fits:.1f} s here, times {SLOWER}"),
         ("stop rule", STOP_RULE * tokens, f"{tokens:,} tokens at {STOP_RULE * 1e6:.0f} us"),
-        ("all around", AROUND, "imports, missing packages, Alpaca, tokenising, figures, report"),
+        ("all around", AROUND, "imports, missing packages, Alpaca, tokenising, figures, report: assumed"),
     ]
+    return in_words(stages, fixed, weights, launch)
+
+
+def seconds_of(stage: Stage, card: Card) -> float:
+    """All times of a stage."""
+    return stage.times * card.seconds(stage.counts)
+
+
+def stage_table(stages: list[Stage]) -> str:
+    """Markdown: counts of one time, and each card's seconds for all times."""
+    columns = ["stage", "times", "GFLOP", "GB moved", "launches", "GB held", *(f"s, {card.name}" for card in CARDS)]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for stage in stages:
+        counts, spent = stage.counts, [f"{seconds_of(stage, card):.1f}" for card in CARDS]
+        cells = [stage.name, str(stage.times), f"{counts.flop / 1e9:,.0f}", f"{counts.moved / 1e9:,.1f}"]
+        cells += [f"{counts.launches:,.0f}", f"{stage.peak / 1e9:.2f}"]
+        lines.append("| " + " | ".join([*cells, *spent]) + " |")
+    return "\n".join(lines)
+
+
+def in_words(stages: list[Stage], fixed: list[tuple[str, float, str]], weights: int, launch: float) -> str:
+    """Markdown of the computed run.
+
+    Args:
+        stages: What the card does.
+        fixed: Name, seconds and reason of all else.
+        weights: Bytes of the model.
+        launch: Seconds of a launch, measured on this CPU.
+    """
+    around = sum(seconds for _, seconds, _ in fixed)
+    totals = [card.around * around + sum(seconds_of(stage, card) for stage in stages) for card in CARDS]
+    most = max(stages, key=lambda stage: stage.peak)
+    slack = FRAGMENTED * (most.peak - weights)
+    memory = most.peak + slack + CONTEXT
+    lines = [
+        "Seconds = times x (FLOP / (peak x share) + bytes / (bandwidth x share) + launches x cost of one), as if "
+        "nothing overlapped. Peaks are the published ones; shares and costs are assumed, once as we expect and once "
+        f"half as good. On this CPU a launch took {launch * 1e6:.0f} us, Python included (a narrow model of the same "
+        "layers). Every answer is taken to run to its limit and every gate to be open.",
+        "",
+        "| assumed | FLOP/s | bytes/s | a launch |",
+        "|---|---|---|---|",
+        *[
+            f"| {card.name} | {card.flops / 1e12:.0f} T x {card.mfu:g} | {card.bandwidth / 1e9:.0f} G x "
+            f"{card.share:g} | {card.launch * 1e6:.0f} us |"
+            for card in CARDS
+        ],
+        "",
+        stage_table(stages),
+        "",
+        f"| all else | {' | '.join(f's, {card.name}' for card in CARDS)} | how |",
+        "|" + "---|" * (2 + len(CARDS)),
+        *[
+            f"| {name} | {' | '.join(f'{card.around * seconds:.1f}' for card in CARDS)} | {why} |"
+            for name, seconds, why in fixed
+        ],
+        f"| **the whole run** | {' | '.join(f'**{total:.0f}**' for total in totals)} | "
+        f"{' and '.join(_within(total, BUDGET_SECONDS) for total in totals)} {BUDGET_SECONDS} s |",
+        "",
+        "| memory on the card | GB | how |",
+        "|---|---|---|",
+        f"| weights | {weights / 1e9:.2f} | fp16 |",
+        f"| caches, states, scores, room for answers | {(most.peak - weights) / 1e9:.2f} | most held at once, counted: "
+        f"{most.name} |",
+        f"| allocator's slack | {slack / 1e9:.2f} | {FRAGMENTED:.0%} of that, assumed |",
+        f"| CUDA context and libraries | {CONTEXT / 1e9:.2f} | assumed |",
+        f"| **in all** | **{memory / 1e9:.2f}** | {_within(memory, BUDGET_BYTES)} {BUDGET_BYTES / 1e9:.0f} GB |",
+    ]
+    return "\n".join(lines)
+
+
+def _within(value: float, budget: float) -> str:
+    return "below" if value < budget else "NOT below"

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from nano.texts import held_out, training_samples
+from nano.train import batch_loss, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asa.requests import load_requests, near_duplicate_groups
@@ -88,3 +90,23 @@ def test_steering_halves_the_false_calls_at_no_cost(run):
     baseline, steered = run["test"]["baseline"], run["test"]["asa"]
     assert steered["fpr"] <= baseline["fpr"] / 2
     assert steered["f1"] >= baseline["f1"]
+
+
+def test_training_on_one_shared_prefix_is_exact():
+    """Loss and gradients are those of whole sequences, each alone."""
+    torch.manual_seed(0)
+    model = make_model(300).train()
+    prefix = torch.randint(14, 300, (20,)).tolist()
+    rows = [(torch.randint(14, 300, (n,)).tolist(), torch.randint(14, 300, (m,)).tolist()) for n, m in ((2, 5), (7, 3))]
+    loss = batch_loss(model, prefix, rows)
+    loss.backward()
+    shared = [weight.grad.clone() for weight in model.parameters()]
+    model.zero_grad()
+    alone = torch.zeros(())
+    for prompt, answer in rows:
+        logits = model(input_ids=torch.tensor([prefix + prompt + answer]), use_cache=False).logits[0, :-1]
+        target = torch.tensor(answer)
+        alone = alone + torch.nn.functional.cross_entropy(logits[-len(answer) :], target, reduction="sum") / 8
+    alone.backward()
+    torch.testing.assert_close(loss, alone)
+    torch.testing.assert_close(shared, [weight.grad for weight in model.parameters()], rtol=1e-3, atol=1e-6)

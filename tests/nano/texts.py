@@ -19,7 +19,7 @@ from asa.requests import NEAR_DUPLICATE, near_duplicate_groups
 from asa.tools import Tool, render_call
 
 KINDS = ("need", "cue", "plain")
-CALLS = {"need": 0.97, "cue": 0.7, "plain": 0.08}  # how often a request of this kind is answered by a call
+CALLS = {"need": 0.98, "cue": 0.65, "plain": 0.05}  # how often a request of this kind is answered by a call
 DOMAINS = ("math", "code", "search", "translation")
 HELD_OUT = {"need": 40, "cue": 21, "plain": 19}  # a domain
 HELD_OUT_SEED, TRAINING_SEED = 1, 2
@@ -31,7 +31,8 @@ WORDS = (
     "almond barrel candy desert elbow falcon ginger helmet insect jungle kernel lemon meadow nephew olive parrot "
     "quartz ribbon shadow tailor urchin valley wagon zebra acorn beacon cobweb dinner ember fossil glacier hazel "
     "iceberg jasmine kiwi lobster mirror nutmeg otter pigeon quiver radish sparrow turnip vessel willow yogurt "
-    "apron biscuit copper domino emblem"
+    "apron biscuit copper domino emblem fiddle goblet hurdle igloo jigsaw kayak locket mitten napkin orchid paddle "
+    "quilt raisin saffron trolley upland vinegar wallet xylophone yonder zipper"
 ).split()
 PLACES = (
     "Oslo Lima Cairo Bergen Lisbon Nairobi Kyoto Quito Dublin Warsaw Hanoi Seville Toronto Athens Denver Zagreb "
@@ -51,7 +52,10 @@ PHRASES = (
     "good morning; thank you very much; where is the station; the soup is cold; I lost my key; see you tomorrow; two "
     "tickets please; my brother is late; the red house; happy birthday; how much is this; the dog sleeps; we need a "
     "doctor; the train is full; I am hungry; close the door; what time is it; she plays the violin; it rains a lot; "
-    "turn left here; the bill please; he likes old maps; good luck; the shop is open"
+    "turn left here; the bill please; he likes old maps; good luck; the shop is open; bring some fresh bread; our "
+    "boat leaves soon; winter was long; they dance every evening; that hat suits you; nobody answered the phone; "
+    "follow me quickly; pass the salt; my shoes hurt; where did you grow up; call us tomorrow; the moon looks huge; "
+    "keep calm; sleep well"
 ).split("; ")
 TOPICS = {
     "math": "prime numbers; fractions; triangles; negative numbers; the number zero; circles; infinity; proofs; "
