@@ -58,7 +58,8 @@ def pick_device() -> tuple[torch.device, torch.dtype]:
     """This process' device and the dtype for it: fp32 on CPU, fp16 on GPUs below capability 8 (T4), bf16 above."""
     if not torch.cuda.is_available():
         return torch.device("cpu"), torch.float32
-    device = this_process().device
+    here = this_process()
+    device = here.device if here.num_processes > 1 else torch.device("cuda")
     new = torch.cuda.get_device_capability(device)[0] >= 8
     return device, torch.bfloat16 if new else torch.float16
 

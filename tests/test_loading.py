@@ -160,6 +160,14 @@ def test_old_gpus_get_fp16_and_new_ones_bf16(monkeypatch, capability, dtype):
     assert pick_device() == (torch.device("cuda"), dtype)
 
 
+def test_each_of_several_processes_gets_its_own_card(monkeypatch):
+    second = SimpleNamespace(num_processes=2, device=torch.device("cuda", 1))
+    monkeypatch.setattr(loading, "this_process", lambda: second)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: {second.device: (7, 5)}[device])
+    assert pick_device() == (second.device, torch.float16)
+
+
 def test_a_cpu_gets_fp32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device() == (torch.device("cpu"), torch.float32)
