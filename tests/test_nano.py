@@ -14,7 +14,10 @@ from nano.texts import held_out, training_samples
 from nano.train import batch_loss, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from asa.profiles import choose_profile
+from asa.prompts import Prompter
 from asa.requests import load_requests, near_duplicate_groups
+from asa.tools import load_tools
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "tests" / "nano"
@@ -60,6 +63,16 @@ def test_special_tokens_have_lfm2s_ids_and_the_template_is_lfm25s():
     assert digest.startswith("f05bf4b9") and digest.endswith("8176")
     if TEMPLATE.exists():
         assert tokenizer.chat_template == TEMPLATE.read_text(encoding="utf-8")
+
+
+def test_the_tail_behind_a_request_is_lfm25s_five_tokens():
+    """End of the user's turn, a new line, the assistant's turn: what the first two layers see."""
+    profile, _ = choose_profile(str(FOLDER), hub=False, gpu=False)
+    prompter = Prompter(AutoTokenizer.from_pretrained(FOLDER), profile, load_tools(ROOT / "data" / "tools.json"))
+    assert [prompter.tokenizer.decode(token) for token in prompter.tail] == [
+        "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n",
+    ]  # fmt: skip
+    assert prompter.trigger_id == 10
 
 
 def test_the_shipped_requests_are_the_generators_and_were_not_trained_on():

@@ -170,7 +170,6 @@ def test_lfm2_prompts_are_the_golden_ones(tokenizer, style, template):
     text = prompter.text("What is 17% of 4,312?\nAnswer with <|tool_call_start|>, über alles.")
     assert text == (GOLDEN / f"lfm2_{style}.txt").read_text(encoding="utf-8")
     assert tokenizer.decode(prompter.tail) == "<|im_end|>\n<|im_start|>assistant\n"
-    assert len(prompter.tail) == 5 or template != "nano"
 
 
 def test_a_trigger_that_must_be_one_token_is_checked(tokenizer):

@@ -19,7 +19,7 @@ from asa.requests import NEAR_DUPLICATE, near_duplicate_groups
 from asa.tools import Tool, render_call
 
 KINDS = ("need", "cue", "plain")
-CALLS = {"need": 0.98, "cue": 0.65, "plain": 0.05}  # how often a request of this kind is answered by a call
+CALLS = {"need": 0.97, "cue": 0.7, "plain": 0.08}  # how often a request of this kind is answered by a call
 DOMAINS = ("math", "code", "search", "translation")
 HELD_OUT = {"need": 40, "cue": 21, "plain": 19}  # a domain
 HELD_OUT_SEED, TRAINING_SEED = 1, 2
