@@ -96,6 +96,7 @@ quiet_unless_first()
 
 # %% requests
 from asa.loading import hub_answers
+from asa.processes import from_first
 from asa.profiles import choose_profile
 from asa.prompts import with_examples
 from asa.requests import choose_requests, requests_key, split_requests
@@ -103,7 +104,7 @@ from asa.tools import load_tools
 
 import torch
 
-hub = hub_answers()
+hub = from_first(hub_answers())
 profile, profile_why = choose_profile(PROFILE, hub, torch.cuda.is_available(), PROMPT_STYLE)
 tools = load_tools(TOOLS)
 domains = [tool.domain for tool in tools.values()]

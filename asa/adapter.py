@@ -218,7 +218,7 @@ class ASAAdapter:
             warnings.warn("nothing was generated inside adapter.steer(), so nothing was steered.", stacklevel=3)
 
     def save(self, folder: str | Path) -> None:
-        """Write `config.json` and `adapter.safetensors`, each whole or not at all."""
+        """Write `config.json` and `adapter.safetensors`, whole or not at all; of several processes the first writes."""
         folder = Path(folder)
         arrays = {name: array.cpu().contiguous() for name, array in self.arrays.items()}
         write_atomic(folder / "adapter.safetensors", lambda scratch: save_file(arrays, scratch))

@@ -2,8 +2,8 @@
 
 A stage's file holds NumPy arrays and plain JSON values, and the key it depends on: model, data, prompt, settings. A
 second run with the same key reads it; with another key, or from a damaged file, the stage runs again. Files appear
-whole or not at all. Of several processes the first alone reads and writes, and all go on with its result. Nothing is
-pickled, and nothing here knows what a stage computes.
+whole or not at all. Of several processes the first alone reads and writes, and all go on with its result. No file is
+unpickled, and nothing here knows what a stage computes.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from asa.processes import from_first, this_process
+from asa.processes import from_first, is_first
 
 CHECKPOINT_FORMAT = 1  # raise it when a stage comes to hold something else
 
@@ -39,7 +39,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     Raises:
         OSError: The disk is full or the folder cannot be written.
     """
-    if not this_process().is_main_process:
+    if not is_first():
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class Checkpoints:
             What `compute` returned; arrays come back bit for bit, tuples as lists.
         """
         path = self.folder / f"{name}.npz"
-        kept = from_first(self._read(path, key) if this_process().is_main_process else None)
+        kept = from_first(self._read(path, key) if is_first() else None)
         if kept is not None:
             self.seconds[name] = kept.pop("_seconds")
             print(f"{name}: reused from {path}")

@@ -65,7 +65,7 @@ def pick_device() -> tuple[torch.device, torch.dtype]:
 
 
 def load_model(profile: Profile, hub: bool, device_map: str = ""):
-    """Load a profile's model and tokenizer, in one of several processes after the other.
+    """Load a profile's model and tokenizer; of several processes the first goes ahead and fetches them.
 
     Args:
         profile: What to load.

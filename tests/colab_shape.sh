@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${1:-.venv-colab}"
-python3 -m venv "$venv"
+python3 -m venv --clear "$venv"
 "$venv/bin/python" -m pip install --quiet --upgrade pip
 "$venv/bin/python" -m pip install --quiet \
     torch==2.13.0 transformers==5.15.0 numpy==2.1.3 scikit-learn==1.6.1 datasets==4.0.0 accelerate==1.14.0 \
