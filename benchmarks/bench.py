@@ -4,7 +4,9 @@ Ours is timed on all of its requests. The plain side does every request alone, s
 on another sample, spread over the requests by length, and scales the seconds to all of them. Nothing is measured here.
 """
 
+import contextlib
 import os
+import platform
 import statistics
 import sys
 import time
@@ -139,9 +141,16 @@ def open_bench(assets: str | Path) -> Bench:
     prompts = {name: [prompter.ids(request.text) for request in rows] for name, rows in splits.items()}
     ends = model.generation_config.eos_token_id
     ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])})
-    trigger_id = tokenizer(profile.trigger, add_special_tokens=False)["input_ids"][0]
     prefix = shared_prefix([ids for rows in prompts.values() for ids in rows])
-    return Bench(model, adapter, trigger_id, ends, splits, prompts, prefix, benchmark)
+    return Bench(model, adapter, prompter.trigger_id, ends, splits, prompts, prefix, benchmark)
+
+
+def processor() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError, StopIteration):
+        info = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
+    return platform.processor() or platform.machine()
 
 
 def spread(prompts: list[list[int]], count: int) -> list[int]:

@@ -6,9 +6,7 @@ launches are counted on the same calls on the meta device. So are those of the w
 them the seconds and the memory on a T4 are computed. Random weights say nothing about quality: nothing is scored.
 """
 
-import contextlib
 import math
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from bench import processor
 from counting import Counts, OpCounter
 from memory import megabytes
 from shape import PREFIX, Work, draw_prompts, make_model, parameters_of, real_config
@@ -140,10 +139,7 @@ def machine() -> str:
     """The card's name, or the processor's."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError, StopIteration):
-        info = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
-    return platform.processor() or platform.machine()
+    return processor()
 
 
 def dtypes() -> tuple[torch.dtype, ...]:

@@ -8,14 +8,13 @@ runs: its numbers mean nothing, and it needs another `--out`.
 import argparse
 import contextlib
 import json
-import platform
 import sys
 from pathlib import Path
 
 import torch
 import transformers
 from alone import attached_generate, decision, first_line, import_package, memory
-from bench import QUICK, ROOT, Bench, Row, Sizes, open_bench, timed
+from bench import QUICK, ROOT, Bench, Row, Sizes, open_bench, processor, timed
 from growth import in_words as growth_in_words
 from growth import measure_growth, plot_growth
 from limits import in_words as limits_in_words
@@ -70,16 +69,12 @@ def _seconds(value: float | None) -> str:
 def results(bench: Bench, sizes: Sizes, rows: list[Row], limits: str, growth: str) -> str:
     """The text of `results.md`."""
     size = sum(parameter.numel() for parameter in bench.model.parameters())
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        info = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
     note = "" if sizes is not QUICK else "**A quick run, which only shows that everything runs: not to be quoted.**\n\n"
     return f"""# Benchmarks
 
 {note}`python benchmarks/run.py` wrote this: {bench.model.config.model_type}, {size / 1e6:.0f} M parameters, \
 {bench.model.dtype}, {bench.benchmark} requests, prompts of {len(bench.prefix)} shared tokens and a few of their own; \
-{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}.
+{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}.
 
 Ours and theirs take turns, {sizes.rounds} rounds, medians. Theirs is the plain approach (`plain.py`): every request \
 alone, from the start. Its cost adds up over requests, so each round times it on another sample, spread by prompt \
