@@ -105,7 +105,7 @@ class ASAAdapter:
         if not 0.5 <= self.tau < 1:
             raise AdapterError(f"tau must be in [0.5, 1), not {self.tau}.")
         along = self.alpha * self.arrays["vectors"]
-        self._pushes = torch.cat([-along, 0 * along, along])  # `[3D, H]`, all that there are: gate by gate
+        self._pushes = torch.cat([-along, torch.zeros_like(along), along])  # `[3D, H]`, all there are, gate by gate
 
     @classmethod
     def from_readers(cls, readers, vectors, config: dict) -> "ASAAdapter":
@@ -141,17 +141,17 @@ class ASAAdapter:
         scores = torch.addmm(self.arrays["bias"], hidden.detach().float(), self.arrays["weight"].T).cpu().numpy()
         if not np.isfinite(scores).all():
             raise ValueError(f"hidden states at layer {self.layer} are not finite: load the model in another dtype.")
-        high, low, decided = self.tau, 1 - self.tau, []
+        decided = []
         domains, chances = scores[:, : len(self.domains)].argmax(1), expit(scores[:, len(self.domains) :])
         for domain, row in zip(domains.tolist(), chances.tolist(), strict=True):
             p_tool = row[domain]
-            decided.append((domain, p_tool, 1 if p_tool >= high else -1 if p_tool <= low else 0))
+            decided.append((domain, p_tool, 1 if p_tool >= self.tau else -1 if p_tool <= 1 - self.tau else 0))
         return decided
 
     def push(self, hidden: torch.Tensor) -> tuple[torch.Tensor, list[Decision]]:
         """The push g * alpha * v_d `[B, H]` (fp32) for hidden states `[B, H]`, and the decisions behind it."""
         decided = self._decided(hidden)
-        rows = np.array([(gate + 1) * len(self.domains) + domain for domain, _, gate in decided])
+        rows = np.array([(gate + 1) * len(self.domains) + domain for domain, _, gate in decided], np.int64)
         delta = torch.embedding(self._pushes, torch.from_numpy(rows).to(hidden.device))
         return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g)) for d, p, g in decided]
 
