@@ -117,11 +117,13 @@ def closing_test(tokenizer, model, profile: Profile) -> Callable[[list[int]], bo
     """A test whether generated ids are a finished answer: end of turn, a closed call, or words at their limit."""
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-    window = len(tokenizer(profile.call_end, add_special_tokens=False)["input_ids"]) + 3  # merges with neighbours
+    texts = [text for text in (profile.call_end, profile.turn_end) if text]
+    window = 3 + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)  # neighbours merge
     triggered = trigger_test(tokenizer, profile.trigger)
 
     def closed(ids: list[int]) -> bool:
-        if ids[-1] in ends or profile.call_end in tokenizer.decode(ids[-window:], skip_special_tokens=False):
+        recent = tokenizer.decode(ids[-window:], skip_special_tokens=False)
+        if ids[-1] in ends or any(text in recent for text in texts):
             return True
         return len(ids) >= profile.words_limit and not triggered(ids)
 

@@ -221,6 +221,18 @@ def test_an_answer_is_closed_at_the_end_of_the_turn(tiny_tokenizer, ends):
     assert not closed([eos, *words])  # only the last token ends a turn
 
 
+def test_an_answer_is_closed_at_the_profiles_end_of_a_turn(tiny_tokenizer):
+    """A pretrained model has no token for it and would go on with the next turn."""
+    words = ids(tiny_tokenizer, "It is four.")
+    for end in ("\n", "\nUser:"):
+        closed = closing_test(tiny_tokenizer, model_with_ends(None), replace(profile("</tool_call>"), turn_end=end))
+        answer = [*words, *ids(tiny_tokenizer, end)]
+        assert closed(answer) and closed([*answer, *ids(tiny_tokenizer, " and")])
+        assert not any(closed(answer[:size]) for size in range(1, len(answer)))
+        assert closed(ids(tiny_tokenizer, "[f()]</tool_call>"))
+        assert not closing_test(tiny_tokenizer, model_with_ends(None), profile("</tool_call>"))(answer)
+
+
 @pytest.mark.parametrize("end", ["</tool_call>", MARKERS[1]])
 def test_an_answer_is_closed_where_its_call_is(tiny_tokenizer, end):
     closed = closing_test(tiny_tokenizer, model_with_ends(None), profile(end))
