@@ -103,7 +103,7 @@ def train_lora(
     try:
         yield _train(model, prompts, targets, seed, epochs, learning_rate)
     finally:
-        pass
+        lora.unload()
         for weight, before in trainable:
             weight.requires_grad_(before)
 

@@ -95,6 +95,7 @@ def test_the_model_is_what_it_was(tiny_model, asked, said):
         modules = [(name, id(module), type(module), module.training) for name, module in model.named_modules()]
         return weights, modules, sorted(vars(model)), hooks_of(model), vars(model.config).copy()
 
+    tiny_model.requires_grad_(True)
     next(tiny_model.parameters()).requires_grad_(False)
     try:
         before, values = kept(tiny_model), copy.deepcopy(tiny_model.state_dict())
@@ -109,24 +110,24 @@ def test_the_model_is_what_it_was(tiny_model, asked, said):
         for name, value in tiny_model.state_dict().items():
             assert torch.equal(value, values[name]), name
     finally:
-        next(tiny_model.parameters()).requires_grad_(True)
+        tiny_model.requires_grad_(True)
 
 
 def test_a_seed_gives_one_run(tiny_llama, asked, said):
-    """And leaves the caller's random numbers alone."""
+    """Whatever the caller's random numbers are, and those are left alone."""
 
-    def trained(seed: int) -> tuple[dict[str, torch.Tensor], LoraRun]:
+    def trained(seed: int, callers: int) -> tuple[dict[str, torch.Tensor], LoraRun]:
+        torch.manual_seed(callers)
+        expected = torch.rand(3)
+        torch.manual_seed(callers)
         with train_lora(tiny_llama, asked, said, seed=seed, **FEW) as run:
+            assert torch.equal(torch.rand(3), expected)
             return {name: w.detach().clone() for name, w in tiny_llama.named_parameters() if ".lora_" in name}, run
 
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    (first, run), (second, again), (other, _) = trained(0), trained(0), trained(1)
-    assert torch.equal(torch.rand(3), expected)
+    (first, run), (second, again), (other, _) = trained(0, callers=5), trained(0, callers=6), trained(1, callers=5)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (run.first_loss, run.last_loss) == (again.first_loss, again.last_loss)
-    assert not all(torch.equal(first[name], other[name]) for name in first)
+    assert not any(torch.allclose(first[name], other[name], atol=1e-3) for name in first if ".lora_A" in name)
 
 
 def test_a_run_says_what_it_took(tiny_llama, said):
