@@ -308,7 +308,16 @@ plot_cosines(cosines, domains, f"{OUT}/cosines.png")
 # push and read the next token on the same prefilled requests.
 
 # %% test
-from asa.ablations import run_ablations
+from asa.ablations import Steered, run_ablations
+
+
+test_domains = [request.domain for request in splits["test"]]
+
+
+def parts_of(setting):
+    """What a setting's ablations are made from."""
+    shared = fit_readers(fit_states[:, setting.layer], fit_labels, fit_domains, domains, swept["strength"], 0.0)
+    return Steered(setting, readers[setting.layer], shared, directions[setting.direction, setting.layer])
 
 
 def run_test():
@@ -323,10 +332,8 @@ def run_test():
             continue
         answers, decisions = answer_steered(batches, reading.states, steering, baseline, limit, closed, f"TEST {run}")
         result |= {run: answers, f"{run}_decisions": [vars(decision) for decision in decisions]}
-    result["ablations"] = run_ablations(
-        batches, reading.states, labels["test"], readers[chosen.layer], directions[chosen.direction, chosen.layer],
-        chosen, trigger_id, SEED,
-    )  # fmt: skip
+    ablated = run_ablations(batches, reading.states, parts_of(chosen), test_domains, trigger_id, SEED)
+    result["ablations"] = {name: called.tolist() for name, called in ablated.items()}
     return result
 
 
@@ -338,18 +345,18 @@ tested = checkpoints.stage("test", test_key, run_test)
 
 # %% results
 from asa.checkpoints import write_json
-from asa.evaluation import call_validity, mcnemar, trigger_metrics
+from asa.evaluation import call_validity, gap_closed, mcnemar, trigger_metrics
 from asa.plots import plot_baseline_vs_asa
 from asa.quickstart import write_quickstart_files
-from asa.report import gap_closed, write_report
+from asa.report import write_report
 
 runs = ("baseline", "asa_paper", "asa")
 answers = {run: [tokenizer.decode(ids) for ids in tested[run]] for run in runs}
 called = {run: np.array([triggered(ids) for ids in tested[run]]) for run in runs}
 called["probe"] = np.array([decision["p_tool"] >= 0.5 for decision in tested["asa_decisions"]])
 first = {run: np.array([ids[0] == trigger_id for ids in tested[run]]) for run in runs}
-test_domains = np.array([request.domain for request in splits["test"]])
 test_labels = np.array(labels["test"])
+here = {domain: np.array(test_domains) == domain for domain in domains}
 test = {run: trigger_metrics(called[run], test_labels, SEED) for run in ("baseline", "probe", "asa", "asa_paper")}
 adapter.config["test"] = {
     run: {m: test[run][m] for m in ("precision", "recall", "f1", "fpr")} for run in ("baseline", "asa")
@@ -365,11 +372,14 @@ results = {
     "mcnemar": mcnemar(called["baseline"], called["asa"], test_labels),
     "first_token": {run: trigger_metrics(first[run], test_labels, SEED) for run in runs},
     "per_domain": {
-        run: {d: trigger_metrics(called[run][test_domains == d], test_labels[test_domains == d], SEED) for d in domains}
+        run: {d: trigger_metrics(called[run][here[d]], test_labels[here[d]], SEED) for d in domains}
         for run in ("baseline", "asa")
     },
     "validity": {run: call_validity(answers[run], tools, profile.markers) for run in runs},
-    "ablations": tested["ablations"], "paper_setting": vars(paper_setting), "settings_scored": len(settings),
+    "ablations": {
+        name: trigger_metrics(np.array(outcome), test_labels, SEED) for name, outcome in tested["ablations"].items()
+    },
+    "paper_setting": vars(paper_setting), "settings_scored": len(settings),
     "valid": {"f1": chosen.f1, "fpr": chosen.fpr}, "valid_generated": valid_generated,
     "layers": [vars(reading) | {"kind": kinds[reading.layer]} for reading in readings], "layer_plateau": plateau,
     "auc_plateau": readings[plateau].auc, "shuffled_plateau": readings[plateau].shuffled, "length_auc": swept["length"],

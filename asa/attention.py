@@ -6,7 +6,7 @@ softmax runs over prefix and own tokens together. The result is ordinary scaled 
 rounding; nothing is approximated.
 
 It does not read an attention mask: rows carry no padding while they are prefilled, and `own_mask` says which
-columns a row has where rows of different length stand side by side.
+columns a row has where rows of different length stand side by side. A sliding window is built from the same counts.
 """
 
 import torch
@@ -16,7 +16,18 @@ SHARED_PREFIX_ATTENTION = "asa_shared_prefix"
 
 
 def shared_prefix_attention(
-    module, query, key, value, attention_mask, scaling, dropout=0.0, *, prefix=None, own_mask=None, **kwargs
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling,
+    dropout=0.0,
+    *,
+    prefix=None,
+    own_mask=None,
+    sliding_window=None,
+    **kwargs,
 ):
     """Attend to one shared prefix and to each row's own tokens, as one softmax.
 
@@ -31,8 +42,10 @@ def shared_prefix_attention(
         attention_mask: Unused; causality is built here.
         scaling: Factor on the scores.
         dropout: Must be 0.
-        prefix: Layer index -> (keys, values), each `[kv_heads, P, d]`; None while the prefix itself is prefilled.
+        prefix: Layer index -> (keys, values), each `[kv_heads, P, d]`, as `caches.PrefixKeys` has them; None while the
+            prefix itself is prefilled.
         own_mask: `[B, S]` bool, False where a row has no token (rows of different length side by side).
+        sliding_window: How many tokens this layer sees, the query's own included; None: all.
         **kwargs: Ignored.
 
     Returns:
@@ -40,11 +53,20 @@ def shared_prefix_attention(
     """
     batch, heads, steps, width = query.shape
     kv_heads, own = key.shape[1], key.shape[2]
+    known = 0 if prefix is None else prefix[module.layer_idx][0].shape[1]
+    windowed = sliding_window is not None and known + own > sliding_window
+    if windowed:
+        columns = torch.ones(1, own, device=key.device) if own_mask is None else own_mask
+        places = columns.cumsum(-1).long() + known - 1  # [B or 1, S]: where in its text each own column stands
+        oldest = places[:, -steps:, None] - sliding_window + 1  # [B or 1, T, 1]: the first place a query sees
     folded = (query * scaling).reshape(batch, kv_heads, -1, width)  # [B, kv, G*T, d]
     scores = (folded @ key.transpose(-1, -2)).float()  # [B, kv, G*T, S]
     if steps > 1:
         later = torch.ones(steps, own, dtype=torch.bool, device=key.device).triu(own - steps + 1)
         scores = scores.view(batch, kv_heads, -1, steps, own).masked_fill_(later, float("-inf")).flatten(2, 3)
+    if windowed:
+        hidden = (places[:, None] < oldest)[:, None, None]  # [B or 1, 1, 1, T, S]
+        scores = scores.view(batch, kv_heads, -1, steps, own).masked_fill_(hidden, float("-inf")).flatten(2, 3)
     if own_mask is not None:
         scores = scores.masked_fill_(~own_mask[:, None, None, :], float("-inf"))
     if prefix is None:
@@ -53,6 +75,10 @@ def shared_prefix_attention(
     prefix_keys, prefix_values = prefix[module.layer_idx]
     rows = folded.transpose(0, 1).reshape(kv_heads, -1, width)  # [kv, B*G*T, d]: every row against the one prefix
     shared = (rows @ prefix_keys.transpose(-1, -2)).float()  # [kv, B*G*T, P]
+    if windowed:
+        hidden = (torch.arange(known, device=key.device) < oldest)[:, None]  # [B or 1, 1, T, P]
+        shared = shared.view(kv_heads, batch, -1, steps, known).masked_fill_(hidden, float("-inf"))
+        shared = shared.view(kv_heads, -1, known)
     scores = scores.transpose(0, 1).reshape(kv_heads, -1, own)
     highest = torch.maximum(shared.amax(-1, keepdim=True), scores.amax(-1, keepdim=True))
     # in place, as memory traffic is the cost; exp(-80) is as good as 0 and far faster to take than exp(-inf)

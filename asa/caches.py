@@ -3,10 +3,12 @@
 A hybrid model's cache has two kinds of layers. Attention layers hold keys and values `[B, kv_heads, T, d]` and
 grow; a convolution layer holds its last few inputs `[B, H, K]` and is overwritten in place by every step. The
 functions here treat both, so that a cache that was prefilled once can be used many times without ever being
-changed. Layers may lie on different devices, as a device map puts them. They run no model.
+changed. A layer with a sliding window keeps all its keys here, as the attention that reads them knows the window.
+Layers may lie on different devices, as a device map puts them. They run no model.
 """
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache
@@ -16,6 +18,13 @@ from transformers.cache_utils import DynamicLayer
 def is_convolution(layer) -> bool:
     """Whether a cache layer holds convolution states rather than keys and values."""
     return hasattr(layer, "conv_states")
+
+
+def growing_cache(config) -> DynamicCache:
+    """An empty cache for a model of `config` in which no attention layer forgets."""
+    cache = DynamicCache(config=config)
+    cache.layers = [layer if is_convolution(layer) else DynamicLayer() for layer in cache.layers]
+    return cache
 
 
 def take_rows(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -44,18 +53,31 @@ def fork_cache(cache: DynamicCache, rows: torch.Tensor | None = None) -> Dynamic
     return twin
 
 
-def take_keys(cache: DynamicCache) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """Take the keys and values of a one-row cache out of it, leaving its attention layers empty.
+@dataclass(frozen=True)
+class PrefixKeys:
+    """Keys and values of one row by layer, each on its block's device.
 
-    Returns:
-        Layer index -> (keys, values), each `[kv_heads, T, d]`.
+    No mapping on purpose: accelerate moves all tensors of a mapping that a block is called with to that block's device.
+
+    Attributes:
+        layers: Layer index -> (keys, values), each `[kv_heads, T, d]`.
     """
+
+    layers: dict[int, tuple[torch.Tensor, torch.Tensor]]
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(keys, values) of layer `number`."""
+        return self.layers[number]
+
+
+def take_keys(cache: DynamicCache) -> PrefixKeys:
+    """Take the keys and values of a one-row cache out of it, leaving its attention layers empty."""
     taken = {}
     for number, layer in enumerate(cache.layers):
         if not is_convolution(layer):
             taken[number] = (layer.keys[0], layer.values[0])
             cache.layers[number] = type(layer)()
-    return taken
+    return PrefixKeys(taken)
 
 
 def join_caches(parts: list[DynamicCache], length: int) -> DynamicCache:

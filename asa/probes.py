@@ -127,11 +127,12 @@ class Readers:
         """Domain index `[N]` for states `[N, H]`."""
         return self.router.predict(self.scaler.transform(states))
 
-    def p_tool(self, states: np.ndarray) -> np.ndarray:
-        """Probability `[N]` that a tool is needed, by the probe of the routed domain."""
+    def p_tool(self, states: np.ndarray, routed: np.ndarray | None = None) -> np.ndarray:
+        """Probability `[N]` that a tool is needed, by the probe of the domain `routed` `[N]`; None: the router's."""
         z = self.scaler.transform(states)
+        routed = self.router.predict(z) if routed is None else routed
         each = np.stack([self.probes[domain].predict_proba(z)[:, 1] for domain in self.domains], axis=1)
-        return each[np.arange(len(z)), self.router.predict(z)]
+        return each[np.arange(len(z)), routed]
 
 
 def fit_readers(states, labels, domains: list[str], names: list[str], strength: float, own: float) -> Readers:

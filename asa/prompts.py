@@ -50,7 +50,7 @@ class Prompter:
             for tool in tools.values():
                 for example in tool.examples:
                     self.messages.append({"role": "user", "content": self._plain(example.request)})
-                    self.messages.append({"role": "assistant", "content": self._reaction(tool, example)})
+                    self.messages.append({"role": "assistant", "content": self.reaction(tool, example)})
         self.trigger_id = self._find_trigger()
         samples = [self._tokens(request) for request in ("a", "7", "?")]
         first_tokens = (samples[0][0], *tokenizer("a")["input_ids"][:1])  # the template's, the tokenizer's own
@@ -73,7 +73,8 @@ class Prompter:
             )
         return pieces[0]
 
-    def _reaction(self, tool: Tool, example: Example) -> str:
+    def reaction(self, tool: Tool, example: Example) -> str:
+        """What the assistant says to an example's request: a call of `tool`, or its answer in words."""
         if example.arguments is None:
             return self._plain(str(example.answer))
         opening, closing = self.profile.markers

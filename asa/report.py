@@ -8,6 +8,7 @@ written.
 from pathlib import Path
 
 from asa.checkpoints import write_atomic
+from asa.evaluation import gap_closed
 
 OURS = "this run"
 ORIGINAL = "original project, LFM2.5-1.2B"
@@ -50,16 +51,6 @@ RUN_LABELS = {
     "asa_paper": "ASA, paper's direction",
     "asa": "ASA",
 }
-
-
-def gap_closed(f1_steered: float, f1_baseline: float, f1_probe: float) -> float:
-    """Share of the way from the baseline's F1 to the probe's that steering goes; 0 where there is no gap.
-
-    >>> round(gap_closed(0.6185, 0.5285, 0.8054), 2)
-    0.33
-    """
-    gap = f1_probe - f1_baseline
-    return (f1_steered - f1_baseline) / gap if gap > 0 else 0.0
 
 
 def markdown_table(heads: list[str], rows: list[list]) -> str:

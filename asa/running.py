@@ -6,7 +6,7 @@ changes nothing. Of several processes each works on its own batches, and all get
 here is judged elsewhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,41 @@ def answer_all(batches: list[Batch], limit: int, closed: Callable[[list[int]], b
     return [answer for _, answer in sorted(gathered(said))]
 
 
+def answer_chosen(
+    batches: list[Batch],
+    chosen: np.ndarray,
+    limit: int,
+    closed: Callable[[list[int]], bool],
+    what: str,
+    push: tuple[int, np.ndarray] | None = None,
+    opening: Sequence[int] = (),
+    avoid: int | None = None,
+) -> dict[int, list[int]]:
+    """Greedy answers of some rows only, under an intervention.
+
+    Args:
+        batches: The requests' batches.
+        chosen: `[N]` bool, the rows to answer.
+        limit: Most new tokens a row.
+        closed: As in `Batch.decode`.
+        what: Name of the progress bar.
+        push: (layer, `[N, H]`).
+        opening: As in `Batch.decode`.
+        avoid: As in `Batch.decode`.
+
+    Returns:
+        Row -> answer.
+    """
+    said = []
+    for batch in progress(batches, desc=what, unit="batch"):
+        places = [place for place, row in enumerate(batch.rows) if chosen[row]]
+        if places:
+            part = batch.select(places)
+            delta = None if push is None else (push[0], torch.from_numpy(push[1][part.rows]).to(part.own_mask.device))
+            said += zip(part.rows, part.decode(limit, closed, delta, opening, avoid), strict=True)
+    return dict(gathered(said))
+
+
 def answer_steered(
     batches: list[Batch],
     states: np.ndarray,
@@ -93,15 +128,7 @@ def answer_steered(
         closed: As in `Batch.decode`.
         what: Name of the progress bar.
     """
-    decided, said = [], []
-    for batch in progress(batches, desc=what, unit="batch"):
-        hidden = torch.from_numpy(states[batch.rows, adapter.layer]).to(batch.own_mask.device)
-        delta, decisions = adapter.push(hidden)
-        decided += zip(batch.rows, decisions, strict=True)
-        pushed = [place for place, decision in enumerate(decisions) if decision.gate]
-        if pushed:
-            part = batch.select(pushed)
-            said += zip(part.rows, part.decode(limit, closed, push=(adapter.layer, delta[pushed])), strict=True)
-    answers = dict(enumerate(unsteered)) | dict(gathered(said))
-    decisions = dict(gathered(decided))
-    return list(answers.values()), [decisions[row] for row in answers]
+    delta, decisions = adapter.push(torch.from_numpy(states[:, adapter.layer]))
+    gated = np.array([decision.gate != 0 for decision in decisions])
+    answers = answer_chosen(batches, gated, limit, closed, what, push=(adapter.layer, delta.numpy()))
+    return list((dict(enumerate(unsteered)) | answers).values()), decisions

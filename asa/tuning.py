@@ -110,6 +110,16 @@ def replay_triggers(
     return called
 
 
+def gates(p_tool: np.ndarray, tau: float) -> np.ndarray:
+    """Gate `[N]`: +1 where p >= tau, -1 where p <= 1 - tau, else 0.
+
+    >>> gates(np.array([0.9, 0.5, 0.2]), 0.8).tolist()
+    [1, 0, -1]
+    """
+    sure = np.maximum(p_tool, 1 - p_tool) >= tau
+    return np.where(sure, np.where(p_tool >= 0.5, 1, -1), 0)
+
+
 def sweep_settings(
     batches, states, unsteered, labels, readers: dict[int, Readers], directions, trigger_id: int
 ) -> list[Setting]:

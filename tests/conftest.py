@@ -16,6 +16,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     Lfm2Config,
     Lfm2ForCausalLM,
     LlamaConfig,
@@ -108,6 +110,17 @@ def make_lfm2(layers: tuple[str, ...] = LFM2_LAYERS, seed: int = 0, **changes) -
         "num_key_value_heads": 2, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS,
     }  # fmt: skip
     return widened(Lfm2ForCausalLM(Lfm2Config(**config | changes)), seed)
+
+
+def make_gemma3(window: int, seed: int = 0) -> PreTrainedModel:
+    """Four layers of Gemma 3, fp32, all but the second with a sliding window of that many tokens."""
+    config = Gemma3TextConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, sliding_window=window,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
+        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
+    )  # fmt: skip
+    return widened(Gemma3ForCausalLM(config), seed)
 
 
 @pytest.fixture(scope="session")

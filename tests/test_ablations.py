@@ -6,21 +6,35 @@ import numpy as np
 import pytest
 import torch
 
-from asa.ablations import run_ablations
-from asa.evaluation import trigger_metrics
+from asa.ablations import Steered, run_ablations
+from asa.evaluation import confusion
 from asa.tuning import Setting
 from asa.vectors import mixed
 
 TRIGGER, LAYER, HIDDEN = 3, 1, 6
 LABELS = [1, 1, 0, 0, 1, 0]
-P_TOOL = np.array([0.9, 0.6, 0.1, 0.4, 0.2, 0.95])
+P_TOOL = np.array([[0.9, 0.6, 0.1, 0.4, 0.1, 0.95], [0.1, 0.6, 0.9, 0.4, 0.2, 0.1]])  # by domain
 ROUTED = np.array([0, 1, 0, 1, 1, 0])
+OWN = ["math", "code", "code", "code", "code", "math"]  # the router errs in row 2
 GATE = np.array([1, 0, -1, 0, -1, 1])  # tau .8: rows 1 and 3 are left alone
 AXIS = np.eye(HIDDEN, dtype=np.float32)
 DIRECTIONS = {"global": AXIS[0], "math": AXIS[1], "code": AXIS[2]}
 SETTING = Setting("action", LAYER, dose=0.5, beta=0.5, tau=0.8)
 ALPHA = 10.0
 NAMES = ["math", "code"]
+
+
+def readers(p_tool):
+    """Readers that know only these six requests: by domain and request, `[2, 6]`."""
+    return SimpleNamespace(
+        domains=NAMES,
+        mean_norm=ALPHA / 0.5,
+        route=lambda h: ROUTED,
+        p_tool=lambda h, routed=ROUTED: p_tool[routed, np.arange(6)],
+    )
+
+
+READERS, SHARED = readers(P_TOOL), readers(np.array([[0.1, 0.6, 0.1, 0.9, 0.9, 0.95]] * 2))
 
 
 class FakeBatch:
@@ -47,23 +61,24 @@ def states() -> np.ndarray:
 
 
 def run(states, seed=0, setting=SETTING):
-    """Results and the pushes `[6, HIDDEN]` of every variant, by name."""
+    """Outcomes and the pushes `[6, HIDDEN]` of every variant, by name."""
     seen = []
-    readers = SimpleNamespace(
-        domains=NAMES, mean_norm=ALPHA / 0.5, route=lambda h: ROUTED[: len(h)], p_tool=lambda h: P_TOOL[: len(h)]
-    )
     batches = [FakeBatch([5, 0, 3], seen), FakeBatch([1, 2, 4], seen)]
-    results = run_ablations(batches, states, np.array(LABELS), readers, DIRECTIONS, setting, TRIGGER, seed)
-    pushes = {}
-    for name, first, second in zip(results, seen[::2], seen[1::2], strict=True):
-        pushes[name] = np.zeros((6, HIDDEN), np.float32)
+    parts = Steered(setting, READERS, SHARED, DIRECTIONS)
+    outcomes = run_ablations(batches, states, parts, OWN, TRIGGER, seed)
+    pushed = {}
+    for name, first, second in zip(outcomes, seen[::2], seen[1::2], strict=True):
+        pushed[name] = np.zeros((6, HIDDEN), np.float32)
         for rows, hidden in (first, second):
-            pushes[name][rows] = hidden - states[rows, LAYER]
-    return results, pushes
+            pushed[name][rows] = hidden - states[rows, LAYER]
+    return outcomes, pushed
 
 
-def test_the_variants_are_the_published_ones_and_a_random_direction(states):
-    assert list(run(states)[0]) == ["full", "no gate", "global only", "domain only", "random direction"]
+def test_the_published_variants_and_ours(states):
+    assert list(run(states)[0]) == [
+        "full", "no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains", "random direction",
+        "global only", "domain only",
+    ]  # fmt: skip
 
 
 def test_full_pushes_along_the_mixed_vector_as_gated(states):
@@ -101,8 +116,9 @@ def test_variants_are_scored_by_what_the_model_does_after_the_push(states):
     results, _ = run(states)
     after = {"full": [1, 1, 0, 0, 0, 1], "no gate": [1] * 6, "global only": [1, 1, 0, 0, 0, 1]}
     for name, outcome in after.items():
-        assert results[name] == trigger_metrics(np.array(outcome, bool), LABELS, 0)
-    assert results["full"]["tp"] == 2 and results["full"]["fp"] == 1 and results["no gate"]["fpr"] == 1.0
+        assert results[name].astype(int).tolist() == outcome
+    full = confusion(results["full"], LABELS)
+    assert full["tp"] == 2 and full["fp"] == 1 and confusion(results["no gate"], LABELS)["fpr"] == 1.0
 
 
 def test_tau_decides_who_is_pushed(states):
@@ -110,3 +126,32 @@ def test_tau_decides_who_is_pushed(states):
     _, pushes = run(states, setting=everyone)
     signs = np.sign(pushes["global only"][:, 0])
     assert signs.tolist() == [1, 1, -1, -1, -1, 1]
+
+
+def test_boolean_gates_push_one_way_only(states):
+    _, pushed = run(states)
+    up, down = pushed["+1 only"], pushed["-1 only"]
+    assert np.allclose(up[GATE != 1], 0) and np.allclose(down[GATE != -1], 0)
+    assert np.allclose(up + down, pushed["full"])
+
+
+def test_one_probe_changes_the_gate_and_keeps_the_routed_vector(states):
+    """Row 3 is pushed where the domains' own probes left it alone, row 4 the other way, row 0 too."""
+    _, pushed = run(states)
+    vectors = mixed(DIRECTIONS, SETTING.beta, NAMES)[ROUTED]
+    gate = np.array([-1, 0, -1, 1, 1, 1])
+    assert np.allclose(pushed["one probe"], ALPHA * gate[:, None] * vectors, atol=1e-5)
+
+
+def test_the_oracle_router_takes_the_domains_probe_and_vector(states):
+    """Row 2 is a code request that was routed to math: its own probe wants a call."""
+    _, pushed = run(states)
+    vectors = mixed(DIRECTIONS, SETTING.beta, NAMES)[[NAMES.index(domain) for domain in OWN]]
+    gate = np.array([1, 0, 1, 0, -1, 1])
+    assert np.allclose(pushed["oracle router"], ALPHA * gate[:, None] * vectors, atol=1e-5)
+
+
+def test_mismatched_domains_take_each_others_vector(states):
+    _, pushed = run(states)
+    vectors = mixed(DIRECTIONS, SETTING.beta, NAMES)[1 - ROUTED]
+    assert np.allclose(pushed["mismatched domains"], ALPHA * GATE[:, None] * vectors, atol=1e-5)

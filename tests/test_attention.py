@@ -4,10 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
+from conftest import PREFIX as PROMPTS_SHARE
+from conftest import make_gemma3
+from test_engine import check_against_plain, plain_readings
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from asa.attention import SHARED_PREFIX_ATTENTION, shared_prefix_attention
+from asa.engine import Engine
 
 BATCH, WIDTH, PREFIX = 3, 8, 11
 MODULE = SimpleNamespace(layer_idx=2)
@@ -29,7 +34,7 @@ def tensors(heads: int, kv_heads: int, steps: int, own: int, seed: int = 0):
     return query, key, value, prefix
 
 
-def plain(query, key, value, scaling, prefix=None, own_mask=None):
+def plain(query, key, value, scaling, prefix=None, own_mask=None, window=None):
     """The same attention with nothing shared: keys copied for every row and head, one explicit mask."""
     heads, steps, own = query.shape[1], query.shape[2], key.shape[2]
     mask = torch.ones(steps, own, dtype=torch.bool).tril(own - steps).expand(BATCH, 1, steps, own)
@@ -41,6 +46,8 @@ def plain(query, key, value, scaling, prefix=None, own_mask=None):
             for shared, own_part in zip(prefix[MODULE.layer_idx], (key, value), strict=True)
         )
         mask = torch.nn.functional.pad(mask, (PREFIX, 0), value=True)
+    if window is not None:
+        mask = mask & (mask.flip(-1).cumsum(-1).flip(-1) <= window)  # the last ones of those that a query may see
     key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling).transpose(1, 2)
 
@@ -62,6 +69,39 @@ def test_equals_plain_attention(heads, kv_heads, steps, own, shared, holes):
     assert weights is None
     assert found.shape == (BATCH, steps, heads, WIDTH)
     torch.testing.assert_close(found, plain(query, key, value, 0.3, prefix, own_mask), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("steps", "own"), [(1, 1), (1, 6), (5, 5), (3, 7)])
+@pytest.mark.parametrize("window", [1, 2, 4, 6, 10, 14, 17, 100])
+def test_a_sliding_window_hides_what_lies_further_back(window, steps, own, shared, holes):
+    """It counts a row's own tokens, not its columns, and reaches into the prefix or over all of it."""
+    query, key, value, prefix = tensors(4, 2, steps, own)
+    prefix = prefix if shared else None
+    own_mask = None
+    if holes:
+        own_mask = torch.ones(BATCH, own, dtype=torch.bool)
+        own_mask[0, : own - steps] = own_mask[1, 1 : own - steps] = False
+    found, _ = shared_prefix_attention(
+        MODULE, query, key, value, None, 0.3, prefix=prefix, own_mask=own_mask, sliding_window=window
+    )
+    torch.testing.assert_close(found, plain(query, key, value, 0.3, prefix, own_mask, window), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [2, 6, PROMPTS_SHARE - 1, PROMPTS_SHARE, PROMPTS_SHARE + 12, 512])
+def test_the_engine_on_sliding_windows(prompts, window):
+    """Gemma 3 forgets inside the prefix, at its end, among a row's own tokens, while it decodes, or not at all."""
+    model = make_gemma3(window)
+    check_against_plain(model, prompts, prompts[0][:PROMPTS_SHARE], plain_readings(model, prompts))
+
+
+def test_a_long_prefix_stays_where_it_is(tiny_model, prompts):
+    """accelerate moves what a block is called with to the block's device; of the prefix each block has its own part."""
+    keys = Engine(tiny_model, prompts[0][:PROMPTS_SHARE])._prefix_keys
+    moved = send_to_device({"prefix": keys, "hidden": torch.ones(1)}, "meta")
+    assert moved["hidden"].device.type == "meta"
+    assert moved["prefix"] is keys
 
 
 def test_hidden_columns_hold_anything():

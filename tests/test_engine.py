@@ -196,7 +196,7 @@ def held(batch: Batch) -> list[torch.Tensor]:
         for layer in cache.layers:
             tensors += list(getattr(layer, "conv_states", {}).values())
             tensors += [part for name in ("keys", "values") if (part := getattr(layer, name, None)) is not None]
-    return [*tensors, *(part for pair in batch.engine._prefix_keys.values() for part in pair)]
+    return [*tensors, *(part for pair in batch.engine._prefix_keys.layers.values() for part in pair)]
 
 
 def test_a_batch_can_be_used_again(batches, plain):

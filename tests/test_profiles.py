@@ -7,6 +7,7 @@ import pytest
 from asa.profiles import (
     AUTO,
     EMBEDDED,
+    GEMMA3,
     LFM25,
     ORIGINAL_STYLE,
     PROFILES,
@@ -33,7 +34,7 @@ def test_auto_takes_the_product_only_where_it_can_run(hub, gpu, expected, reason
     assert why.startswith(reason)
 
 
-@pytest.mark.parametrize("name", ["embedded", "lfm2.5"])
+@pytest.mark.parametrize("name", ["embedded", "lfm2.5", "gemma3-270m"])
 def test_a_built_in_name_is_taken_whatever_the_machine(name):
     for hub in (False, True):
         for gpu in (False, True):
@@ -64,7 +65,9 @@ def test_an_unknown_name_is_refused_with_the_names_there_are():
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("profile", [EMBEDDED, LFM25, choose_profile("a/b", True, True)[0]], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "profile", [EMBEDDED, LFM25, GEMMA3, choose_profile("a/b", True, True)[0]], ids=lambda p: p.name
+)
 def test_json_gives_the_same_profile_back(profile):
     again = profile_from_json(json.loads(json.dumps(profile_to_json(profile))))
     assert again == profile
@@ -79,13 +82,27 @@ def test_a_built_in_profile_is_complete(profile):
     assert len(set(profile.markers)) == 2 and all(profile.markers)
 
 
-def test_the_embedded_prompt_shows_the_markers_that_are_looked_for():
-    assert all(marker in EMBEDDED.system for marker in EMBEDDED.markers)
+@pytest.mark.parametrize("missing", [("rest",), ("rest", "chat_template", "turn_end")])
+def test_a_profile_saved_before_a_field_was_known_is_read(missing):
+    """An adapter's config outlives the code that wrote it."""
+    saved = profile_to_json(EMBEDDED)
+    saved = {name: value for name, value in saved.items() if name not in missing}
+    saved["wheel"] = {name: value for name, value in saved["wheel"].items() if name not in missing}
+    assert saved["wheel"].keys() == {"requirement", "sha256", "member"}
+    assert profile_from_json(saved) == EMBEDDED
 
 
-def test_the_wheel_is_pinned():
-    assert "==" in EMBEDDED.wheel.requirement
-    assert len(EMBEDDED.wheel.sha256) == 64 and set(EMBEDDED.wheel.sha256) <= set("0123456789abcdef")
+@pytest.mark.parametrize("profile", [EMBEDDED, GEMMA3], ids=lambda p: p.name)
+def test_the_embedded_prompt_shows_the_markers_that_are_looked_for(profile):
+    assert all(marker in profile.system for marker in profile.markers)
+
+
+def test_the_wheels_are_pinned():
+    wheels = [EMBEDDED.wheel, GEMMA3.wheel, *GEMMA3.wheel.rest]
+    assert len({wheel.sha256 for wheel in wheels}) == len({wheel.requirement for wheel in wheels}) == 5
+    for wheel in wheels:
+        assert "==" in wheel.requirement
+        assert len(wheel.sha256) == 64 and set(wheel.sha256) <= set("0123456789abcdef")
 
 
 def test_the_original_style_is_for_lfm2_models_only():

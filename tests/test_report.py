@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from asa.evaluation import call_validity, trigger_metrics
+from asa.evaluation import call_validity, gap_closed, trigger_metrics
 from asa.report import (
     ORIGINAL,
     OURS,
     PAPER,
     PUBLISHED_TEST,
-    gap_closed,
     markdown_table,
     with_interval,
     write_report,
@@ -219,15 +218,6 @@ def test_empty_counts_divide_by_nothing(results, tmp_path):
     assert rows_of(text, "Baseline against ASA")[0][2] == "0.000 (0.000-1.000)"
     assert rows_of(text, "After the trigger")[0][2] == "0"
     assert rows_of(text, "Cosines") == []
-
-
-def test_gap_closed():
-    """Half of the way, all of it, the wrong way, and no gap to close."""
-    assert gap_closed(0.6, 0.4, 0.8) == pytest.approx(0.5)
-    assert gap_closed(0.8, 0.4, 0.8) == pytest.approx(1.0)
-    assert gap_closed(0.3, 0.4, 0.8) == pytest.approx(-0.25)
-    assert gap_closed(0.9, 0.4, 0.8) == pytest.approx(1.25)
-    assert gap_closed(0.6, 0.8, 0.8) == gap_closed(0.6, 0.9, 0.8) == 0.0
 
 
 def test_cells_of_a_table():

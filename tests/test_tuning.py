@@ -15,6 +15,7 @@ from asa.tuning import (
     TAUS,
     Setting,
     best_setting,
+    gates,
     layers_to_steer,
     replay_triggers,
     settings_to_json,
@@ -207,3 +208,9 @@ def test_layers_named_by_hand_are_taken_and_checked():
     for word in ("6", "-1", "two", ""):
         with pytest.raises(ReadError, match=rf"layer '{word}', chosen by hand, is none of this model's: use 0 to 5\."):
             layers_to_steer(readings, f"3,{word}")
+
+
+def test_the_gate_has_three_values():
+    """At tau .5 no request is left alone."""
+    assert gates(np.array([0.8, 0.79, 0.21, 0.2]), 0.8).tolist() == [1, 0, 0, -1]
+    assert gates(np.array([0.5, 0.49]), 0.5).tolist() == [1, -1]

@@ -1,0 +1,56 @@
+"""Damage: what an intervention does to answers that it should have left alone.
+
+Three measures on requests that need no tool: how far the next-token distribution moves (KL divergence, by replay),
+how many answers stay the same to the token, and how likely the unsteered model finds the new answers beside its own.
+Whether calls are good is `evaluation`'s business.
+"""
+
+import numpy as np
+import torch
+
+from asa.engine import Batch
+from asa.processes import gathered
+
+
+def next_token_kl(batches: list[Batch], states: np.ndarray, layer: int, push: np.ndarray) -> np.ndarray:
+    """KL(unsteered || steered) of the next token in nats `[N]`, for `push` `[N, H]` at block `layer`."""
+    parts = []
+    for batch in batches:
+        plain = torch.from_numpy(states[batch.rows, layer]).to(batch.own_mask.device)
+        moved = plain + torch.from_numpy(push[batch.rows]).to(plain.device)
+        before, after = (batch.replay(layer, hidden).float().log_softmax(-1) for hidden in (plain, moved))
+        apart = (before.exp() * (before - after)).sum(-1)
+        parts += zip(batch.rows, apart.clamp(min=0).tolist(), strict=True)
+    return np.array([value for _, value in sorted(gathered(parts))])
+
+
+def likelihoods(batches: list[Batch], answers: list[list[int]], chosen: np.ndarray) -> dict[int, float]:
+    """Mean log-probability a token (nats) that the unsteered model gives to the `answers` `[N]` of `chosen` rows."""
+    parts = []
+    for batch in batches:
+        places = [place for place, row in enumerate(batch.rows) if chosen[row]]
+        if places:
+            part = batch.select(places)
+            parts += zip(part.rows, part.log_likelihood([answers[row] for row in part.rows]), strict=True)
+    return dict(gathered(parts))
+
+
+def damage(batches, answers, unsteered, own: dict[int, float]) -> dict[str, float]:
+    """On the requests that `own` covers, those that need no tool: what became of their answers.
+
+    Args:
+        batches: The requests' batches.
+        answers: `[N]`, under the intervention.
+        unsteered: `[N]`, the model's own.
+        own: Row -> how likely the unsteered model finds its own answer, by `likelihoods`.
+
+    Returns:
+        `unchanged` (share), `log_p` and `log_p_unsteered` (means over requests, nats a token).
+    """
+    changed = np.array([row in own and answers[row] != unsteered[row] for row in range(len(answers))])
+    likely = own | likelihoods(batches, answers, changed)
+    return {
+        "unchanged": 1 - float(changed.sum()) / len(own),
+        "log_p": float(np.mean(list(likely.values()))),
+        "log_p_unsteered": float(np.mean(list(own.values()))),
+    }
