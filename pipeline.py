@@ -32,6 +32,8 @@ check_environment()
 # - `ALPACA`: a parquet file; empty takes it from the hub. `REQUESTS`, `TOOLS`: your own files (see the README).
 # - `LAYERS`: layers to try steering at, such as `8,12`; empty lets the sweep choose.
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
+# - `PROOF`: `steering` compares ASA with simpler means and with itself in parts, along doses, layers, splits, labels;
+#   `all` trains LoRA as well. On two CPU cores that takes an hour or two, not minutes.
 # - `CHAT`: a chat cell at the end, which waits for you.
 
 # %% parameters tags=parameters
@@ -43,6 +45,7 @@ TOOLS = "data/tools.json"  # @param {type:"string"}
 OUT = "outputs"  # @param {type:"string"}
 LAYERS = ""  # @param {type:"string"}
 DEVICE_MAP = ""  # @param ["", "auto"]
+PROOF = ""  # @param ["", "steering", "all"]
 SEED = 0  # @param {type:"integer"}
 DEMO_ROWS = 6  # @param {type:"integer"}
 CHAT = False  # @param {type:"boolean"}
@@ -72,9 +75,13 @@ parser.add_argument(
     "--layers", default=LAYERS, help="layers to try steering at, such as 8,12; empty: the sweep chooses"
 )
 parser.add_argument("--device-map", default=DEVICE_MAP, help="auto: spread a model larger than one card over all cards")
+parser.add_argument(
+    "--proof", default=PROOF, choices=["", "steering", "all"], help="steering: all comparisons; all: with LoRA"
+)
 options = parser.parse_args()
 PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
-TOOLS, OUT, LAYERS, DEVICE_MAP = options.tools, options.out, options.layers, options.device_map
+TOOLS, OUT, LAYERS = options.tools, options.out, options.layers
+DEVICE_MAP, PROOF = options.device_map, options.proof
 
 
 def say_in_one_sentence(kind, error, trace):
@@ -213,7 +220,7 @@ print(f"probes: C {swept['strength']}, own share {swept['own']}")
 # %% directions
 from asa.plots import plot_cosines, plot_settings
 from asa.probes import fit_readers
-from asa.running import answer_all, answer_steered, read_prompts
+from asa.running import answer_all, answer_chosen, answer_steered, read_prompts
 from asa.tuning import (
     BETAS,
     DOSES,
@@ -227,19 +234,27 @@ from asa.tuning import (
 from asa.vectors import DIRECTIONS, NECESSITY, cosine_matrix, fit_directions, mixed
 
 steerable = layers_to_steer(readings, LAYERS)
-readers = {
-    layer: fit_readers(fit_states[:, layer], fit_labels, fit_domains, domains, swept["strength"], swept["own"])
-    for layer in steerable
-}
 cal_domains = [request.domain for request in splits["cal"]]
 cal = read["cal"]
-directions = {
-    (kind, layer): fit_directions(
-        kind, cal.states[:, layer], labels["cal"], cal_domains, cal.called, cal.log_odds, domains
-    )
-    for kind in DIRECTIONS
-    for layer in steerable
-}
+
+
+def readers_at(layer):
+    """Scaler, router and probes of a layer, fitted on CAL and TRAIN."""
+    return fit_readers(fit_states[:, layer], fit_labels, fit_domains, domains, swept["strength"], swept["own"])
+
+
+def directions_at(layers):
+    """(direction, layer) -> domain -> unit vector, fitted on CAL."""
+    return {
+        (kind, layer): fit_directions(
+            kind, cal.states[:, layer], labels["cal"], cal_domains, cal.called, cal.log_odds, domains
+        )
+        for kind in DIRECTIONS
+        for layer in layers
+    }
+
+
+readers, directions = {layer: readers_at(layer) for layer in steerable}, directions_at(steerable)
 
 # %% adapter
 from asa.adapter import ASAAdapter, fingerprint
@@ -308,7 +323,9 @@ plot_cosines(cosines, domains, f"{OUT}/cosines.png")
 # push and read the next token on the same prefilled requests.
 
 # %% test
-from asa.ablations import Steered, run_ablations
+from asa.ablations import Steered, pushes, run_ablations
+
+from functools import cache
 
 
 test_domains = [request.domain for request in splits["test"]]
@@ -320,12 +337,21 @@ def parts_of(setting):
     return Steered(setting, readers[setting.layer], shared, directions[setting.direction, setting.layer])
 
 
+@cache
+def read_test():
+    """TEST's reading and prefilled batches."""
+    return read_prompts(engine, prompts["test"], trigger_id, "TEST prefill")
+
+
+def run_baseline():
+    """TEST's answers without steering."""
+    return {"answers": answer_all(read_test()[1], profile.max_new_tokens, closed, "TEST baseline")}
+
+
 def run_test():
-    """Everything that touches TEST."""
-    reading, batches = read_prompts(engine, prompts["test"], trigger_id, "TEST prefill")
-    limit = profile.max_new_tokens
-    baseline = answer_all(batches, limit, closed, "TEST baseline")
-    result = {"baseline": baseline}
+    """The steered runs, and the ablations."""
+    reading, batches = read_test()
+    limit, baseline, result = profile.max_new_tokens, tested["baseline"], {}
     for run, steering in (("asa", adapter), ("asa_paper", paper_adapter)):
         if run == "asa_paper" and paper_setting == chosen:  # greedy: the same setting gives the same answers
             result |= {"asa_paper": result["asa"], "asa_paper_decisions": result["asa_decisions"]}
@@ -337,15 +363,151 @@ def run_test():
     return result
 
 
-test_key = key_of(run_key, vars(chosen), vars(paper_setting), swept, profile.max_new_tokens, profile.words_limit)
-tested = checkpoints.stage("test", test_key, run_test)
+baseline_key = key_of(run_key, profile.max_new_tokens, profile.words_limit)
+tested = {"baseline": checkpoints.stage("baseline", baseline_key, run_baseline)["answers"]}
+test_key = key_of(baseline_key, vars(chosen), vars(paper_setting), swept)
+tested |= checkpoints.stage("test", test_key, run_test)
+
+# %% [markdown] proof-text
+# ## Proof
+# With `PROOF` only. TEST is answered again under simpler means (other prompts, forcing the trigger, LoRA) and under the
+# method without each of its parts; doses and layers are drawn on VALID; the recipe runs on other splits and labels.
+
+# %% proof-ladder
+from asa.damage import damage, forced_kl, kl_by_gate, likelihoods, next_token_kl
+from asa.finetuning import LEARNING_RATES, call_target, train_lora
+from asa.ladder import Answers, run_ladder, run_prompts
+from asa.tuning import gates
+
+contenders = {kind: parts_of(best) for kind, best in best_by_direction.items()}
+said = {chosen.direction: tested["asa"], NECESSITY: tested["asa_paper"]}
+test_texts = [request.text for request in splits["test"]]
+spared = np.array(labels["test"]) == 0  # the requests whose answers should be left alone
+
+
+def run_rungs():
+    """TEST answers under the rivals and the ablations."""
+    reading, batches = read_test()
+    answers = Answers(batches, tested["baseline"], profile.max_new_tokens, closed)
+    return run_ladder(answers, reading.states, contenders, chosen.direction, said, test_domains, prompter, SEED)
+
+
+def run_lora():
+    """TEST answers of LoRA trained on CAL and TRAIN, at the rate with the best F1 on VALID."""
+    taught, rows = prompts["cal"] + prompts["train"], splits["cal"] + splits["train"]
+    limit, batches = profile.max_new_tokens, list(engine.batches(taught, "LoRA's requests"))
+    in_words = answer_chosen(batches, fit_labels == 0, limit, closed, "answers in words", avoid=trigger_id)
+    of_domain = {tool.domain: tool for tool in tools.values()}
+    targets = [
+        call_target(request.text, of_domain[request.domain], prompter) if request.label else in_words[row]
+        for row, request in enumerate(rows)
+    ]
+    best = {"valid_f1": -1.0}
+    for rate in LEARNING_RATES:
+        with train_lora(model, taught, targets, SEED, rate) as run:
+            tuned_engine = Engine(model, prefix)
+            called = read_states(tuned_engine, prompts["valid"], trigger_id, "VALID, LoRA").called
+            scores = confusion(called, valid_labels)
+            if scores["f1"] > best["valid_f1"]:
+                lora_batches = list(tuned_engine.batches(prompts["test"], "TEST, LoRA"))
+                best = vars(run) | {
+                    "rate": rate, "valid_f1": scores["f1"], "valid_fpr": scores["fpr"],
+                    "answers": answer_all(lora_batches, limit, closed, "TEST, LoRA"),
+                }  # fmt: skip
+    return best
+
+
+def run_damage():
+    """What became of TEST's answers in words on every rung; how far the next token's distribution moved."""
+    reading, batches = read_test()
+    own = likelihoods(batches, tested["baseline"], spared)
+    damages = {name: damage(batches, rung, tested["baseline"], own) for name, rung in rungs.items()}
+    moved = {}
+    for kind, parts in contenders.items():
+        layer, states = parts.setting.layer, reading.states[:, parts.setting.layer]
+        gate = gates(parts.readers.p_tool(states), parts.setting.tau)
+        push = pushes(parts, reading.states, test_domains, SEED)["full"]
+        moved[kind] = kl_by_gate(next_token_kl(batches, reading.states, layer, push)[spared], gate[spared])
+        if kind == chosen.direction:
+            moved["trigger forced or forbidden"] = kl_by_gate(forced_kl(reading.log_odds, gate)[spared], gate[spared])
+    return {"damage": damages, "kl": moved}
+
+
+if PROOF:
+    rungs = checkpoints.stage("proof-ladder", key_of(test_key, settings_to_json(best_by_direction.values())), run_rungs)
+    rungs |= checkpoints.stage(
+        "proof-prompts", baseline_key, lambda: run_prompts(model, prompter, test_texts, tested["baseline"], closed)
+    )
+    if PROOF == "all":
+        lora = checkpoints.stage("proof-lora", key_of(baseline_key, LEARNING_RATES), run_lora)
+        rungs["LoRA, rank 16"] = lora.pop("answers")
+    damaged = checkpoints.stage("proof-damage", key_of(test_key, rungs), run_damage)
+
+# %% proof-curves
+from asa.doses import dose_curves, layer_curve
+from asa.evaluation import call_validity
+from asa.geometry import geometry
+
+from functools import partial
+
+drawn = sorted({steerable[0], steerable[len(steerable) // 2], steerable[-1], chosen.layer})[-3:]
+readable = [reading.layer for reading in readings if not reading.constant]
+
+
+def fitting(batches, rows, layer, push):
+    """Share of these rows' answers that are calls whose arguments fit."""
+    answered = answer_chosen(batches, rows, profile.max_new_tokens, closed, "calls", push=(layer, push))
+    texts = [tokenizer.decode(ids) for ids in answered.values()]
+    return call_validity(texts, tools, profile.markers)["arguments"]["hits"] / max(1, len(texts))
+
+
+def run_curves():
+    """What the push does as it grows, at three layers, and at its best dose at every layer."""
+    reading, batches = read_prompts(engine, prompts["valid"], trigger_id, "VALID prefill")
+    given = (batches, reading.states, valid_labels)
+    drawn_readers = {layer: readers[layer] for layer in drawn}
+    all_readers = {layer: readers_at(layer) for layer in readable}
+    return {
+        "doses": dose_curves(*given, drawn_readers, directions, chosen.tau, trigger_id, partial(fitting, batches)),
+        "layers": layer_curve(*given, all_readers, directions_at(readable), chosen.tau, trigger_id),
+    }
+
+
+def run_geometry():
+    """Cosines of both directions with each other and with the trigger's row of the output matrix, by layer."""
+    rows = model.get_output_embeddings().weight.detach().float()
+    trigger_row = (rows[trigger_id] - rows.mean(dim=0)).cpu().numpy()
+    return geometry(cal.states, labels["cal"], cal.called, cal.log_odds, cal_domains, domains, trigger_row)
+
+
+if PROOF:
+    curves = checkpoints.stage("proof-curves", key_of(run_key, swept, drawn, DOSES, chosen.tau), run_curves)
+    cosines_by_layer = checkpoints.stage("proof-geometry", run_key, run_geometry)
+
+# %% proof-robustness
+from asa.robustness import run_robustness
+
+
+def run_pool():
+    """Other splits, domains left out, wrong labels, keyword labels, a wanted FPR, the original's protocol."""
+    everyone = [request for rows in splits.values() for request in rows]
+    asked = [ids for rows in prompts.values() for ids in rows]
+    ends = np.cumsum([len(rows) for rows in splits.values()])
+    rows = {name: np.arange(end - len(splits[name]), end) for name, end in zip(splits, ends, strict=True)}
+    reading, batches = read_prompts(engine, asked, trigger_id, "all prefill")
+    probe = (swept["strength"], swept["own"])
+    return run_robustness(everyone, rows, reading, batches, domains, chosen, probe, trigger_id, SEED)
+
+
+if PROOF:
+    robustness = checkpoints.stage("proof-robustness", key_of(run_key, swept, vars(chosen)), run_pool)
 
 # %% [markdown] results-text
 # ## Results
 
 # %% results
 from asa.checkpoints import write_json
-from asa.evaluation import call_validity, gap_closed, mcnemar, trigger_metrics
+from asa.evaluation import gap_closed, mcnemar, trigger_metrics
 from asa.plots import plot_baseline_vs_asa
 from asa.quickstart import write_quickstart_files
 from asa.report import write_report

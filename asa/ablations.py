@@ -1,28 +1,17 @@
-"""Ablations and rivals: take one part of the method away, or do something simpler, and let the model answer again.
+"""Ablations: take one part of the method away, or put something in its place.
 
-`pushes` gives every ablation as what it adds to the hidden state; `run_ladder` lets the model answer all requests under
-each of them and under the simpler rivals, by greedy generation. The same push gives the same answer, so it is asked for
-once. Nothing is scored by a probe, and nothing is chosen here: settings come from VALID.
-
-Rivals: forcing or forbidding the trigger's first token where the gate says so, without touching a hidden state; and
-Probe&Prefill, which begins the answer with words that commit it (after When2Tool's method of that name).
+`pushes` gives every ablation as what it adds to the hidden state; `run_ablations` asks for the model's next token after
+each, by replay, and `ladder` for whole answers. Nothing is scored by a probe, and nothing is chosen here: settings come
+from VALID.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from asa.engine import Batch
 from asa.probes import Readers
-from asa.profiles import Profile
-from asa.running import answer_chosen
-from asa.tools import Tool
 from asa.tuning import Setting, gates, replay_triggers
 from asa.vectors import mixed, unit
-
-FULL = "full"
-EXAMPLES = (0, 2, 4, 8)  # example turns of the prompt variants
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
     chosen = mixed(parts.directions, setting.beta, names)
     noise = unit(np.random.default_rng(seed).standard_normal(here.shape[1]).astype(np.float32))
     variants = {
-        FULL: (gate, chosen[routed]),
+        "full": (gate, chosen[routed]),
         "no gate": (np.ones_like(gate), chosen[routed]),
         "+1 only": (np.maximum(gate, 0), chosen[routed]),
         "-1 only": (np.minimum(gate, 0), chosen[routed]),
@@ -82,7 +71,7 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
 
 
 def run_ablations(batches, states, parts: Steered, domains: list[str], trigger_id: int, seed: int) -> dict:
-    """Whether the next token opens a call after every ablation's push: the short form, by replay.
+    """Whether the next token opens a call after every ablation's push, by replay.
 
     Returns:
         Ablation -> `[N]` bool.
@@ -92,85 +81,3 @@ def run_ablations(batches, states, parts: Steered, domains: list[str], trigger_i
         name: replay_triggers(batches, states, layer, push, trigger_id)
         for name, push in pushes(parts, states, domains, seed).items()
     }
-
-
-@dataclass
-class Answers:
-    """Greedy answers of one model to N requests, each asked for once.
-
-    Attributes:
-        batches: The requests' batches.
-        unsteered: `[N]` answers without intervention.
-        limit: Most new tokens.
-        closed: As in `Batch.decode`.
-    """
-
-    batches: list[Batch]
-    unsteered: list[list[int]]
-    limit: int
-    closed: Callable[[list[int]], bool]
-    _known: dict[tuple, list[int]] = field(default_factory=dict, repr=False)
-
-    def pushed(self, layer: int, push: np.ndarray, what: str) -> list[list[int]]:
-        """Answers after `push` `[N, H]` at block `layer`; a push of zero leaves the unsteered answer."""
-        keys = [(layer, row, push[row].tobytes()) for row in range(len(push))]
-        moved = push.any(axis=1)
-        new = np.array([moved[row] and key not in self._known for row, key in enumerate(keys)])
-        if new.any():
-            found = answer_chosen(self.batches, new, self.limit, self.closed, what, push=(layer, push))
-            self._known |= {keys[row]: answer for row, answer in found.items()}
-        return [self._known[key] if moved[row] else self.unsteered[row] for row, key in enumerate(keys)]
-
-    def forced(self, gate: np.ndarray, trigger_id: int) -> list[list[int]]:
-        """Answers that must begin with the trigger's first token at gate 1 and must not at gate -1."""
-        up = answer_chosen(self.batches, gate == 1, self.limit, self.closed, "forced", opening=[trigger_id])
-        down = answer_chosen(self.batches, gate == -1, self.limit, self.closed, "forbidden", avoid=trigger_id)
-        return list((dict(enumerate(self.unsteered)) | up | down).values())
-
-    def begun(self, openings: list[list[int]]) -> list[list[int]]:
-        """Answers that begin with `openings` `[N]`; an empty one leaves the unsteered answer."""
-        answers = dict(enumerate(self.unsteered))
-        for opening in sorted({tuple(opening) for opening in openings if opening}):
-            rows = np.array([tuple(row) == opening for row in openings])
-            answers |= answer_chosen(self.batches, rows, self.limit, self.closed, "prefilled", opening=opening)
-        return list(answers.values())
-
-
-def with_examples_shown(profile: Profile, tools: dict[str, Tool], count: int) -> tuple[Profile, dict[str, Tool]]:
-    """A prompt variant with the first `count` example turns, two a tool; `tools` have them."""
-    shown = {
-        name: tool if place < count // 2 else replace(tool, examples=())
-        for place, (name, tool) in enumerate(tools.items())
-    }
-    return replace(profile, few_shot=count > 0), shown
-
-
-def run_ladder(
-    answers: Answers, states, steered: dict[str, Steered], domains: list[str], trigger_id: int, openings, seed: int
-) -> dict[str, list[list[int]]]:
-    """Let the model answer under every rival and every ablation of both directions.
-
-    Args:
-        answers: Of the requests.
-        states: `[N, layers, H]`.
-        steered: Direction -> its parts; the last one's gate is what the rivals obey.
-        domains: `[N]`.
-        trigger_id: First token of the trigger.
-        openings: Gate (1 or -1) -> domain index -> tokens with which Probe&Prefill begins.
-        seed: Of the random direction.
-
-    Returns:
-        Rung -> answers `[N]`; ablations are named "direction: ablation".
-    """
-    *_, main = steered.values()
-    here = states[:, main.setting.layer]
-    routed, gate = main.readers.route(here), gates(main.readers.p_tool(here), main.setting.tau)
-    rungs = {"baseline": answers.unsteered, "trigger forced or forbidden": answers.forced(gate, trigger_id)}
-    rungs["Probe&Prefill"] = answers.begun(
-        [openings[g][d] if g else [] for g, d in zip(gate.tolist(), routed.tolist(), strict=True)]
-    )
-    for direction, parts in steered.items():
-        for name, push in pushes(parts, states, domains, seed).items():
-            rung = f"{direction}: {name}"
-            rungs[rung] = answers.pushed(parts.setting.layer, push, rung)
-    return rungs

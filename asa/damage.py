@@ -1,8 +1,9 @@
 """Damage: what an intervention does to answers that it should have left alone.
 
-Three measures on requests that need no tool: how far the next-token distribution moves (KL divergence, by replay),
-how many answers stay the same to the token, and how likely the unsteered model finds the new answers beside its own.
-Whether calls are good is `evaluation`'s business.
+Three measures on requests that need no tool: how far the next-token distribution moves (by replay), how many answers
+stay the same to the token, and how likely the unsteered model finds the new answers beside its own. The distance is
+KL(after || before): it is finite also where a token is forbidden or forced. Whether calls are good is `evaluation`'s
+business.
 """
 
 import numpy as np
@@ -13,15 +14,36 @@ from asa.processes import gathered
 
 
 def next_token_kl(batches: list[Batch], states: np.ndarray, layer: int, push: np.ndarray) -> np.ndarray:
-    """KL(unsteered || steered) of the next token in nats `[N]`, for `push` `[N, H]` at block `layer`."""
+    """KL(steered || unsteered) of the next token in nats `[N]`, for `push` `[N, H]` at block `layer`."""
     parts = []
     for batch in batches:
         plain = torch.from_numpy(states[batch.rows, layer]).to(batch.own_mask.device)
         moved = plain + torch.from_numpy(push[batch.rows]).to(plain.device)
         before, after = (batch.replay(layer, hidden).float().log_softmax(-1) for hidden in (plain, moved))
-        apart = (before.exp() * (before - after)).sum(-1)
+        apart = (after.exp() * (after - before)).sum(-1)
         parts += zip(batch.rows, apart.clamp(min=0).tolist(), strict=True)
     return np.array([value for _, value in sorted(gathered(parts))])
+
+
+def forced_kl(log_odds: np.ndarray, gate: np.ndarray) -> np.ndarray:
+    """KL(after || before) `[N]` where the trigger's first token is forced (gate 1) or forbidden (-1), in nats.
+
+    Forcing leaves one token, so it is -log p; forbidding leaves the rest as they were, so it is -log(1 - p).
+
+    >>> forced_kl(np.zeros(3), np.array([1, 0, -1])).round(3).tolist()
+    [0.693, 0.0, 0.693]
+    """
+    return np.where(gate == 0, 0.0, np.logaddexp(0, -gate * log_odds))
+
+
+def kl_by_gate(apart: np.ndarray, gate: np.ndarray) -> dict[str, list]:
+    """Mean of the distances `apart` `[N]` and the number of requests, gate by gate; None where there are none.
+
+    >>> kl_by_gate(np.array([0.1, 0.3]), np.array([1, 1]))
+    {'-1': [None, 0], '+0': [None, 0], '+1': [0.2, 2]}
+    """
+    groups = {sign: apart[gate == sign] for sign in (-1, 0, 1)}
+    return {f"{sign:+d}": [float(of.mean()) if len(of) else None, len(of)] for sign, of in groups.items()}
 
 
 def likelihoods(batches: list[Batch], answers: list[list[int]], chosen: np.ndarray) -> dict[int, float]:

@@ -28,7 +28,7 @@ from asa.tools import Example, Tool
 
 RANK = 16
 ALPHA = 32  # an update is multiplied by ALPHA / RANK
-LEARNING_RATE = 2e-4  # at the first step; falls to 0 in a straight line
+LEARNING_RATES = (2e-4, 1e-3)  # to choose from; at the first step, falling to 0 in a straight line
 STEP_ROWS = 16  # requests in a step
 PART_ROWS = 4  # requests side by side in it, of similar length: less filling
 UNSAID = -100  # in a row of labels: no loss here
@@ -71,8 +71,8 @@ def train_lora(
     prompts: list[list[int]],
     targets: list[list[int]],
     seed: int,
+    learning_rate: float,
     epochs: int = 1,
-    learning_rate: float = LEARNING_RATE,
 ) -> Iterator[LoraRun]:
     """Train LoRA into `model`; it is on inside the `with`, and gone behind it.
 
@@ -84,8 +84,8 @@ def train_lora(
         prompts: Token ids, N rows that begin alike.
         targets: Token ids of what is to be said to each, at least one.
         seed: For the adapters' first weights and the order of the steps.
-        epochs: How often every request is seen.
         learning_rate: At the first step.
+        epochs: How often every request is seen.
 
     Yields:
         What the training took.

@@ -138,7 +138,7 @@ def test_a_run_says_what_it_took(tiny_llama, said):
         for name, linear in tiny_llama.named_modules()
         if isinstance(linear, torch.nn.Linear) and name != "lm_head"
     ]
-    with train_lora(tiny_llama, many, [CALL] * len(many), seed=0) as run:
+    with train_lora(tiny_llama, many, [CALL] * len(many), seed=0, learning_rate=2e-4) as run:
         pass
     assert len(shapes) == 28
     assert run.parameters == sum(RANK * sum(shape) for shape in shapes)
@@ -148,7 +148,7 @@ def test_a_run_says_what_it_took(tiny_llama, said):
 @pytest.mark.parametrize("targets", [[CALL], [CALL, []]])
 def test_targets_must_match_the_prompts(tiny_llama, asked, targets):
     with pytest.raises(ValueError, match="2 prompts need as many targets of a token or more"):
-        with train_lora(tiny_llama, asked[:2], targets, seed=0):
+        with train_lora(tiny_llama, asked[:2], targets, seed=0, learning_rate=2e-4):
             pass
 
 
