@@ -374,7 +374,7 @@ tested |= checkpoints.stage("test", test_key, run_test)
 # method without each of its parts; doses and layers are drawn on VALID; the recipe runs on other splits and labels.
 
 # %% proof-ladder
-from asa.damage import damage, forced_kl, kl_by_gate, likelihoods, next_token_kl
+from asa.damage import Spared, forced_kl, kl_by_gate, next_token_kl
 from asa.finetuning import LEARNING_RATES, call_target, train_lora
 from asa.ladder import Answers, run_ladder, run_prompts
 from asa.tuning import gates
@@ -420,8 +420,9 @@ def run_lora():
 def run_damage():
     """What became of TEST's answers in words on every rung; how far the next token's distribution moved."""
     reading, batches = read_test()
-    own = likelihoods(batches, tested["baseline"], spared)
-    damages = {name: damage(batches, rung, tested["baseline"], own) for name, rung in rungs.items()}
+    in_words = np.array([not triggered(ids) for ids in tested["baseline"]])
+    left_alone = Spared(batches, tested["baseline"], spared, spared & in_words)
+    damages = {name: left_alone.damage(rung) for name, rung in rungs.items()}
     moved = {}
     for kind, parts in contenders.items():
         layer, states = parts.setting.layer, reading.states[:, parts.setting.layer]
@@ -433,14 +434,16 @@ def run_damage():
     return {"damage": damages, "kl": moved}
 
 
+lora = None
 if PROOF:
-    rungs = checkpoints.stage("proof-ladder", key_of(test_key, settings_to_json(best_by_direction.values())), run_rungs)
-    rungs |= checkpoints.stage(
+    rungs = {"baseline": tested["baseline"]} | checkpoints.stage(
         "proof-prompts", baseline_key, lambda: run_prompts(model, prompter, test_texts, tested["baseline"], closed)
     )
     if PROOF == "all":
         lora = checkpoints.stage("proof-lora", key_of(baseline_key, LEARNING_RATES), run_lora)
         rungs["LoRA, rank 16"] = lora.pop("answers")
+    best_settings = settings_to_json(best_by_direction.values())
+    rungs |= checkpoints.stage("proof-ladder", key_of(test_key, best_settings), run_rungs)
     damaged = checkpoints.stage("proof-damage", key_of(test_key, rungs), run_damage)
 
 # %% proof-curves
@@ -508,7 +511,8 @@ if PROOF:
 # %% results
 from asa.checkpoints import write_json
 from asa.evaluation import gap_closed, mcnemar, trigger_metrics
-from asa.plots import plot_baseline_vs_asa
+from asa.plots import plot_baseline_vs_asa, plot_dose_curves, plot_layer_curve, plot_reliability
+from asa.proof import FORCED, PROBE, ladder_row
 from asa.quickstart import write_quickstart_files
 from asa.report import write_report
 
@@ -549,9 +553,29 @@ results = {
     "cosines": {kind: matrix.tolist() for kind, matrix in cosines.items()},
     "probe": {"C": swept["strength"], "own": swept["own"]}, "max_new_tokens": profile.max_new_tokens,
     "words_limit": profile.words_limit, "seed": SEED,
-    "adapter_bytes": sum(array.nbytes for array in adapter.arrays.values()),
+    "adapter_bytes": sum(array.nbytes for array in adapter.arrays.values()), "proof": None,
     "stage_seconds": {"loading": round(seconds_loading, 2)} | checkpoints.seconds,
 }  # fmt: skip
+if PROOF:
+    rung_texts = {name: [tokenizer.decode(ids) for ids in rung] for name, rung in rungs.items()}
+    rung_calls = {name: np.array([triggered(ids) for ids in rung]) for name, rung in rungs.items()}
+    auc = {reading.layer: reading.auc for reading in readings if not reading.constant}
+    ladder = {
+        name: ladder_row(
+            rung_texts[name], rung_calls[name], called["baseline"], test_labels, tools, profile.markers,
+            damaged["damage"][name], SEED,
+        )
+        for name in rungs
+    }  # fmt: skip
+    ladder[PROBE] = {"scores": test["probe"], "mcnemar": mcnemar(called["baseline"], called["probe"], test_labels)}
+    results["proof"] = {
+        "ladder": ladder, "direction": chosen.direction, "kl": damaged["kl"], "lora": lora, "auc": auc,
+        "forced_against_asa": mcnemar(rung_calls[FORCED], called["asa"], test_labels), "doses": curves["doses"],
+        "layers": curves["layers"], "geometry": cosines_by_layer, "robustness": robustness,
+    }  # fmt: skip
+    plot_dose_curves(curves["doses"], valid_baseline, f"{OUT}/dose_curves.png")
+    plot_layer_curve(curves["layers"], auc, DIRECTIONS, f"{OUT}/layer_curve.png")
+    plot_reliability(robustness["target_fpr"]["reliability"], f"{OUT}/reliability.png")
 results["seconds"] = round(sum(results["stage_seconds"].values()), 2)
 write_json(f"{OUT}/results.json", results)
 write_report(results, f"{OUT}/report.md")

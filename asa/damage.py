@@ -6,6 +6,8 @@ KL(after || before): it is finite also where a token is forbidden or forced. Whe
 business.
 """
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
 
@@ -57,22 +59,43 @@ def likelihoods(batches: list[Batch], answers: list[list[int]], chosen: np.ndarr
     return dict(gathered(parts))
 
 
-def damage(batches, answers, unsteered, own: dict[int, float]) -> dict[str, float]:
-    """On the requests that `own` covers, those that need no tool: what became of their answers.
+@dataclass
+class Spared:
+    """The requests that need no tool, and what the unsteered model says to them.
 
-    Args:
-        batches: The requests' batches.
-        answers: `[N]`, under the intervention.
-        unsteered: `[N]`, the model's own.
-        own: Row -> how likely the unsteered model finds its own answer, by `likelihoods`.
-
-    Returns:
-        `unchanged` (share), `log_p` and `log_p_unsteered` (means over requests, nats a token).
+    Attributes:
+        batches: All requests' batches.
+        unsteered: `[N]` answers without intervention.
+        rows: `[N]` bool, the requests that need no tool.
+        in_words: `[N]` bool, those of them to which the unsteered answer is no call.
     """
-    changed = np.array([row in own and answers[row] != unsteered[row] for row in range(len(answers))])
-    likely = own | likelihoods(batches, answers, changed)
-    return {
-        "unchanged": 1 - float(changed.sum()) / len(own),
-        "log_p": float(np.mean(list(likely.values()))),
-        "log_p_unsteered": float(np.mean(list(own.values()))),
-    }
+
+    batches: list[Batch]
+    unsteered: list[list[int]]
+    rows: np.ndarray
+    in_words: np.ndarray
+    _known: dict[tuple, float] = field(default_factory=dict, repr=False)
+
+    def likelihood(self, answers: list[list[int]]) -> float:
+        """Mean over the requests of the log-probability a token (nats) that the unsteered model gives to `answers`."""
+        keys = {row: (row, *answers[row]) for row in np.flatnonzero(self.rows).tolist()}
+        new = np.zeros(len(answers), bool)
+        new[[row for row, key in keys.items() if key not in self._known]] = True
+        found = likelihoods(self.batches, answers, new)
+        self._known |= {keys[row]: value for row, value in found.items()}
+        return float(np.mean([self._known[key] for key in keys.values()]))
+
+    def damage(self, answers: list[list[int]]) -> dict[str, float | None]:
+        """What became of their answers under an intervention, `[N]` answers.
+
+        Returns:
+            `unchanged`: share that is the same to the token; `words_kept`: the same share of `in_words`, None where
+            there are none; `log_p`: of `answers`, by `likelihood`.
+        """
+        same = np.array([answer == before for answer, before in zip(answers, self.unsteered, strict=True)])
+        kept = float(same[self.in_words].mean()) if self.in_words.any() else None
+        return {
+            "unchanged": float(same[self.rows].mean()),
+            "words_kept": kept,
+            "log_p": self.likelihood(answers),
+        }

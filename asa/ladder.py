@@ -73,8 +73,11 @@ def _keys(layer: int, push: np.ndarray) -> list[tuple]:
 
 
 def openings(prompter: Prompter) -> tuple[list[list[int]], list[int]]:
-    """Probe&Prefill's openings as token ids: a begun call of every tool, in order, and `IN_WORDS`."""
-    calls = [f"{prompter.profile.trigger}[{name}(" for name in prompter.tools]
+    """Probe&Prefill's openings as token ids: a begun call of every tool, in order, and `IN_WORDS`.
+
+    A call is begun up to the tool's name: a bracket behind it would be drawn into one token with what follows.
+    """
+    calls = [f"{prompter.profile.trigger}[{name}" for name in prompter.tools]
     *begun, words = (prompter.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (*calls, IN_WORDS))
     return begun, words
 

@@ -1,4 +1,4 @@
-"""Figures: the layer sweep, the tuning curves, baseline against ASA, and the cosines.
+"""Figures: the layer sweep, the tuning curves, baseline against ASA, the cosines; and those of the proof.
 
 Each function draws one figure from plain numbers, saves it and returns it. In a notebook the figure also appears
 below its cell.
@@ -128,4 +128,62 @@ def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], path):
             colour = "white" if abs(matrix[row, column]) > 0.6 else "black"
             panel.text(column, row, f"{matrix[row, column]:.2f}", ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(image, ax=axes[0], shrink=0.8, label="cosine")
+    return save_figure(figure, path)
+
+
+def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path):
+    """F1, FPR, call validity and damage against dose: a column a layer, a line a direction (`doses.dose_curves`)."""
+    layers, directions = sorted({p["layer"] for p in points}), list(dict.fromkeys(p["direction"] for p in points))
+    measures = {"f1": "trigger F1", "fpr": "false-positive rate", "arguments": "calls that fit", "kl": "KL (nats)"}
+    figure, rows = plt.subplots(
+        len(measures), len(layers), figsize=(3.6 * len(layers), 8.4), sharex=True, sharey="row", squeeze=False
+    )
+    for row, (measure, label) in enumerate(measures.items()):
+        for column, layer in enumerate(layers):
+            axes = rows[row, column]
+            for direction in directions:
+                line = [p for p in points if (p["layer"], p["direction"]) == (layer, direction)]
+                colour = RUN_COLOURS["asa" if direction == "action" else "asa_paper"]
+                axes.plot([p["dose"] for p in line], [p[measure] for p in line], "o-", color=colour, label=direction)
+            if measure in unsteered:
+                axes.axhline(unsteered[measure], color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
+            axes.grid(alpha=0.3)
+            if row == 0:
+                axes.set_title(f"layer {layer}")
+            if column == 0:
+                axes.set_ylabel(label)
+            if row == len(measures) - 1:
+                axes.set_xlabel("dose (alpha / mean state norm)")
+    rows[0, 0].legend(fontsize=8)
+    figure.suptitle("What a growing push does, on VALID")
+    figure.tight_layout()
+    return save_figure(figure, path)
+
+
+def plot_layer_curve(layers: list[dict], auc: dict[int, float], directions: tuple[str, ...], path):
+    """Layer by layer: what the probe reads (AUC) and what each direction achieves at its best dose (F1)."""
+    figure, axes = plt.subplots(figsize=(9, 4))
+    axes.plot(list(auc), list(auc.values()), "k.--", lw=1, label="read: the probe's AUC")
+    for direction in directions:
+        colour = RUN_COLOURS["asa" if direction == "action" else "asa_paper"]
+        heights = [at[direction] for at in layers]
+        axes.plot([at["layer"] for at in layers], heights, "o-", color=colour, label=f"achieved: F1, {direction}")
+    axes.set(xlabel="layer", ylabel="AUC, or F1 at the best dose (VALID)", title="What is read, and what is achieved")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return save_figure(figure, path)
+
+
+def plot_reliability(bins: dict[str, list[dict]], path):
+    """The share of requests that need a tool against the probe's p, a line a split (`robustness.reliability`)."""
+    figure, axes = plt.subplots(figsize=(4.6, 4.4))
+    axes.plot([0, 1], [0, 1], ":", color="#777777", lw=1)
+    for (split, row), colour in zip(bins.items(), (RUN_COLOURS["asa_paper"], RUN_COLOURS["asa"]), strict=True):
+        there = [at for at in row if at["count"]]
+        axes.plot([at["mean_p"] for at in there], [at["needs_tool"] for at in there], "o-", color=colour, label=split)
+        for at in there:
+            axes.text(at["mean_p"], at["needs_tool"] + 0.02, at["count"], fontsize=7, color=colour, ha="center")
+    axes.set(xlabel="probe's p(tool)", ylabel="share that needs a tool", ylim=(-0.05, 1.1))
+    axes.set_title("How far p can be taken at its word\n(numbers: requests)", fontsize=10)
+    axes.legend(fontsize=8)
     return save_figure(figure, path)

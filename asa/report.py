@@ -9,6 +9,8 @@ from pathlib import Path
 
 from asa.checkpoints import write_atomic
 from asa.evaluation import gap_closed
+from asa.proof import proof_sections
+from asa.tables import markdown_table, rate_with_interval, with_interval
 
 OURS = "this run"
 ORIGINAL = "original project, LFM2.5-1.2B"
@@ -53,22 +55,6 @@ RUN_LABELS = {
 }
 
 
-def markdown_table(heads: list[str], rows: list[list]) -> str:
-    """A Markdown table; floats with three decimals, None as a dash."""
-
-    def cell(value) -> str:
-        return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
-
-
-def with_interval(scores: dict, name: str) -> str:
-    """A rate and its 95 % interval, e.g. `.944 (.925-.961)`."""
-    low, high = scores["intervals"][name]
-    return f"{scores[name]:.3f} ({low:.3f}-{high:.3f})"
-
-
 def write_report(results: dict, path: str | Path) -> str:
     """Write `results` as Markdown tables and return the text."""
     text = "\n\n".join(_sections(results)) + "\n"
@@ -101,6 +87,7 @@ def _sections(results: dict) -> list[str]:
         f"{results['layer']}. {results['constant_note']}",
         "## Cosines between the domains' directions",
         _cosine_table(results),
+        *(proof_sections(results["proof"]) if results["proof"] else []),
         "## Configuration",
         _configuration_table(results),
         "## Time",
@@ -151,10 +138,7 @@ def _domain_table(per_domain: dict) -> str:
 def _validity_table(validity: dict) -> str:
     rows = []
     for run, rates in validity.items():
-        columns = [
-            f"{rate['rate']:.3f} ({rate['interval'][0]:.3f}-{rate['interval'][1]:.3f})" for rate in rates.values()
-        ]
-        rows.append([RUN_LABELS[run], OURS, rates["format"]["total"], *columns])
+        rows.append([RUN_LABELS[run], OURS, rates["format"]["total"], *map(rate_with_interval, rates.values())])
     rows += [[run, origin, None, *rates] for run, *rates, origin in PUBLISHED_VALIDITY]
     return markdown_table(["run", "origin", "calls", "format", "tool", "arguments"], rows)
 

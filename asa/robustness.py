@@ -180,7 +180,7 @@ def at_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict
     return {
         "target_fpr": TARGET_FPR, "threshold": threshold,
         "valid": {"probe": rates(p_tool["valid"] >= threshold, labels["valid"])}, "test": runs,
-        "reliability_valid": reliability(p_tool["valid"], labels["valid"]),
+        "reliability": {part.upper(): reliability(p_tool[part], labels[part]) for part in p_tool},
     }  # fmt: skip
 
 

@@ -1,0 +1,251 @@
+"""Proof: the ladder, the curves, the damage, the robustness and the geometry as sections of the report.
+
+`ladder_row` scores one rung's answers; `proof_sections` writes all that the proof chapter found. Sentences here are
+made from the numbers, so that they say what came out, also where it goes against the claim.
+"""
+
+import numpy as np
+
+from asa.evaluation import call_validity, gap_closed, mcnemar, trigger_metrics
+from asa.tables import markdown_table, mean_and_deviation, rate_with_interval, with_interval
+from asa.tools import Tool
+from asa.vectors import ACTION, DIRECTIONS, NECESSITY
+
+FORCED = "trigger forced or forbidden"
+PROBE = "probe decision alone (steers nothing)"
+KEPT = 0.95  # share of the gap that counts as closed
+
+
+def ladder_row(
+    texts: list[str],
+    called,
+    baseline,
+    labels,
+    tools: dict[str, Tool],
+    markers: tuple[str, str],
+    damage: dict,
+    seed: int,
+) -> dict:
+    """One rung's scores.
+
+    Args:
+        texts: `[N]` answers.
+        called: `[N]` bool, whether they hold the trigger.
+        baseline: `[N]` bool, the same of the unsteered answers.
+        labels: `[N]`.
+        tools: Known tools.
+        markers: Around a call.
+        damage: Of `Spared.damage`.
+        seed: For the bootstrap.
+
+    Returns:
+        `scores`, `mcnemar` (baseline is run a), `validity`, `damage`.
+    """
+    return {
+        "scores": trigger_metrics(called, labels, seed),
+        "mcnemar": mcnemar(baseline, called, labels),
+        "validity": call_validity(texts, tools, markers),
+        "damage": damage,
+    }
+
+
+def proof_sections(proof: dict) -> list[str]:
+    """The sections, in the report's order; `proof` is `results["proof"]`."""
+    robust = proof["robustness"]
+    sections = [
+        "## The ladder (TEST, greedy generation on every rung)",
+        _verdict(proof),
+        _ladder_table(proof["ladder"]),
+        "McNemar: requests that only the rung, and only the baseline, got right; exact, two-sided. The rivals and "
+        "\"one probe\" to \"domain only\" obey the gate of the direction's best setting on VALID.",
+        "### What follows on each rung",
+        "Rates over the answers that call. Then, on the requests that need no tool: the share of answers unchanged to "
+        "the token, of all and of those that were in words already, and the mean log-probability a token (nats) that "
+        "the unsteered model gives the rung's answers.",
+        _follow_table(proof["ladder"]),
+        _forcing(proof),
+        "### How far the next token's distribution moves",
+        "KL(after || before) in nats on TEST requests that need no tool, by what the gate said.",
+        _kl_table(proof["kl"]),
+    ]  # fmt: skip
+    if proof["lora"]:
+        sections += ["### LoRA", _lora(proof["lora"])]
+    sections += [
+        "## Doses and layers (VALID, next token after the push)",
+        "![Dose curves](dose_curves.png)",
+        "![What is read and what is achieved](layer_curve.png)",
+        _layers(proof["layers"], proof["auc"]),
+        "## Robustness (TEST, next token after the push)",
+        "TEST was looked at many times for these tables; nothing was chosen on it. The layer and the probes' "
+        "regularisation are the committed run's.",
+        "### Other splits",
+        _splits(robust["splits"]),
+        "### A wanted false-positive rate",
+        _target(robust["target_fpr"]),
+        "![Reliability](reliability.png)",
+        "### A domain left out (fitted and tuned on the others, tested on it)",
+        _left_out(robust["left_out"], proof["direction"]),
+        "### Wrong labels in CAL, TRAIN and VALID",
+        _wrong_labels(robust, proof["direction"]),
+        "### Keyword labels against annotations, on the same texts",
+        _keywords(robust["keywords"], proof["direction"]),
+        "### Scoring the probe in place of the model (the original's protocol)",
+        _probe_protocol(robust["probe_protocol"]),
+        "## Geometry (CAL)",
+        "Cosines of the two directions (all domains together) with each other and with the trigger's row of the output "
+        "matrix less the mean row. The domains' cosines with each other stand above.",
+        _geometry(proof["geometry"]),
+    ]
+    return sections
+
+
+def gaps(ladder: dict) -> dict[str, float]:
+    """Direction -> share of the gap between the baseline's F1 and the probe's that it closes, by generation."""
+    base, probe = (ladder[name]["scores"]["f1"] for name in ("baseline", PROBE))
+    return {kind: gap_closed(ladder[f"{kind}: full"]["scores"]["f1"], base, probe) for kind in DIRECTIONS}
+
+
+def _verdict(proof: dict) -> str:
+    closed = gaps(proof["ladder"])
+    words = {kind: "closes" if share >= KEPT else "does not close" for kind, share in closed.items()}
+    return (
+        f"On this model the action direction {words[ACTION]} the gap ({closed[ACTION]:.2f} of it; {KEPT} counts as "
+        f"closed) and the paper's {words[NECESSITY]} it ({closed[NECESSITY]:.2f}), each at its best setting on VALID."
+    )
+
+
+def _ladder_table(ladder: dict) -> str:
+    rows = []
+    for name, rung in ladder.items():
+        scores, paired = rung["scores"], rung["mcnemar"]
+        columns = [with_interval(scores, m) for m in ("precision", "recall", "f1", "fpr", "accuracy")]
+        rows.append([name, *columns, f"{paired['only_b']} / {paired['only_a']}, p = {paired['p_value']:.1g}"])
+    return markdown_table(["rung", "precision", "recall", "F1", "FPR", "accuracy", "McNemar against baseline"], rows)
+
+
+def _follow_table(ladder: dict) -> str:
+    rows = []
+    for name, rung in ladder.items():
+        if name == PROBE:
+            continue
+        rates = rung["validity"]
+        columns = [rate_with_interval(rates[part]) for part in ("format", "tool", "arguments")]
+        rows.append([name, rates["format"]["total"], *columns, *rung["damage"].values()])
+    heads = ["rung", "calls", "format", "tool", "arguments", "unchanged", "words kept", "log p a token"]
+    return markdown_table(heads, rows)
+
+
+def _forcing(proof: dict) -> str:
+    forced, asa = (proof["ladder"][name] for name in (FORCED, f"{proof['direction']}: full"))
+    paired = proof["forced_against_asa"]
+
+    def pair(of) -> str:
+        return f"{of(forced):.3f} against {of(asa):.3f}"
+
+    return (
+        f"**Forcing or forbidding the trigger's first token against steering** ({proof['direction']} direction), same "
+        f"gate: F1 {pair(lambda r: r['scores']['f1'])}, FPR {pair(lambda r: r['scores']['fpr'])} (McNemar: "
+        f"{paired['only_a']} requests only forcing got right, {paired['only_b']} only steering, p = "
+        f"{paired['p_value']:.2g}); calls whose arguments fit {pair(lambda r: r['validity']['arguments']['rate'])}; "
+        f"answers unchanged {pair(lambda r: r['damage']['unchanged'])}, their log-probability a token "
+        f"{pair(lambda r: r['damage']['log_p'])}."
+    )
+
+
+def _kl_table(kl: dict) -> str:
+    rows = [[name, *[value for sign in ("-1", "+0", "+1") for value in of[sign]]] for name, of in kl.items()]
+    return markdown_table(["intervention", "gate -1", "requests", "gate 0", "requests", "gate +1", "requests"], rows)
+
+
+def _lora(run: dict) -> str:
+    return (
+        f"Trained on CAL and TRAIN in {run['seconds'] / 60:.1f} minutes: {run['parameters']:,} parameters, "
+        f"{run['bytes'] / 1e6:.1f} MB, {run['steps']} steps, learning rate {run['rate']:g} (the better of those tried "
+        f"on VALID: F1 {run['valid_f1']:.3f}, FPR {run['valid_fpr']:.3f}), loss {run['first_loss']:.2f} to "
+        f"{run['last_loss']:.2f} nats a token."
+    )
+
+
+def _layers(layers: list[dict], auc: dict) -> str:
+    found = {kind: max(layers, key=lambda at: at[kind]) for kind in DIRECTIONS}
+    reads = max(auc, key=auc.get)
+    return (
+        f"The probe reads best at layer {reads} (AUC {float(auc[reads]):.3f}). At its best dose the action direction "
+        f"achieves most at layer {found[ACTION]['layer']} (F1 {found[ACTION][ACTION]:.3f}), the paper's at layer "
+        f"{found[NECESSITY]['layer']} (F1 {found[NECESSITY][NECESSITY]:.3f}). The dose is picked on the requests "
+        "that are shown, so these heights are somewhat optimistic."
+    )
+
+
+def _splits(splits: dict | None) -> str:
+    if splits is None:
+        return "No other split could be made from these requests."
+    summary = splits["summary"]
+    rows = [
+        [name, *[mean_and_deviation(of[m]) if m in of else None for m in ("gap_closed", "f1", "fpr")]]
+        for name, of in summary.items()
+    ]
+    table = markdown_table(["run", "gap closed", "F1", "FPR"], rows)
+    return f"{len(splits['seeds'])} splits, mean ± standard deviation.\n\n{table}"
+
+
+def _target(target: dict) -> str:
+    rows = [["probe, VALID", target["valid"]["probe"]["f1"], target["valid"]["probe"]["fpr"]]]
+    rows += [[f"{run}, TEST", rates["f1"], rates["fpr"]] for run, rates in target["test"].items()]
+    return (
+        f"The threshold {target['threshold']:.3f} keeps the probe's false-positive rate on VALID at "
+        f"{target['target_fpr']}; above it a request is pushed toward a call, below it away.\n\n"
+        + markdown_table(["run", "F1", "FPR"], rows)
+    )
+
+
+def _left_out(left_out: dict, kind: str) -> str:
+    rows = []
+    for name, of in left_out.items():
+        for fitted, runs in of.items():
+            cells = [runs[run][m] for run in ("baseline", "probe", kind) for m in ("f1", "fpr")]
+            rows.append([name, {"left_out": "the others"}.get(fitted, "all"), *cells])
+    heads = ["domain", "fitted on", "baseline F1", "FPR", "probe F1", "FPR", f"{kind} F1", "FPR"]
+    return markdown_table(heads, rows)
+
+
+def _wrong_labels(robust: dict, kind: str) -> str:
+    clean = robust["committed"]
+    rows = [["0 %", clean["probe"]["f1"], clean[kind]["f1"], clean[kind]["fpr"], clean[kind]["gap_closed"]]]
+    for of in robust["wrong_labels"]:
+        summary = of["summary"]
+        cells = [summary["probe"]["f1"], *[summary[kind][m] for m in ("f1", "fpr", "gap_closed")]]
+        rows.append([f"{of['share']:.0%}".replace("%", " %"), *map(mean_and_deviation, cells)])
+    heads = ["labels turned round", "probe F1", f"{kind} F1", f"{kind} FPR", "gap closed"]
+    return markdown_table(heads, rows)
+
+
+def _keywords(keywords: dict | None, kind: str) -> str:
+    if keywords is None:
+        return "No keywords are known for these domains."
+    rows = []
+    for source, of in keywords["fitted_on"].items():
+        for against, runs in of.items():
+            cells = [runs[run][m] for run in ("baseline", "probe", kind) for m in ("f1", "fpr")]
+            rows.append([source, against.removeprefix("against_"), *cells])
+    heads = ["fitted on", "scored against", "baseline F1", "FPR", "probe F1", "FPR", f"{kind} F1", "FPR"]
+    return (
+        f"Keywords agree with the annotations on {keywords['agreement']['all']:.3f} of the requests (Cohen's kappa "
+        f"{keywords['kappa']:.3f}).\n\n" + markdown_table(heads, rows)
+    )
+
+
+def _probe_protocol(protocol: dict) -> str:
+    claimed, real, ours = protocol["claimed"]["test"], protocol["real"]["test"], protocol["ours"]["test"]
+    return (
+        f"Scored by the probe's decision, {protocol['tied']} settings of dose and beta tie, and the first is taken (dose "
+        f"{protocol['dose']}, tau {protocol['tau']}). On TEST the probe claims F1 {claimed['f1']:.3f} and FPR "
+        f"{claimed['fpr']:.3f}. What the model does at that setting: F1 {real['f1']:.3f}, FPR {real['fpr']:.3f}. The "
+        f"same direction at the setting chosen by steering: F1 {ours['f1']:.3f}, FPR {ours['fpr']:.3f}."
+    )
+
+
+def _geometry(geometry: dict) -> str:
+    columns = {pair: of["global"] for pair, of in geometry.items()}
+    rows = [[layer, *cosines] for layer, cosines in enumerate(np.stack([*columns.values()], axis=1).tolist())]
+    return markdown_table(["layer", *[pair.replace("_", ", ") for pair in columns]], rows)
