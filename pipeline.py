@@ -32,8 +32,8 @@ check_environment()
 # - `ALPACA`: a parquet file; empty takes it from the hub. `REQUESTS`, `TOOLS`: your own files (see the README).
 # - `LAYERS`: layers to try steering at, such as `8,12`; empty lets the sweep choose.
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
-# - `PROOF`: `steering` compares ASA with simpler means and with itself in parts, along doses, layers, splits, labels;
-#   `all` trains LoRA as well. On two CPU cores that takes an hour or two, not minutes.
+# - `PROOF`: `steering` sets ASA beside simpler means and beside itself in parts, and draws doses and layers; `all` also
+#   trains LoRA and changes splits, domains and labels. On two CPU cores that takes an hour or two, not minutes.
 # - `CHAT`: a chat cell at the end, which waits for you.
 
 # %% parameters tags=parameters
@@ -76,7 +76,10 @@ parser.add_argument(
 )
 parser.add_argument("--device-map", default=DEVICE_MAP, help="auto: spread a model larger than one card over all cards")
 parser.add_argument(
-    "--proof", default=PROOF, choices=["", "steering", "all"], help="steering: all comparisons; all: with LoRA"
+    "--proof",
+    default=PROOF,
+    choices=["", "steering", "all"],
+    help="compare ASA; all: also LoRA, other splits and labels",
 )
 options = parser.parse_args()
 PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
@@ -371,7 +374,7 @@ tested |= checkpoints.stage("test", test_key, run_test)
 # %% [markdown] proof-text
 # ## Proof
 # With `PROOF` only. TEST is answered again under simpler means (other prompts, forcing the trigger, LoRA) and under the
-# method without each of its parts; doses and layers are drawn on VALID; the recipe runs on other splits and labels.
+# method without each of its parts; doses and layers are drawn on VALID. `all` adds LoRA, other splits and other labels.
 
 # %% proof-ladder
 from asa.damage import Spared, forced_kl, kl_by_gate, next_token_kl
@@ -502,7 +505,8 @@ def run_pool():
     return run_robustness(everyone, rows, reading, batches, domains, chosen, probe, trigger_id, SEED)
 
 
-if PROOF:
+robustness = None
+if PROOF == "all":
     robustness = checkpoints.stage("proof-robustness", key_of(run_key, swept, vars(chosen)), run_pool)
 
 # %% [markdown] results-text
@@ -575,7 +579,8 @@ if PROOF:
     }  # fmt: skip
     plot_dose_curves(curves["doses"], valid_baseline, f"{OUT}/dose_curves.png")
     plot_layer_curve(curves["layers"], auc, DIRECTIONS, f"{OUT}/layer_curve.png")
-    plot_reliability(robustness["target_fpr"]["reliability"], f"{OUT}/reliability.png")
+    if robustness:
+        plot_reliability(robustness["target_fpr"]["reliability"], f"{OUT}/reliability.png")
 results["seconds"] = round(sum(results["stage_seconds"].values()), 2)
 write_json(f"{OUT}/results.json", results)
 write_report(results, f"{OUT}/report.md")

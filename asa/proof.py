@@ -51,7 +51,6 @@ def ladder_row(
 
 def proof_sections(proof: dict) -> list[str]:
     """The sections, in the report's order; `proof` is `results["proof"]`."""
-    robust = proof["robustness"]
     sections = [
         "## The ladder (TEST, greedy generation on every rung)",
         _verdict(proof),
@@ -75,6 +74,16 @@ def proof_sections(proof: dict) -> list[str]:
         "![Dose curves](dose_curves.png)",
         "![What is read and what is achieved](layer_curve.png)",
         _layers(proof["layers"], proof["auc"]),
+        "## Geometry (CAL)",
+        "Cosines of the two directions (all domains together) with each other and with the trigger's row of the output "
+        "matrix less the mean row. The domains' cosines with each other stand above.",
+        _geometry(proof["geometry"]),
+    ]
+    return sections + (_robustness(proof["robustness"], proof["direction"]) if proof["robustness"] else [])
+
+
+def _robustness(robust: dict, kind: str) -> list[str]:
+    return [
         "## Robustness (TEST, next token after the push)",
         "TEST was looked at many times for these tables; nothing was chosen on it. The layer and the probes' "
         "regularisation are the committed run's.",
@@ -84,19 +93,14 @@ def proof_sections(proof: dict) -> list[str]:
         _target(robust["target_fpr"]),
         "![Reliability](reliability.png)",
         "### A domain left out (fitted and tuned on the others, tested on it)",
-        _left_out(robust["left_out"], proof["direction"]),
+        _left_out(robust["left_out"], kind),
         "### Wrong labels in CAL, TRAIN and VALID",
-        _wrong_labels(robust, proof["direction"]),
+        _wrong_labels(robust, kind),
         "### Keyword labels against annotations, on the same texts",
-        _keywords(robust["keywords"], proof["direction"]),
+        _keywords(robust["keywords"], kind),
         "### Scoring the probe in place of the model (the original's protocol)",
         _probe_protocol(robust["probe_protocol"]),
-        "## Geometry (CAL)",
-        "Cosines of the two directions (all domains together) with each other and with the trigger's row of the output "
-        "matrix less the mean row. The domains' cosines with each other stand above.",
-        _geometry(proof["geometry"]),
     ]
-    return sections
 
 
 def gaps(ladder: dict) -> dict[str, float]:
@@ -238,7 +242,7 @@ def _keywords(keywords: dict | None, kind: str) -> str:
 def _probe_protocol(protocol: dict) -> str:
     claimed, real, ours = protocol["claimed"]["test"], protocol["real"]["test"], protocol["ours"]["test"]
     return (
-        f"Scored by the probe's decision, {protocol['tied']} settings of dose and beta tie, and the first is taken (dose "
+        f"Scored by the probe's decision, {protocol['tied']} settings of dose and beta tie; the first is taken (dose "
         f"{protocol['dose']}, tau {protocol['tau']}). On TEST the probe claims F1 {claimed['f1']:.3f} and FPR "
         f"{claimed['fpr']:.3f}. What the model does at that setting: F1 {real['f1']:.3f}, FPR {real['fpr']:.3f}. The "
         f"same direction at the setting chosen by steering: F1 {ours['f1']:.3f}, FPR {ours['fpr']:.3f}."
