@@ -79,7 +79,7 @@ parser.add_argument(
     "--proof",
     default=PROOF,
     choices=["", "steering", "all"],
-    help="compare ASA; all: also LoRA, other splits and labels",
+    help="compare; all: also LoRA, other splits and labels",
 )
 options = parser.parse_args()
 PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
@@ -382,17 +382,26 @@ from asa.finetuning import LEARNING_RATES, call_target, train_lora
 from asa.ladder import Answers, run_ladder, run_prompts
 from asa.tuning import gates
 
+import re
+
 contenders = {kind: parts_of(best) for kind, best in best_by_direction.items()}
 said = {chosen.direction: tested["asa"], NECESSITY: tested["asa_paper"]}
 test_texts = [request.text for request in splits["test"]]
 spared = np.array(labels["test"]) == 0  # the requests whose answers should be left alone
 
 
+def kept_rung(name, ask):
+    """A rung's answers, a checkpoint each: there are many, and each takes minutes."""
+    key = key_of(test_key, settings_to_json(best_by_direction.values()), name)
+    place = "-".join(re.findall(r"[\w+-]+", name))
+    return checkpoints.stage(f"ladder/{place}", key, lambda: {"answers": ask()})["answers"]
+
+
 def run_rungs():
     """TEST answers under the rivals and the ablations."""
-    reading, batches = read_test()
-    answers = Answers(batches, tested["baseline"], profile.max_new_tokens, closed)
-    return run_ladder(answers, reading.states, contenders, chosen.direction, said, test_domains, prompter, SEED)
+    answers = Answers(lambda: read_test()[1], tested["baseline"], profile.max_new_tokens, closed)
+    states = read_split("test").states
+    return run_ladder(answers, states, contenders, chosen.direction, said, kept_rung, test_domains, prompter, SEED)
 
 
 def run_lora():
@@ -445,11 +454,11 @@ if PROOF:
     if PROOF == "all":
         lora = checkpoints.stage("proof-lora", key_of(baseline_key, LEARNING_RATES), run_lora)
         rungs["LoRA, rank 16"] = lora.pop("answers")
-    best_settings = settings_to_json(best_by_direction.values())
-    rungs |= checkpoints.stage("proof-ladder", key_of(test_key, best_settings), run_rungs)
+    rungs |= run_rungs()
     damaged = checkpoints.stage("proof-damage", key_of(test_key, rungs), run_damage)
 
 # %% proof-curves
+from asa.candidates import compare_gates
 from asa.doses import dose_curves, layer_curve
 from asa.evaluation import call_validity
 from asa.geometry import geometry
@@ -486,9 +495,21 @@ def run_geometry():
     return geometry(cal.states, labels["cal"], cal.called, cal.log_odds, cal_domains, domains, trigger_row)
 
 
+def run_gates():
+    """Other gates at the chosen layer, on VALID and by cross-validation."""
+    states = np.concatenate([fit_states, read["valid"].states])
+    judged = np.concatenate([fit_labels, valid_labels])
+    belong = np.array(fit_domains + [request.domain for request in splits["valid"]])
+    fitted = np.arange(len(judged)) < len(fit_labels)
+    other = max((layer for layer in steerable if layer != chosen.layer), key=lambda layer: readings[layer].auc)
+    probe = (swept["strength"], swept["own"])
+    return {"gates": compare_gates(states, judged, belong, fitted, chosen.layer, other, domains, *probe, SEED)}
+
+
 if PROOF:
     curves = checkpoints.stage("proof-curves", key_of(run_key, swept, drawn, DOSES, chosen.tau), run_curves)
     cosines_by_layer = checkpoints.stage("proof-geometry", run_key, run_geometry)
+    compared = checkpoints.stage("proof-gates", key_of(run_key, swept, chosen.layer), run_gates)["gates"]
 
 # %% proof-robustness
 from asa.robustness import run_robustness
@@ -513,7 +534,9 @@ if PROOF == "all":
 # ## Results
 
 # %% results
+from asa.adapter import Decision
 from asa.checkpoints import write_json
+from asa.errors import load_notes, write_errors
 from asa.evaluation import gap_closed, mcnemar, trigger_metrics
 from asa.plots import plot_baseline_vs_asa, plot_dose_curves, plot_layer_curve, plot_reliability
 from asa.proof import FORCED, PROBE, ladder_row
@@ -575,7 +598,7 @@ if PROOF:
     results["proof"] = {
         "ladder": ladder, "direction": chosen.direction, "kl": damaged["kl"], "lora": lora, "auc": auc,
         "forced_against_asa": mcnemar(rung_calls[FORCED], called["asa"], test_labels), "doses": curves["doses"],
-        "layers": curves["layers"], "geometry": cosines_by_layer, "robustness": robustness,
+        "layers": curves["layers"], "geometry": cosines_by_layer, "gates": compared, "robustness": robustness,
     }  # fmt: skip
     plot_dose_curves(curves["doses"], valid_baseline, f"{OUT}/dose_curves.png")
     plot_layer_curve(curves["layers"], auc, DIRECTIONS, f"{OUT}/layer_curve.png")
@@ -584,6 +607,11 @@ if PROOF:
 results["seconds"] = round(sum(results["stage_seconds"].values()), 2)
 write_json(f"{OUT}/results.json", results)
 write_report(results, f"{OUT}/report.md")
+decisions = [Decision(**decision) for decision in tested["asa_decisions"]]
+write_errors(
+    splits["test"], called["baseline"].tolist(), called["asa"].tolist(), tested["ablations"]["oracle router"],
+    decisions, load_notes("data/error_notes.csv"), f"{OUT}/errors.md",
+)  # fmt: skip
 plot_baseline_vs_asa(
     test, f"{profile.name}, {benchmark}: {len(test_labels)} TEST requests, 95 % intervals", f"{OUT}/baseline_vs_asa.png"
 )
@@ -599,13 +627,12 @@ print(f"all stages {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/result
 # The first TEST requests that the two runs treat differently, or simply the first.
 
 # %% demo
-from asa.adapter import Decision
 from asa.demo import Comparison, show_comparisons
 
 order = sorted(range(len(test_labels)), key=lambda row: called["baseline"][row] == called["asa"][row])
 shown = [
     Comparison(splits["test"][row].text, splits["test"][row].label, answers["baseline"][row], answers["asa"][row],
-               Decision(**tested["asa_decisions"][row]))
+               decisions[row])
     for row in order[:DEMO_ROWS]
 ]  # fmt: skip
 show_comparisons(shown, profile.trigger)

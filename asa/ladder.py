@@ -8,6 +8,7 @@ prompts show fewer examples. Nothing is scored and nothing is chosen here.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -28,13 +29,13 @@ class Answers:
     """Greedy answers of one model to N requests, each asked for once.
 
     Attributes:
-        batches: The requests' batches.
+        batches: Gives the requests' batches when they are needed.
         unsteered: `[N]` answers without intervention.
         limit: Most new tokens.
         closed: As in `Batch.decode`.
     """
 
-    batches: list[Batch]
+    batches: Callable[[], list[Batch]]
     unsteered: list[list[int]]
     limit: int
     closed: Callable[[list[int]], bool]
@@ -45,7 +46,7 @@ class Answers:
         keys, moved = _keys(layer, push), push.any(axis=1)
         new = np.array([moved[row] and key not in self._known for row, key in enumerate(keys)])
         if new.any():
-            found = answer_chosen(self.batches, new, self.limit, self.closed, what, push=(layer, push))
+            found = answer_chosen(self.batches(), new, self.limit, self.closed, what, push=(layer, push))
             self._known |= {keys[row]: answer for row, answer in found.items()}
         return [self._known[key] if moved[row] else self.unsteered[row] for row, key in enumerate(keys)]
 
@@ -55,8 +56,8 @@ class Answers:
 
     def forced(self, gate: np.ndarray, trigger_id: int) -> list[list[int]]:
         """Answers that must begin with the trigger's first token at gate 1 and must not at gate -1."""
-        up = answer_chosen(self.batches, gate == 1, self.limit, self.closed, "forced", opening=[trigger_id])
-        down = answer_chosen(self.batches, gate == -1, self.limit, self.closed, "forbidden", avoid=trigger_id)
+        up = answer_chosen(self.batches(), gate == 1, self.limit, self.closed, "forced", opening=[trigger_id])
+        down = answer_chosen(self.batches(), gate == -1, self.limit, self.closed, "forbidden", avoid=trigger_id)
         return list((dict(enumerate(self.unsteered)) | up | down).values())
 
     def begun(self, openings: list[list[int]]) -> list[list[int]]:
@@ -64,7 +65,7 @@ class Answers:
         answers = dict(enumerate(self.unsteered))
         for opening in sorted({tuple(opening) for opening in openings if opening}):
             rows = np.array([tuple(row) == opening for row in openings])
-            answers |= answer_chosen(self.batches, rows, self.limit, self.closed, "prefilled", opening=opening)
+            answers |= answer_chosen(self.batches(), rows, self.limit, self.closed, "prefilled", opening=opening)
         return list(answers.values())
 
 
@@ -122,6 +123,7 @@ def run_ladder(
     steered: dict[str, Steered],
     main: str,
     said: dict[str, list[list[int]]],
+    kept: Callable[[str, Callable[[], list[list[int]]]], list[list[int]]],
     domains: list[str],
     prompter: Prompter,
     seed: int,
@@ -134,6 +136,7 @@ def run_ladder(
         steered: Direction -> its parts.
         main: The direction whose gate the rivals obey.
         said: Direction -> answers under the whole method, where they are known.
+        kept: Gives a rung's answers by its name, and makes them where they are not kept.
         domains: `[N]`.
         prompter: Of the unsteered model's prompt.
         seed: Of the random direction.
@@ -147,9 +150,11 @@ def run_ladder(
     begun, words = openings(prompter)
     begins = [{1: begun[domain], -1: words, 0: []}[sign] for sign, domain in zip(gate.tolist(), routed, strict=True)]
     rungs = {
-        "baseline": answers.unsteered,
-        "trigger forced or forbidden": answers.forced(gate, prompter.trigger_id),
-        "Probe&Prefill": answers.begun(begins),
+        name: kept(name, ask)
+        for name, ask in (
+            ("trigger forced or forbidden", lambda: answers.forced(gate, prompter.trigger_id)),
+            ("Probe&Prefill", lambda: answers.begun(begins)),
+        )
     }
     for direction, parts in steered.items():
         layer, variants = parts.setting.layer, pushes(parts, states, domains, seed)
@@ -157,5 +162,6 @@ def run_ladder(
             answers.remember(layer, variants["full"], said[direction])
         for name, push in variants.items():
             rung = f"{direction}: {name}"
-            rungs[rung] = answers.pushed(layer, push, rung)
+            rungs[rung] = kept(rung, partial(answers.pushed, layer, push, rung))
+            answers.remember(layer, push, rungs[rung])
     return rungs

@@ -74,6 +74,8 @@ def proof_sections(proof: dict) -> list[str]:
         "![Dose curves](dose_curves.png)",
         "![What is read and what is achieved](layer_curve.png)",
         _layers(proof["layers"], proof["auc"]),
+        "## Other gates (nothing is steered)",
+        _gates(proof["gates"]),
         "## Geometry (CAL)",
         "Cosines of the two directions (all domains together) with each other and with the trigger's row of the output "
         "matrix less the mean row. The domains' cosines with each other stand above.",
@@ -246,6 +248,23 @@ def _probe_protocol(protocol: dict) -> str:
         f"{protocol['dose']}, tau {protocol['tau']}). On TEST the probe claims F1 {claimed['f1']:.3f} and FPR "
         f"{claimed['fpr']:.3f}. What the model does at that setting: F1 {real['f1']:.3f}, FPR {real['fpr']:.3f}. The "
         f"same direction at the setting chosen by steering: F1 {ours['f1']:.3f}, FPR {ours['fpr']:.3f}."
+    )
+
+
+def _gates(gates: list[dict]) -> str:
+    rows = [
+        [
+            row["gate"], *row["valid"].values(), *[mean_and_deviation(row["folds"][m]) for m in ("auc", "f1", "fpr")],
+            f"{row['ahead']['mean']:+.3f} ± {row['ahead']['std']:.3f}",
+        ]
+        for row in gates
+    ]  # fmt: skip
+    heads = ["gate", "VALID AUC", "F1", "FPR", "folds' AUC", "folds' F1", "folds' FPR", "F1 less that of ours"]
+    ours, best = gates[0], max(gates, key=lambda row: row["valid"]["f1"])
+    return (
+        "Fitted on CAL and TRAIN and judged on VALID; and on five folds of all three, mean ± standard deviation. "
+        f'By VALID\'s F1 the best is "{best["gate"]}" ({best["valid"]["f1"]:.3f}; ours {ours["valid"]["f1"]:.3f}).\n\n'
+        + markdown_table(heads, rows)
     )
 
 

@@ -179,7 +179,11 @@ def _configuration_table(results: dict) -> str:
 
 
 def _time_table(results: dict) -> str:
-    rows = [[name, f"{seconds:.1f}"] for name, seconds in results["stage_seconds"].items()]
+    stages: dict[str, float] = {}
+    for name, seconds in results["stage_seconds"].items():
+        group = name.split("/")[0]
+        stages[group] = stages.get(group, 0.0) + seconds
+    rows = [[name, f"{seconds:.1f}"] for name, seconds in stages.items()]
     return markdown_table(["stage", "seconds"], [*rows, ["**all stages**", f"{results['seconds']:.1f}"]])
 
 
