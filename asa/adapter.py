@@ -12,6 +12,7 @@ else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2, section 3 (v3 
 
 import contextlib
 import json
+import math
 import threading
 import warnings
 import weakref
@@ -23,7 +24,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from scipy.special import expit
 
 from asa.blocks import block_output, decoder_layers, input_device, is_compiled
 from asa.checkpoints import write_atomic, write_json
@@ -142,9 +142,9 @@ class ASAAdapter:
         if not np.isfinite(scores).all():
             raise ValueError(f"hidden states at layer {self.layer} are not finite: load the model in another dtype.")
         decided = []
-        domains, chances = scores[:, : len(self.domains)].argmax(1), expit(scores[:, len(self.domains) :])
-        for domain, row in zip(domains.tolist(), chances.tolist(), strict=True):
-            p_tool = row[domain]
+        domains = scores[:, : len(self.domains)].argmax(1).tolist()
+        for domain, row in zip(domains, scores[:, len(self.domains) :].tolist(), strict=True):
+            p_tool = _sigmoid(row[domain])
             decided.append((domain, p_tool, 1 if p_tool >= self.tau else -1 if p_tool <= 1 - self.tau else 0))
         return decided
 
@@ -330,6 +330,12 @@ class _Steering:
                 trace.decisions += decisions
             self.column, self.waiting = None, False
         return output
+
+
+def _sigmoid(score: float) -> float:
+    """Of one number, without overflow; a library's would cost a second of every import."""
+    away = math.exp(-abs(score))
+    return (1.0 if score >= 0 else away) / (1.0 + away)
 
 
 def _refuse_right_padding(mask, last: int) -> None:

@@ -108,14 +108,13 @@ def test_decisions_are_those_of_scikit_learn(tiny_model, prompts, names):
 
 
 def test_the_gate_at_its_edges():
-    """p = tau pushes up, p = 1 - tau pushes down, the next float inside does nothing; at tau = 0.5, 0.5 pushes up."""
+    """p = tau pushes up, p = 1 - tau pushes down, a hair inside does nothing; at tau = 0.5, 0.5 pushes up."""
     state = torch.zeros(1, HIDDEN)
     for p in (0.6, 0.75, 0.9):
         up, down = simple([p]), simple([1 - p])
-        high, low = (adapter.decide(state)[1].item() for adapter in (up, down))
+        high, low = (adapter.push(state)[1][0].p_tool for adapter in (up, down))
         assert abs(high - p) < 1e-6 and abs(1 - low - p) < 1e-6
-        above = float(np.nextafter(np.float32(high), np.float32(1)))
-        below = float(np.nextafter(np.float32(low), np.float32(0)))
+        above, below = high + 1e-12, low - 1e-12
         for adapter, tau, gate in ((up, high, 1), (up, above, 0), (down, 1 - low, -1), (down, 1 - below, 0)):
             assert changed(adapter, tau=tau).decide(state)[2].item() == gate
     gates = [simple([p], tau=0.5).decide(state)[2].item() for p in (1e-6, 0.499, 0.5, 0.501, 1 - 1e-6)]
