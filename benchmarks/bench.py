@@ -52,10 +52,10 @@ class Sizes:
     limit: int = 256
     sampled_states: int = 8
     sampled_answers: int = 4
-    unit: int = 1
-    settings: int = 6
+    unit: int = 3
+    settings: int = 18
     decisions: int = 500
-    generates: int = 8
+    generates: int = 16
     memory: int = 1600
     growth: tuple[int, int, int, int] = (6400, 2000, 1000, 64)
 
