@@ -467,6 +467,7 @@ from functools import partial
 
 drawn = sorted({steerable[0], steerable[len(steerable) // 2], steerable[-1], chosen.layer})[-3:]
 readable = [reading.layer for reading in readings if not reading.constant]
+second = max((layer for layer in readable if layer != chosen.layer), key=lambda layer: readings[layer].auc)
 
 
 def fitting(batches, rows, layer, push):
@@ -501,15 +502,14 @@ def run_gates():
     judged = np.concatenate([fit_labels, valid_labels])
     belong = np.array(fit_domains + [request.domain for request in splits["valid"]])
     fitted = np.arange(len(judged)) < len(fit_labels)
-    other = max((layer for layer in steerable if layer != chosen.layer), key=lambda layer: readings[layer].auc)
     probe = (swept["strength"], swept["own"])
-    return {"gates": compare_gates(states, judged, belong, fitted, chosen.layer, other, domains, *probe, SEED)}
+    return {"gates": compare_gates(states, judged, belong, fitted, chosen.layer, second, domains, *probe, SEED)}
 
 
 if PROOF:
     curves = checkpoints.stage("proof-curves", key_of(run_key, swept, drawn, DOSES, chosen.tau), run_curves)
     cosines_by_layer = checkpoints.stage("proof-geometry", run_key, run_geometry)
-    compared = checkpoints.stage("proof-gates", key_of(run_key, swept, chosen.layer), run_gates)["gates"]
+    compared = checkpoints.stage("proof-gates", key_of(run_key, swept, chosen.layer, second), run_gates)["gates"]
 
 # %% proof-robustness
 from asa.robustness import run_robustness

@@ -45,7 +45,10 @@ def dose_curves(batches, states, labels, readers, directions, tau: float, trigge
         for kind in DIRECTIONS:
             gate, push = _gated(readers[layer], directions[kind, layer], states[:, layer], tau)
             raised = np.flatnonzero(needed & (gate == 1))
-            sample = np.isin(np.arange(len(gate)), raised[:: max(1, len(raised) // SAMPLED_CALLS)])
+            sample = np.isin(
+                np.arange(len(gate)),
+                raised[np.linspace(0, len(raised) - 1, min(SAMPLED_CALLS, len(raised))).astype(int)],
+            )
             for dose in DOSES:
                 called = replay_triggers(batches, states, layer, dose * push, trigger_id)
                 scores = confusion(called, labels)

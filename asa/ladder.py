@@ -107,7 +107,7 @@ def run_prompts(
     rungs = {}
     for count in EXAMPLES:
         other = Prompter(prompter.tokenizer, *with_examples_shown(prompter.profile, prompter.tools, count))
-        rung = f"prompt with {count} examples"
+        rung = f"prompt with {(len(other.messages) - 1) // 2} examples"  # tools may have fewer to show
         if other.key() == prompter.key():
             rungs[rung] = unsteered
             continue

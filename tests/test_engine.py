@@ -8,7 +8,7 @@ import copy
 
 import pytest
 import torch
-from conftest import HIDDEN, PREFIX, hooks_of, last_token, make_lfm2, make_llama, one_push
+from conftest import HIDDEN, PREFIX, hooks_of, last_token, make_gemma3, make_lfm2, make_llama, make_prompts, one_push
 
 import asa.engine
 from asa.blocks import decoder_layers, final_norm
@@ -178,6 +178,81 @@ def test_decode_with_a_push_of_zero_is_decode(batches):
     assert decoded(batches, (1, nothing)) == decoded(batches)
 
 
+@pytest.mark.parametrize("opening", [[9], [5, 300, 41]])
+def test_an_opening_begins_the_answer_and_the_model_goes_on_from_there(tiny_model, batches, prompts, opening):
+    """As it goes on alone behind prompt and opening; the limit counts both."""
+    said = in_order(batches, [batch.decode(LIMIT, closed, opening=opening) for batch in batches])
+    assert said == [opening + generated(tiny_model, prompt + opening)[: LIMIT - len(opening)] for prompt in prompts]
+    assert max(map(len, said)) == LIMIT
+    assert opening not in [answer[: len(opening)] for answer in decoded(batches)]
+
+
+def test_the_limit_and_the_end_hold_inside_an_opening(batches):
+    for limit, opening, said in ((2, [5, 300, 41], [5, 300]), (LIMIT, [5, 7, 41], [5, 7])):
+        for batch in batches:
+            assert batch.decode(limit, closed, opening=opening) == [said] * len(batch.rows)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_avoided_token_gives_way_to_the_best_of_the_others(tiny_model, batches, prompts, plain, place):
+    """At the first step only; a row that would not begin with it says what it always says, and it again later."""
+    usual = decoded(batches)
+    row = next(row for row, answer in enumerate(usual) if len(answer) > 1 and answer[0] != answer[1])
+    avoid = usual[row][place]
+    said = in_order(batches, [batch.decode(LIMIT, closed, avoid=avoid) for batch in batches])
+    for prompt, logits, answer, before in zip(prompts, plain.logits, said, usual, strict=True):
+        others = [token for token in range(len(logits)) if token != avoid]
+        first = others[int(logits[others].argmax())]
+        rest = [] if closed([first]) else generated(tiny_model, [*prompt, first])[: LIMIT - 1]
+        assert answer == [first, *rest]
+        assert (answer == before) == (before[0] != avoid)
+    assert (said[row] == usual[row]) == (place == 1)
+
+
+def answers_of_all_lengths(count: int) -> list[list[int]]:
+    """`count` random answers of 1 to 9 tokens."""
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randint(0, 400, (1 + 5 * row % 9,), generator=generator).tolist() for row in range(count)]
+
+
+def plain_likelihood(model, prompt: list[int], answer: list[int]) -> float:
+    """Mean log-probability a token by a plain full forward over prompt and answer."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    return float(logits.double().log_softmax(-1)[range(len(answer)), answer].mean())
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 16])
+def test_the_likelihood_of_answers_is_that_of_plain_full_forwards(tiny_model, batches, prompts, monkeypatch, at_once):
+    """However many are scored at once, and whatever stands beside them."""
+    monkeypatch.setattr(asa.engine, "SCORED_ROWS", at_once)
+    answers = answers_of_all_lengths(len(prompts))
+    expected = [plain_likelihood(tiny_model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    assert len({len(answer) for answer in answers}) == 9 and max(expected) - min(expected) > 1
+    for batch in batches:
+        batch.decode(3, closed)  # whatever was done before
+    found = [batch.log_likelihood([answers[row] for row in batch.rows]) for batch in batches]
+    assert in_order(batches, found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_likelihood_through_a_sliding_window(monkeypatch):
+    """A window that ends inside the prefix for some tokens and behind it for others."""
+    monkeypatch.setattr(asa.engine, "SCORED_ROWS", 3)
+    model, prompts = make_gemma3(window=11), make_prompts((2, 9, 5, 17, 5), seed=2)
+    answers = answers_of_all_lengths(len(prompts))
+    (batch,) = Engine(model, shared_prefix(prompts)).batches(prompts, "test")
+    found = batch.log_likelihood([answers[row] for row in batch.rows])
+    expected = [plain_likelihood(model, prompts[row], answers[row]) for row in batch.rows]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_likeliest_first_tokens_are_what_the_model_says(batches, plain):
+    """Scoring and speaking are one model: no other token of the vocabulary is likelier than the greedy one."""
+    for batch in batches:
+        said = batch.log_likelihood([[int(plain.logits[row].argmax())] for row in batch.rows])
+        assert said == pytest.approx(plain.logits[batch.rows].log_softmax(-1).amax(1).tolist(), abs=1e-4)
+
+
 def test_decode_ends_rows_where_told(batches):
     """An answer holds its first closing token and nothing behind it, and never more than the limit."""
     for answer in decoded(batches):
@@ -209,6 +284,9 @@ def test_a_batch_can_be_used_again(batches, plain):
             lambda batch=batch, hidden=hidden: batch.replay(0, hidden),
             lambda batch=batch: batch.decode(LIMIT, closed),
             lambda batch=batch, hidden=hidden: batch.decode(LIMIT, closed, push=(0, hidden)),
+            lambda batch=batch: batch.decode(LIMIT, closed, opening=[9, 41]),
+            lambda batch=batch: batch.decode(LIMIT, closed, avoid=9),
+            lambda batch=batch: batch.log_likelihood([[9, 41, 300]] * len(batch.rows)),
             lambda batch=batch: batch.select([0]).decode(LIMIT, closed),
             lambda batch=batch: batch.select([0]).last_token(),
         ):

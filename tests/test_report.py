@@ -9,10 +9,9 @@ from asa.report import (
     OURS,
     PAPER,
     PUBLISHED_TEST,
-    markdown_table,
-    with_interval,
     write_report,
 )
+from asa.tables import with_interval
 from asa.tools import Tool
 
 DOMAINS = ["math", "weather"]
@@ -38,7 +37,7 @@ def results() -> dict:
     return {
         "profile": "embedded", "model": "tiny/model", "benchmark": {"name": "hand-written", "n_test": 140},
         "layer": 21, "direction": "action", "alpha": 123.456, "dose": 0.35, "tau": 0.6, "beta": 0.5,
-        "test": test, "gap_closed": 0.87, "gap_closed_paper": 0.26,
+        "test": test, "proof": None, "gap_closed": 0.87, "gap_closed_paper": 0.26,
         "mcnemar": {"only_a": 4, "only_b": 56, "p_value": 1.2e-12},
         "first_token": {run: metrics(18, 28, 42, 52) for run in RUNS},
         "per_domain": {run: {domain: metrics(9, 8, 7, 6) for domain in DOMAINS} for run in ("baseline", "asa")},
@@ -211,16 +210,10 @@ def test_empty_counts_divide_by_nothing(results, tmp_path):
     results["validity"] = {run: call_validity([], TOOLS, MARKERS) for run in RUNS}
     results["ablations"] = {"full": metrics(0, 0, 0, 0)}
     results |= {
-        "gap_closed": gap_closed(0.0, 0.0, 0.0), "mcnemar": {"only_a": 0, "only_b": 0, "p_value": 1.0},
+        "proof": None, "gap_closed": gap_closed(0.0, 0.0, 0.0), "mcnemar": {"only_a": 0, "only_b": 0, "p_value": 1.0},
         "domains": ["math"], "cosines": {"action": [[1.0]]},
     }  # fmt: skip
     text = write_report(results, tmp_path / "r.md")
     assert rows_of(text, "Baseline against ASA")[0][2] == "0.000 (0.000-1.000)"
     assert rows_of(text, "After the trigger")[0][2] == "0"
     assert rows_of(text, "Cosines") == []
-
-
-def test_cells_of_a_table():
-    assert markdown_table(["a", "b"], [[0.12349, None], [7, "x"], [True, 1.0]]) == (
-        "| a | b |\n|---|---|\n| 0.123 | - |\n| 7 | x |\n| True | 1.000 |"
-    )

@@ -1,4 +1,4 @@
-"""Robustness and geometry, on a made-up model of which the right answer is known.
+"""Robustness, on a made-up model of which the right answer is known.
 
 Its state has an axis for what it is about to do, one for what the request needs, and one a domain. It calls where the
 first is positive, so only a push along that axis changes anything; the need is read without error.
@@ -16,7 +16,6 @@ from conftest import PREFIX
 from asa import robustness
 from asa.engine import Engine
 from asa.evaluation import confusion
-from asa.geometry import geometry
 from asa.requests import Request, near_duplicate_groups, split_requests
 from asa.robustness import (
     at_target_fpr,
@@ -310,7 +309,7 @@ def test_the_target_rate_is_met_on_valid_and_the_model_follows_on_test(made):
     assert results["threshold"] == threshold_for(p_valid, pool.labels[valid.rows], 0.05)
     assert results["test"][ACTION] == results["test"]["probe"]
     assert results["test"][NECESSITY]["fpr"] == confusion(test.reading.called, pool.labels[test.rows])["fpr"] > 0.3
-    assert sum(row["count"] for row in results["reliability_valid"]) == len(valid.rows)
+    assert sum(row["count"] for row in results["reliability"]["VALID"]) == len(valid.rows)
 
 
 def test_scoring_the_probe_claims_what_the_model_does_not_do(made):
@@ -332,20 +331,3 @@ def test_the_whole_is_plain_and_repeatable():
         "committed", "splits", "left_out", "wrong_labels", "keywords", "target_fpr", "probe_protocol",
     ]  # fmt: skip
     assert json.loads(json.dumps(results)) == results == run_robustness(*given, seed=0)
-
-
-def test_geometry_gives_the_cosines_of_known_directions():
-    """Need along the first axis, calls along the third; the trigger's row lies half way to the calls."""
-    labels, called = np.tile([0, 0, 1, 1], 16), np.tile([False, True], 32)
-    states = np.ones((64, 3, 3), np.float32)
-    states[:, 1, 0], states[:, 1, 2] = labels, called
-    states[:, 2, 0], states[:, 2, 2] = labels, labels + called
-    half = np.array([0, 1, 1])
-    cosines = geometry(states, labels, called, called * 2.0 - 1, ["math", "code"] * 32, [], half)
-    assert cosines["necessity_action"] == {"global": [None, pytest.approx(0, abs=1e-6), pytest.approx(0.5**0.5)]}
-    assert cosines["necessity_trigger"]["global"] == [None, pytest.approx(0, abs=1e-6), pytest.approx(0.5)]
-    assert cosines["action_trigger"]["global"] == [None, *[pytest.approx(0.5**0.5)] * 2]
-    each = geometry(states, labels, called, called * 2.0 - 1, np.repeat(["math", "code"], 32), ["math", "code"], half)
-    assert list(each["action_trigger"]) == ["global", "math", "code"]
-    assert each["action_trigger"]["code"] == pytest.approx([None, 0.5**0.5, 0.5**0.5])
-    assert json.loads(json.dumps(each)) == each

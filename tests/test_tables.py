@@ -1,0 +1,48 @@
+"""Tables: how numbers look, cell by cell."""
+
+import numpy as np
+import pytest
+
+from asa.evaluation import call_validity, trigger_metrics
+from asa.tables import markdown_table, mean_and_deviation, rate_with_interval, with_interval
+from asa.tools import Tool
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        (0.5, "0.500"), (0.12349, "0.123"), (-1.23456, "-1.235"), (0.0, "0.000"), (np.float64(2 / 3), "0.667"),
+        (12, "12"), (0, "0"), (None, "-"), ("as it is", "as it is"), ("", ""),
+    ],
+)  # fmt: skip
+def test_a_cell(value, cell):
+    assert markdown_table(["head"], [[value]]).splitlines()[2] == f"| {cell} |"
+
+
+def test_a_table_keeps_the_order_of_rows_and_columns():
+    assert markdown_table(["run", "F1", "n"], [["baseline", 0.5, 3], ["ASA", None, 140]]) == (
+        "| run | F1 | n |\n|---|---|---|\n| baseline | 0.500 | 3 |\n| ASA | - | 140 |"
+    )
+
+
+def test_a_table_without_rows_is_its_head():
+    assert markdown_table(["run", "F1"], []) == "| run | F1 |\n|---|---|"
+
+
+def test_a_rate_stands_before_its_interval():
+    scores = {"f1": 0.9444, "fpr": 0.1, "intervals": {"fpr": [0.05, 0.2], "f1": [0.92449, 0.9606]}}
+    assert with_interval(scores, "f1") == "0.944 (0.924-0.961)"
+    assert with_interval(scores, "fpr") == "0.100 (0.050-0.200)"
+    assert rate_with_interval({"rate": 0.75, "interval": [0.5, 0.9], "hits": 3, "total": 4}) == "0.750 (0.500-0.900)"
+
+
+def test_they_read_what_the_evaluation_gives():
+    """20 of 50 are precise, by Wilson; nothing was called, so nothing is known."""
+    called, labels = [True] * 50 + [False] * 90, [1] * 20 + [0] * 30 + [1] * 40 + [0] * 50
+    assert with_interval(trigger_metrics(called, labels, 0), "precision") == "0.400 (0.276-0.538)"
+    tools = {"f": Tool("f", "", {"type": "object", "properties": {}}, "math")}
+    assert rate_with_interval(call_validity([], tools, ("<", ">"))["format"]) == "0.000 (0.000-1.000)"
+
+
+def test_a_mean_and_its_deviation():
+    assert mean_and_deviation({"mean": 0.9444, "std": 0.01251}) == "0.944 ± 0.013"
