@@ -15,17 +15,16 @@ from asa.tables import markdown_table
 SURE = 0.9  # confidence from which a probe counts as sure
 
 
-def diagnosis(label: int, called: bool, decision: Decision, right_if_routed: bool, domain: str) -> str:
+def diagnosis(label: int, decision: Decision, right_if_routed: bool, domain: str) -> str:
     """Which part went wrong, one line.
 
     Args:
         label: 1 where the request needs its tool.
-        called: Whether the steered model called one; not what the label says.
         decision: Of the controller.
         right_if_routed: Whether an oracle router would have made it right.
         domain: The request's own.
 
-    >>> diagnosis(1, False, Decision("math", 0.97, 1, 20, 0.5), False, "math")
+    >>> diagnosis(1, Decision("math", 0.97, 1, 20, 0.5), False, "math")
     'the gate was right, the model did not follow the push'
     """
     if decision.gate == 0:
@@ -75,7 +74,7 @@ def write_errors(
         doubt, note = notes.get(request.source, (False, ""))
         kind = "missed" if request.label else "false call"
         was = "wrong too" if before == called else "right"
-        what = diagnosis(request.label, called, decision, routed == bool(request.label), request.domain)
+        what = diagnosis(request.label, decision, routed == bool(request.label), request.domain)
         rows.append([request.domain, kind, request.source, was, what, note, "doubted" if doubt else ""])
     rows.sort(key=lambda row: row[:2])
     missed, doubted = sum(row[1] == "missed" for row in rows), sum(bool(row[-1]) for row in rows)

@@ -1,0 +1,54 @@
+"""Candidates: every gate learns what can be learned, on rows it has not seen, and ours stands first."""
+
+import numpy as np
+import pytest
+
+from asa.candidates import OURS_GATE, candidates, compare_gates
+
+NAMES = ["math", "code"]
+ROWS, HIDDEN = 160, 24
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple:
+    """States whose second layer holds the need in one coordinate and the domain in another; the first is noise."""
+    rng = np.random.default_rng(0)
+    labels, domains = np.arange(ROWS) % 2, np.array(NAMES)[np.arange(ROWS) // 2 % 2]
+    states = rng.standard_normal((ROWS, 2, HIDDEN)).astype(np.float32)
+    states[:, 1, 0] += 6 * labels
+    states[:, 1, 1] += 6 * (domains == "code")
+    return states, labels, domains
+
+
+@pytest.mark.parametrize("name", candidates(NAMES, 0.1, 1.0, 0))
+def test_a_candidate_scores_unseen_rows_above_zero_where_a_tool_is_needed(made, name):
+    states, labels, domains = made
+    score = candidates(NAMES, 0.1, 1.0, 0)[name](states[:120, 1], labels[:120], domains[:120])
+    said = score(states[120:, 1])
+    assert said.shape == (40,)
+    assert ((said > 0) == labels[120:]).mean() > 0.85
+
+
+def compared(made, layer: int, other: int) -> list[dict]:
+    states, labels, domains = made
+    return compare_gates(states, labels, domains, np.arange(ROWS) < 120, layer, other, NAMES, 0.1, 1.0, 0)
+
+
+def test_what_a_layer_holds_is_found_there_and_what_it_does_not_is_not(made):
+    """Ours first, its distance from itself 0; the pair of layers reads what either holds."""
+    there, nowhere = compared(made, 1, 0), compared(made, 0, 1)
+    assert there[0]["gate"] == OURS_GATE and there[0]["ahead"] == {"mean": 0.0, "std": 0.0}
+    assert there[-1]["gate"] == "ours on layers 1 and 0"
+    for row in there:
+        assert row["valid"]["auc"] > 0.95 and row["folds"]["f1"]["mean"] > 0.85 and row["folds"]["fpr"]["mean"] < 0.2
+    for row in nowhere[:-1]:
+        assert 0.3 < row["folds"]["auc"]["mean"] < 0.7
+    assert nowhere[-1]["folds"]["auc"]["mean"] > 0.95 and nowhere[-1]["ahead"]["mean"] > 0.2
+
+
+def test_valid_is_judged_by_what_was_fitted_without_it(made):
+    """Labels of VALID that are turned round make its AUC small; it would be large had they been fitted."""
+    states, labels, domains = made
+    turned = np.where(np.arange(ROWS) < 120, labels, 1 - labels)
+    rows = compare_gates(states, turned, domains, np.arange(ROWS) < 120, 1, 0, NAMES, 0.1, 1.0, 0)
+    assert max(row["valid"]["auc"] for row in rows) < 0.1
