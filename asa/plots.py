@@ -148,6 +148,8 @@ def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path):
             if measure in unsteered:
                 axes.axhline(unsteered[measure], color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
             axes.grid(alpha=0.3)
+            if measure != "kl":
+                axes.set_ylim(-0.03, 1.03)
             if row == 0:
                 axes.set_title(f"layer {layer}")
             if column == 0:
@@ -178,12 +180,13 @@ def plot_reliability(bins: dict[str, list[dict]], path):
     """The share of requests that need a tool against the probe's p, a line a split (`robustness.reliability`)."""
     figure, axes = plt.subplots(figsize=(4.6, 4.4))
     axes.plot([0, 1], [0, 1], ":", color="#777777", lw=1)
-    for (split, row), colour in zip(bins.items(), (RUN_COLOURS["asa_paper"], RUN_COLOURS["asa"]), strict=True):
+    looks = ((RUN_COLOURS["asa_paper"], -0.05), (RUN_COLOURS["asa"], 0.03))
+    for (split, row), (colour, beside) in zip(bins.items(), looks, strict=True):
         there = [at for at in row if at["count"]]
         axes.plot([at["mean_p"] for at in there], [at["needs_tool"] for at in there], "o-", color=colour, label=split)
         for at in there:
-            axes.text(at["mean_p"], at["needs_tool"] + 0.02, at["count"], fontsize=7, color=colour, ha="center")
-    axes.set(xlabel="probe's p(tool)", ylabel="share that needs a tool", ylim=(-0.05, 1.1))
+            axes.text(at["mean_p"], at["needs_tool"] + beside, at["count"], fontsize=7, color=colour, ha="center")
+    axes.set(xlabel="probe's p(tool)", ylabel="share that needs a tool", ylim=(-0.1, 1.1))
     axes.set_title("How far p can be taken at its word\n(numbers: requests)", fontsize=10)
     axes.legend(fontsize=8)
     return save_figure(figure, path)

@@ -8,7 +8,16 @@ import pytest
 from matplotlib import pyplot as plt
 
 from asa.evaluation import trigger_metrics
-from asa.plots import plot_baseline_vs_asa, plot_cosines, plot_probe_sweep, plot_settings, save_figure
+from asa.plots import (
+    plot_baseline_vs_asa,
+    plot_cosines,
+    plot_dose_curves,
+    plot_layer_curve,
+    plot_probe_sweep,
+    plot_reliability,
+    plot_settings,
+    save_figure,
+)
 from asa.probes import LayerReading
 from asa.tuning import Setting
 
@@ -165,6 +174,47 @@ def test_cosines_are_shown_as_numbers_and_colours(tmp_path):
 def test_one_direction_is_one_panel(tmp_path):
     figure = plot_cosines({"action": np.eye(3)}, ["a", "b", "c"], tmp_path / "f.png")
     assert len(figure.axes) == 2  # the panel and its colour bar
+
+
+def test_dose_curves_have_a_column_a_layer_and_a_line_a_direction(tmp_path):
+    points = [
+        {"direction": kind, "layer": layer, "dose": dose, "f1": dose + layer / 100, "fpr": dose / 2, "kl": 3 * dose,
+         "arguments": 1 - dose}
+        for kind in ("necessity", "action") for layer in (4, 9) for dose in (0.1, 0.5)
+    ]  # fmt: skip
+    figure = plot_dose_curves(points, {"f1": 0.57, "fpr": 0.49}, tmp_path / "d.png")
+    assert_is_figure(tmp_path / "d.png")
+    grid = np.array(figure.axes).reshape(4, 2)
+    assert [axes.get_title() for axes in grid[0]] == ["layer 4", "layer 9"]
+    assert labels_of(grid[0, 0]) == ["necessity", "action", "unsteered"]
+    for row, heights in enumerate(([0.19, 0.59], [0.05, 0.25], [0.9, 0.5], [0.3, 1.5])):
+        drawn = line(grid[row, 1], "action")
+        np.testing.assert_allclose(drawn.get_xdata(), [0.1, 0.5])
+        np.testing.assert_allclose(drawn.get_ydata(), heights)
+    assert line(grid[1, 0], "unsteered").get_ydata()[0] == 0.49
+    assert len(grid[2, 0].get_lines()) == 2  # of a call's arguments nothing unsteered is known
+
+
+def test_the_layer_curve_sets_what_is_achieved_beside_what_is_read(tmp_path):
+    layers = [{"layer": 2, "necessity": 0.6, "action": 0.7}, {"layer": 3, "necessity": 0.8, "action": 0.9}]
+    figure = plot_layer_curve(layers, {2: 0.95, 3: 0.99}, ("necessity", "action"), tmp_path / "l.png")
+    assert_is_figure(tmp_path / "l.png")
+    (axes,) = figure.axes
+    assert list(line(axes, "read: the probe's AUC").get_ydata()) == [0.95, 0.99]
+    assert list(line(axes, "achieved: F1, action").get_ydata()) == [0.7, 0.9]
+    assert list(line(axes, "achieved: F1, necessity").get_xdata()) == [2, 3]
+
+
+def test_reliability_leaves_empty_bins_out(tmp_path):
+    bins = [
+        {"count": 5, "mean_p": 0.1, "needs_tool": 0.2}, {"count": 0, "mean_p": None, "needs_tool": None},
+        {"count": 7, "mean_p": 0.9, "needs_tool": 1.0},
+    ]  # fmt: skip
+    figure = plot_reliability({"VALID": bins, "TEST": bins[:1]}, tmp_path / "r.png")
+    assert_is_figure(tmp_path / "r.png")
+    (axes,) = figure.axes
+    assert list(line(axes, "VALID").get_xdata()) == [0.1, 0.9] and list(line(axes, "VALID").get_ydata()) == [0.2, 1.0]
+    assert [text.get_text() for text in axes.texts] == ["5", "7", "5"]
 
 
 def test_a_figure_that_cannot_be_saved_leaves_the_old_file(tmp_path, monkeypatch):
