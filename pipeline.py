@@ -26,7 +26,7 @@ check_environment()
 
 # %% [markdown] parameters-text
 # ## Parameters
-# - `PROFILE`: `auto`, `embedded`, `lfm2.5`, a hub id or a model folder.
+# - `PROFILE`: `auto`, `embedded`, `gemma3-270m`, `lfm2.5`, a hub id or a model folder.
 # - `PROMPT_STYLE`, for LFM2 models: `liquid`, the tool list as Liquid documents it, or `original`, as the original
 #   project asked.
 # - `ALPACA`: a parquet file; empty takes it from the hub. `REQUESTS`, `TOOLS`: your own files (see the README).
@@ -65,7 +65,9 @@ from asa.requests import RequestsError
 from asa.tools import ToolsError
 
 parser = ArgumentParser(description="Fit, tune, test and save an activation-steering adapter for tool calling.")
-parser.add_argument("--profile", default=PROFILE, help="auto, embedded, lfm2.5, a hub id or a model folder")
+parser.add_argument(
+    "--profile", default=PROFILE, help="auto, embedded, gemma3-270m, lfm2.5, a hub id or a model folder"
+)
 parser.add_argument("--prompt-style", default=PROMPT_STYLE, help="liquid or original, for LFM2 models")
 parser.add_argument("--alpaca", default=os.environ.get("ASA_ALPACA", ALPACA), help="Alpaca as a parquet file")
 parser.add_argument("--requests", default=REQUESTS, help="your own labelled requests, JSON lines")
