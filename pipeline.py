@@ -460,6 +460,7 @@ if PROOF:
     damaged = checkpoints.stage("proof-damage", key_of(test_key, rungs), run_damage)
 
 # %% proof-curves
+from asa.blocks import final_norm
 from asa.candidates import compare_gates
 from asa.doses import dose_curves, layer_curve
 from asa.evaluation import call_validity
@@ -469,7 +470,8 @@ from functools import partial
 
 drawn = sorted({steerable[0], steerable[len(steerable) // 2], steerable[-1], chosen.layer})[-3:]
 readable = [reading.layer for reading in readings if not reading.constant]
-second = max((layer for layer in readable if layer != chosen.layer), key=lambda layer: readings[layer].auc)
+others = [layer for layer in readable if layer != chosen.layer] or readable
+second = max(others, key=lambda layer: readings[layer].auc)  # of a pair of layers, beside the chosen one
 
 
 def fitting(batches, rows, layer, push):
@@ -493,8 +495,9 @@ def run_curves():
 
 def run_geometry():
     """Cosines of both directions with each other and with the trigger's row of the output matrix, by layer."""
-    rows = model.get_output_embeddings().weight.detach().float()
-    trigger_row = (rows[trigger_id] - rows.mean(dim=0)).cpu().numpy()
+    rows = model.get_output_embeddings().weight.detach()
+    with torch.inference_mode():
+        trigger_row = final_norm(model)((rows[trigger_id] - rows.mean(dim=0))[None])[0].float().cpu().numpy()
     return geometry(cal.states, labels["cal"], cal.called, cal.log_odds, cal_domains, domains, trigger_row)
 
 

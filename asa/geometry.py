@@ -21,7 +21,8 @@ def geometry(states, labels, called, log_odds, domains, names: list[str], trigge
         log_odds: `[N]`, log-odds of that token.
         domains: Each row's domain.
         names: Domain names.
-        trigger_row: `[H]`, the trigger's row of the output matrix minus the mean row.
+        trigger_row: `[H]`, the trigger's row of the output matrix less the mean row, behind the final norm's gains: the
+            direction in which a state must move for the trigger's logit to rise.
 
     Returns:
         `necessity_action`, `necessity_trigger`, `action_trigger`: `global` and every domain -> a cosine a layer; None

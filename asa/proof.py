@@ -78,7 +78,7 @@ def proof_sections(proof: dict) -> list[str]:
         _gates(proof["gates"]),
         "## Geometry (CAL)",
         "Cosines of the two directions (all domains together) with each other and with the trigger's row of the output "
-        "matrix less the mean row. The domains' cosines with each other stand above.",
+        "matrix less the mean row, scaled by the final norm's gains. The domains' cosines with each other stand above.",
         _geometry(proof["geometry"]),
     ]
     return sections + (_robustness(proof["robustness"], proof["direction"]) if proof["robustness"] else [])
