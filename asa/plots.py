@@ -157,7 +157,7 @@ def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path):
             if row == len(measures) - 1:
                 axes.set_xlabel("dose (alpha / mean state norm)")
     rows[0, 0].legend(fontsize=8)
-    figure.suptitle("What a growing push does, on VALID")
+    figure.suptitle("What a growing push along the domains' own vectors does, on VALID")
     figure.tight_layout()
     return save_figure(figure, path)
 
@@ -170,7 +170,11 @@ def plot_layer_curve(layers: list[dict], auc: dict[int, float], directions: tupl
         colour = RUN_COLOURS["asa" if direction == "action" else "asa_paper"]
         heights = [at[direction] for at in layers]
         axes.plot([at["layer"] for at in layers], heights, "o-", color=colour, label=f"achieved: F1, {direction}")
-    axes.set(xlabel="layer", ylabel="AUC, or F1 at the best dose (VALID)", title="What is read, and what is achieved")
+    axes.set(
+        xlabel="layer",
+        ylabel="AUC, or F1 at the best dose (VALID)",
+        title="What is read, and what the domains' own vectors achieve",
+    )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return save_figure(figure, path)

@@ -71,6 +71,7 @@ def proof_sections(proof: dict) -> list[str]:
         sections += ["### LoRA", _lora(proof["lora"])]
     sections += [
         "## Doses and layers (VALID, next token after the push)",
+        "Along each domain's own vector (beta 0), at the chosen tau; one vector for all domains is a rung above.",
         "![Dose curves](dose_curves.png)",
         "![What is read and what is achieved](layer_curve.png)",
         _layers(proof["layers"], proof["auc"]),
