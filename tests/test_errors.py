@@ -1,5 +1,8 @@
 """Errors: every wrong decision is listed once, named by its source, with the part that went wrong."""
 
+import csv
+from pathlib import Path
+
 import pytest
 
 from asa.adapter import Decision
@@ -55,3 +58,15 @@ def test_all_errors_and_nothing_else_are_listed(tmp_path):
 
 def test_without_notes_there_is_no_doubt(tmp_path):
     assert load_notes(tmp_path / "none.csv") == {}
+
+
+def test_the_notes_of_the_project_are_whole_and_of_annotated_rows():
+    """No note is cut at a comma, and every one belongs to a request that we labelled."""
+    data = Path(__file__).parents[1] / "data"
+    with (data / "error_notes.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    with (data / "annotations.csv").open(encoding="utf-8", newline="") as file:
+        labelled = {f"alpaca:{line['row']}" for line in csv.DictReader(file)}
+    assert lines[0] == ["source", "doubt", "note"] and {len(line) for line in lines} == {3}
+    assert {line[0] for line in lines[1:]} <= labelled and {line[1] for line in lines[1:]} == {"0", "1"}
+    assert len(load_notes(data / "error_notes.csv")) == len(lines) - 1
