@@ -380,8 +380,8 @@ tested |= checkpoints.stage("test", test_key, run_test)
 
 # %% proof-ladder
 from asa.damage import Spared, forced_kl, kl_by_gate, next_token_kl
-from asa.finetuning import LEARNING_RATES, call_target, train_lora
-from asa.ladder import Answers, run_ladder, run_prompts
+from asa.finetuning import LEARNING_RATES, RANK, call_target, train_lora
+from asa.ladder import FORCED, Answers, run_ladder, run_prompts
 from asa.tuning import gates
 
 import re
@@ -402,7 +402,7 @@ def kept_rung(name, ask):
 def run_rungs():
     """TEST answers under the rivals and the ablations."""
     answers = Answers(lambda: read_test()[1], tested["baseline"], profile.max_new_tokens, closed)
-    states = read_split("test").states
+    states = checkpoints.stage("states-test", key_of(run_key, "test"), lambda: vars(read_test()[0]))["states"]
     return run_ladder(answers, states, contenders, chosen.direction, said, kept_rung, test_domains, prompter, SEED)
 
 
@@ -444,7 +444,7 @@ def run_damage():
         push = pushes(parts, reading.states, test_domains, SEED)["full"]
         moved[kind] = kl_by_gate(next_token_kl(batches, reading.states, layer, push)[spared], gate[spared])
         if kind == chosen.direction:
-            moved["trigger forced or forbidden"] = kl_by_gate(forced_kl(reading.log_odds, gate)[spared], gate[spared])
+            moved[FORCED] = kl_by_gate(forced_kl(reading.log_odds, gate)[spared], gate[spared])
     return {"damage": damages, "kl": moved}
 
 
@@ -455,7 +455,7 @@ if PROOF:
     )
     if PROOF == "all":
         lora = checkpoints.stage("proof-lora", key_of(baseline_key, LEARNING_RATES), run_lora)
-        rungs["LoRA, rank 16"] = lora.pop("answers")
+        rungs[f"LoRA, rank {RANK}"] = lora.pop("answers")
     rungs |= run_rungs()
     damaged = checkpoints.stage("proof-damage", key_of(test_key, rungs), run_damage)
 
@@ -544,7 +544,7 @@ from asa.checkpoints import write_json
 from asa.errors import load_notes, write_errors
 from asa.evaluation import gap_closed, mcnemar, trigger_metrics
 from asa.plots import plot_baseline_vs_asa, plot_dose_curves, plot_layer_curve, plot_reliability
-from asa.proof import FORCED, PROBE, ladder_row
+from asa.proof import PROBE, ladder_row
 from asa.quickstart import write_quickstart_files
 from asa.report import write_report
 
@@ -591,7 +591,7 @@ results = {
 if PROOF:
     rung_texts = {name: [tokenizer.decode(ids) for ids in rung] for name, rung in rungs.items()}
     rung_calls = {name: np.array([triggered(ids) for ids in rung]) for name, rung in rungs.items()}
-    auc = {reading.layer: reading.auc for reading in readings if not reading.constant}
+    auc = {layer: readings[layer].auc for layer in readable}
     ladder = {
         name: ladder_row(
             rung_texts[name], rung_calls[name], called["baseline"], test_labels, tools, profile.markers,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asa.probes import Readers
-from asa.tuning import Setting, gates, replay_triggers
+from asa.tuning import Setting, gates, push_along, replay_triggers
 from asa.vectors import mixed, unit
 
 
@@ -66,8 +66,7 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
         "global only": (gate, mixed(parts.directions, 1.0, names)[routed]),
         "domain only": (gate, mixed(parts.directions, 0.0, names)[routed]),
     }
-    alpha = setting.dose * parts.readers.mean_norm
-    return {name: (alpha * signs)[:, None].astype(np.float32) * rows for name, (signs, rows) in variants.items()}
+    return {name: push_along(parts.readers, setting.dose, *variant) for name, variant in variants.items()}
 
 
 def run_ablations(batches, states, parts: Steered, domains: list[str], trigger_id: int, seed: int) -> dict:

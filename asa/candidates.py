@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
-from asa.evaluation import confusion
+from asa.evaluation import confusion, mean_and_std
 from asa.probes import fit_readers
 
 FOLDS = 5
@@ -120,6 +120,6 @@ def compare_gates(
         columns = {m: np.array([scores[m] for scores in each]) for m in ("auc", "f1", "fpr")}
         ours = columns["f1"] if ours is None else ours
         columns["ahead"] = columns["f1"] - ours
-        spread = {m: {"mean": float(v.mean()), "std": float(v.std(ddof=1))} for m, v in columns.items()}
+        spread = {measure: mean_and_std(values) for measure, values in columns.items()}
         rows.append({"gate": name, "valid": valid, "ahead": spread.pop("ahead"), "folds": spread})
     return rows

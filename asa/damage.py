@@ -13,6 +13,7 @@ import torch
 
 from asa.engine import Batch
 from asa.processes import gathered
+from asa.running import chosen_parts
 
 
 def next_token_kl(batches: list[Batch], states: np.ndarray, layer: int, push: np.ndarray) -> np.ndarray:
@@ -50,13 +51,10 @@ def kl_by_gate(apart: np.ndarray, gate: np.ndarray) -> dict[str, list]:
 
 def likelihoods(batches: list[Batch], answers: list[list[int]], chosen: np.ndarray) -> dict[int, float]:
     """Mean log-probability a token (nats) that the unsteered model gives to the `answers` `[N]` of `chosen` rows."""
-    parts = []
-    for batch in batches:
-        places = [place for place, row in enumerate(batch.rows) if chosen[row]]
-        if places:
-            part = batch.select(places)
-            parts += zip(part.rows, part.log_likelihood([answers[row] for row in part.rows]), strict=True)
-    return dict(gathered(parts))
+    found = []
+    for part in chosen_parts(batches, chosen):
+        found += zip(part.rows, part.log_likelihood([answers[row] for row in part.rows]), strict=True)
+    return dict(gathered(found))
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from asa.damage import next_token_kl
 from asa.evaluation import confusion
 from asa.processes import progress
-from asa.tuning import DOSES, gates, replay_triggers
+from asa.tuning import DOSES, gates, push_along, replay_triggers
 from asa.vectors import DIRECTIONS, mixed
 
 SAMPLED_CALLS = 40  # requests that need a tool, whose calls are generated at every dose
@@ -18,7 +18,7 @@ SAMPLED_CALLS = 40  # requests that need a tool, whose calls are generated at ev
 def _gated(readers, directions, here, tau: float) -> tuple[np.ndarray, np.ndarray]:
     """Gate `[N]` for states `[N, H]`, and the push at dose 1 `[N, H]`, beta 0."""
     gate, along = gates(readers.p_tool(here), tau), mixed(directions, 0.0, readers.domains)[readers.route(here)]
-    return gate, (readers.mean_norm * gate)[:, None].astype(np.float32) * along
+    return gate, push_along(readers, 1.0, gate, along)
 
 
 def dose_curves(batches, states, labels, readers, directions, tau: float, trigger_id: int, fitting) -> list[dict]:

@@ -90,6 +90,11 @@ def gap_closed(f1_steered: float, f1_baseline: float, f1_probe: float) -> float:
     return (f1_steered - f1_baseline) / gap if gap > 0 else 0.0
 
 
+def mean_and_std(values) -> dict[str, float]:
+    """`mean` and sample standard deviation `std` of repeated measurements; 0 of a single one."""
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+
+
 def call_validity(answers: list[str], tools: dict[str, Tool], markers: tuple[str, str]) -> dict:
     """Rates over answers that hold a trigger: `format` (parses), `tool` (known name), `arguments` (fit the schema).
 

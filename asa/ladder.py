@@ -21,6 +21,7 @@ from asa.tools import Tool
 from asa.tuning import gates
 
 EXAMPLES = (0, 2, 4, 8)  # example turns of the prompt variants
+FORCED = "trigger forced or forbidden"
 IN_WORDS = "I can answer that in words. "  # Probe&Prefill's opening where no tool is needed
 
 
@@ -149,13 +150,11 @@ def run_ladder(
     routed, gate = readers.route(here), gates(readers.p_tool(here), setting.tau)
     begun, words = openings(prompter)
     begins = [{1: begun[domain], -1: words, 0: []}[sign] for sign, domain in zip(gate.tolist(), routed, strict=True)]
-    rungs = {
-        name: kept(name, ask)
-        for name, ask in (
-            ("trigger forced or forbidden", lambda: answers.forced(gate, prompter.trigger_id)),
-            ("Probe&Prefill", lambda: answers.begun(begins)),
-        )
+    rivals = {
+        FORCED: lambda: answers.forced(gate, prompter.trigger_id),
+        "Probe&Prefill": lambda: answers.begun(begins),
     }
+    rungs = {name: kept(name, ask) for name, ask in rivals.items()}
     for direction, parts in steered.items():
         layer, variants = parts.setting.layer, pushes(parts, states, domains, seed)
         if direction in said:

@@ -15,6 +15,7 @@ from asa.tuning import Setting
 
 BLOCK_COLOURS = {"conv": "#e0a030", "full_attention": "#3f72af", "sliding_attention": "#7aa6c2"}
 RUN_COLOURS = {"baseline": "#9a9a9a", "asa_paper": "#e0a030", "asa": "#3f72af", "probe": "#5a9a5a"}
+DIRECTION_COLOURS = {"necessity": RUN_COLOURS["asa_paper"], "action": RUN_COLOURS["asa"]}
 RUN_NAMES = {
     "baseline": "baseline",
     "asa_paper": "ASA, paper's direction",
@@ -66,7 +67,7 @@ def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline:
             for row, measure in enumerate(("f1", "fpr")):
                 axes = rows[row, column]
                 label = f"{direction}, layer {best.layer}"
-                colour = RUN_COLOURS["asa" if direction == "action" else "asa_paper"]
+                colour = DIRECTION_COLOURS[direction]
                 axes.plot(
                     [getattr(s, swept) for s in line],
                     [getattr(s, measure) for s in line],
@@ -143,7 +144,7 @@ def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path):
             axes = rows[row, column]
             for direction in directions:
                 line = [p for p in points if (p["layer"], p["direction"]) == (layer, direction)]
-                colour = RUN_COLOURS["asa" if direction == "action" else "asa_paper"]
+                colour = DIRECTION_COLOURS[direction]
                 axes.plot([p["dose"] for p in line], [p[measure] for p in line], "o-", color=colour, label=direction)
             if measure in unsteered:
                 axes.axhline(unsteered[measure], color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
@@ -167,7 +168,7 @@ def plot_layer_curve(layers: list[dict], auc: dict[int, float], directions: tupl
     figure, axes = plt.subplots(figsize=(9, 4))
     axes.plot(list(auc), list(auc.values()), "k.--", lw=1, label="read: the probe's AUC")
     for direction in directions:
-        colour = RUN_COLOURS["asa" if direction == "action" else "asa_paper"]
+        colour = DIRECTION_COLOURS[direction]
         heights = [at[direction] for at in layers]
         axes.plot([at["layer"] for at in layers], heights, "o-", color=colour, label=f"achieved: F1, {direction}")
     axes.set(

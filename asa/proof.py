@@ -7,11 +7,11 @@ made from the numbers, so that they say what came out, also where it goes agains
 import numpy as np
 
 from asa.evaluation import call_validity, gap_closed, mcnemar, trigger_metrics
+from asa.ladder import FORCED
 from asa.tables import markdown_table, mean_and_deviation, rate_with_interval, with_interval
 from asa.tools import Tool
 from asa.vectors import ACTION, DIRECTIONS, NECESSITY
 
-FORCED = "trigger forced or forbidden"
 PROBE = "probe decision alone (steers nothing)"
 KEPT = 0.95  # share of the gap that counts as closed
 

@@ -6,7 +6,7 @@ changes nothing. Of several processes each works on its own batches, and all get
 here is judged elsewhere.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,14 @@ def answer_all(batches: list[Batch], limit: int, closed: Callable[[list[int]], b
     return [answer for _, answer in sorted(gathered(said))]
 
 
+def chosen_parts(batches: Iterable[Batch], chosen: np.ndarray) -> Iterator[Batch]:
+    """The rows of every batch for which `chosen` `[N]` (bool) holds, as batches of their own; none is empty."""
+    for batch in batches:
+        places = [place for place, row in enumerate(batch.rows) if chosen[row]]
+        if places:
+            yield batch.select(places)
+
+
 def answer_chosen(
     batches: list[Batch],
     chosen: np.ndarray,
@@ -99,12 +107,9 @@ def answer_chosen(
         Row -> answer.
     """
     said = []
-    for batch in progress(batches, desc=what, unit="batch"):
-        places = [place for place, row in enumerate(batch.rows) if chosen[row]]
-        if places:
-            part = batch.select(places)
-            delta = None if push is None else (push[0], torch.from_numpy(push[1][part.rows]).to(part.own_mask.device))
-            said += zip(part.rows, part.decode(limit, closed, delta, opening, avoid), strict=True)
+    for part in chosen_parts(progress(batches, desc=what, unit="batch"), chosen):
+        delta = None if push is None else (push[0], torch.from_numpy(push[1][part.rows]).to(part.own_mask.device))
+        said += zip(part.rows, part.decode(limit, closed, delta, opening, avoid), strict=True)
     return dict(gathered(said))
 
 

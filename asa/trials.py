@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from asa.engine import Batch
-from asa.evaluation import confusion, gap_closed
+from asa.evaluation import confusion, gap_closed, mean_and_std
 from asa.probes import Readers, fit_readers
 from asa.requests import Request
-from asa.running import Reading
-from asa.tuning import Setting, best_setting, gates, replay_triggers, sweep_settings
+from asa.running import Reading, chosen_parts
+from asa.tuning import Setting, best_setting, gates, push_along, replay_triggers, sweep_settings
 from asa.vectors import fit_directions, mixed
 
 
@@ -60,14 +60,10 @@ class Part:
 def take_part(pool: Pool, rows: np.ndarray) -> Part:
     """The given rows of the pool, so that a replay costs no more than they do."""
     place = {int(row): number for number, row in enumerate(rows)}
-    batches = []
-    for batch in pool.batches:
-        wanted = [number for number, row in enumerate(batch.rows) if row in place]
-        if wanted:
-            chosen = batch.select(wanted)
-            chosen.rows = [place[row] for row in chosen.rows]
-            batches.append(chosen)
     reading = pool.reading
+    batches = list(chosen_parts(pool.batches, np.isin(np.arange(len(reading.called)), rows)))
+    for batch in batches:
+        batch.rows = [place[row] for row in batch.rows]
     return Part(rows, Reading(reading.states[rows], reading.called[rows], reading.log_odds[rows]), batches)
 
 
@@ -130,14 +126,15 @@ def p_needed(pool: Pool, part: Part, readers: Readers) -> np.ndarray:
 
 def steered(pool: Pool, part: Part, readers: Readers, directions, setting: Setting, signs: np.ndarray) -> np.ndarray:
     """`[n]` bool: whether the model calls when each row is pushed by the setting's dose times its sign."""
-    vectors = mixed(directions, setting.beta, readers.domains)[readers.route(part.reading.states[:, pool.layer])]
-    push = (setting.dose * readers.mean_norm * signs)[:, None].astype(np.float32) * vectors
+    along = mixed(directions, setting.beta, readers.domains)[readers.route(part.reading.states[:, pool.layer])]
+    push = push_along(readers, setting.dose, signs, along)
     return replay_triggers(part.batches, part.reading.states, pool.layer, push, pool.trigger_id)
 
 
 def rates(called, labels) -> dict[str, float]:
     """F1 and false-positive rate."""
-    return {name: confusion(called, labels)[name] for name in ("f1", "fpr")}
+    scores = confusion(called, labels)
+    return {name: scores[name] for name in ("f1", "fpr")}
 
 
 def scored_runs(trial: Trial, labels: np.ndarray) -> dict:
@@ -153,10 +150,4 @@ def summary(trials: list[dict], kinds: tuple[str, ...]) -> dict:
     """Mean and standard deviation over `scored_runs` of several trials: run -> measure -> `mean`, `std`."""
     measures = {run: ("f1", "fpr", "gap_closed") if run in kinds else ("f1", "fpr") for run in trials[0]}
     columns = {run: {m: [trial[run][m] for trial in trials] for m in names} for run, names in measures.items()}
-    return {
-        run: {
-            m: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0}
-            for m, v in column.items()
-        }
-        for run, column in columns.items()
-    }
+    return {run: {m: mean_and_std(values) for m, values in column.items()} for run, column in columns.items()}

@@ -120,6 +120,14 @@ def gates(p_tool: np.ndarray, tau: float) -> np.ndarray:
     return np.where(sure, np.where(p_tool >= 0.5, 1, -1), 0)
 
 
+def push_along(readers: Readers, dose: float, gate: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """What is added to the hidden state: g * alpha * v, `[N, H]` fp32, for gates `[N]` and unit vectors `[N, H]`.
+
+    alpha is `dose` times the mean length of a state at the readers' layer.
+    """
+    return (dose * readers.mean_norm * gate)[:, None].astype(np.float32) * along
+
+
 def sweep_settings(
     batches, states, unsteered, labels, readers: dict[int, Readers], directions, trigger_id: int
 ) -> list[Setting]:
@@ -136,22 +144,17 @@ def sweep_settings(
     """
     settings = []
     grid = [(kind, layer, beta, dose) for kind, layer in directions for beta in BETAS for dose in DOSES]
-    signs = {layer: _signs(readers[layer], states[:, layer]) for layer in readers}
+    routes = {layer: of.route(states[:, layer]) for layer, of in readers.items()}
+    chances = {layer: of.p_tool(states[:, layer]) for layer, of in readers.items()}
     for kind, layer, beta, dose in progress(grid, desc="steering settings", unit="setting"):
-        routed, p_tool, sign = signs[layer]
-        vectors = mixed(directions[kind, layer], beta, readers[layer].domains)
-        push = (dose * readers[layer].mean_norm * sign)[:, None].astype(np.float32) * vectors[routed]
+        along = mixed(directions[kind, layer], beta, readers[layer].domains)[routes[layer]]
+        push = push_along(readers[layer], dose, gates(chances[layer], 0.5), along)
         pushed = replay_triggers(batches, states, layer, push, trigger_id)
         for tau in TAUS:
-            called = np.where(np.maximum(p_tool, 1 - p_tool) >= tau, pushed, unsteered)
+            called = np.where(gates(chances[layer], tau) != 0, pushed, unsteered)
             scores = confusion(called, labels)
             settings.append(Setting(kind, layer, dose, beta, tau, scores["f1"], scores["fpr"]))
     return settings
-
-
-def _signs(readers: Readers, states: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    routed, p_tool = readers.route(states), readers.p_tool(states)
-    return routed, p_tool, np.where(p_tool >= 0.5, 1, -1)
 
 
 def best_setting(settings: list[Setting], unsteered_fpr: float, direction: str | None = None) -> Setting:

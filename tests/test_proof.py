@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from asa.evaluation import call_validity, mcnemar, trigger_metrics
-from asa.proof import FORCED, KEPT, PROBE, gaps, ladder_row, proof_sections
+from asa.ladder import FORCED
+from asa.proof import KEPT, PROBE, gaps, ladder_row, proof_sections
 from asa.tools import Tool
 
 KINDS = ("necessity", "action")
