@@ -4,10 +4,10 @@
 # [![Open In
 # Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/gyunggyung/Liquid-ASA/blob/main/ASA_LFM25_Pipeline.ipynb)
 #
-# Small models call tools when they should answer, and answer when they should call. Often the model *knows*: a
-# linear probe on a middle layer reads "this needs a tool" almost perfectly. The **Activation Steering Adapter**
-# uses that. At one layer, once per answer, at the last prompt token, a router picks the tool domain, a probe scores
-# the need, and a gate (+1, 0, -1) adds or subtracts a steering vector. No weights change.
+# Small models call tools when they should answer, and answer when they should call. Often the model *knows*: a linear
+# probe on an inner layer reads "this needs a tool" far better than the model acts on it. The **Activation Steering
+# Adapter** uses that. At one layer, once per answer, at the last prompt token, a router picks the tool domain, a
+# probe scores the need, and a gate (+1, 0, -1) adds or subtracts a steering vector. No weights change.
 #
 # **Run all** fits, tunes, tests and saves an adapter. On a GPU with the hub it takes
 # `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, about ten
@@ -33,7 +33,7 @@ check_environment()
 # - `LAYERS`: layers to try steering at, such as `8,12`; empty lets the sweep choose.
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
 # - `PROOF`: `steering` sets ASA beside simpler means and beside itself in parts, and draws doses and layers; `all` also
-#   trains LoRA and changes splits, domains and labels. On two CPU cores that takes an hour or two, not minutes.
+#   trains LoRA and changes splits, domains and labels. On two CPU cores `all` takes two to three hours.
 # - `CHAT`: a chat cell at the end, which waits for you.
 
 # %% parameters tags=parameters
@@ -81,7 +81,7 @@ parser.add_argument(
     "--proof",
     default=PROOF,
     choices=["", "steering", "all"],
-    help="compare; all: also LoRA, other splits and labels",
+    help="steering: rivals and ablations; all: also LoRA, other splits and labels",
 )
 options = parser.parse_args()
 PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
