@@ -54,7 +54,7 @@ class Sizes:
     sampled_answers: int = 4
     unit: int = 3
     settings: int = 18
-    decisions: int = 500
+    decisions: int = 4000
     generates: int = 16
     memory: int = 1600
     growth: tuple[int, int, int, int] = (6400, 2000, 1000, 64)
