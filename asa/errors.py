@@ -82,7 +82,8 @@ def write_errors(
         "# Errors\n\n"
         f"Of {len(requests)} TEST requests the steered model decides {len(rows)} wrongly: {missed} calls missed, "
         f"{len(rows) - missed} false. In {doubted} of them we doubt the label; all count as errors. Requests are named "
-        "by their source (Alpaca's text is not in this repository).\n\n"
+        "by their source (Alpaca's text is not in this repository). A probe is sure from a confidence p or 1 - p of "
+        f"{SURE} on.\n\n"
         + markdown_table(["domain", "error", "request", "baseline", "what went wrong", "note", "label"], rows)
         + "\n"
     )
