@@ -104,14 +104,15 @@ quiet_unless_first()
 # %% [markdown] requests-text
 # ## Requests and tools
 # Labelled requests, split into CAL (vectors), TRAIN (readers, with CAL), VALID (every choice) and TEST (looked at
-# once).
+# once). What the balanced splits leave, and the hand-written requests where Alpaca is the benchmark, help to fit the
+# readers, unless they resemble a request of a split.
 
 # %% requests
 from asa.loading import hub_answers
 from asa.processes import from_first
 from asa.profiles import choose_profile
 from asa.prompts import with_examples
-from asa.requests import choose_requests, requests_key, split_requests
+from asa.requests import choose_requests, load_requests, requests_key, spare_requests, split_requests
 from asa.tools import load_tools
 
 import torch
@@ -126,8 +127,10 @@ print(f"requests: {len(requests)} {benchmark} ({requests_why})")
 if profile.few_shot:
     tools, requests = with_examples(tools, requests)
 splits = split_requests(requests, SEED)
+hand_written = load_requests("data/requests.jsonl", domains) if benchmark == "alpaca" else []
+spare = spare_requests(requests + hand_written, splits)
 labels = {name: [request.label for request in rows] for name, rows in splits.items()}
-print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in splits.items()))
+print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in splits.items()), f"and {len(spare)} for the readers")
 
 # %% [markdown] model-text
 # ## Model
@@ -135,7 +138,7 @@ print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in splits.items()))
 # %% model
 from asa.checkpoints import Checkpoints, key_of
 from asa.evaluation import closing_test, trigger_test
-from asa.loading import load_model
+from asa.loading import load_model, weights_key
 from asa.prompts import Prompter, shared_prefix
 
 import time
@@ -145,13 +148,15 @@ model, tokenizer, model_source = load_model(profile, hub, DEVICE_MAP)
 seconds_loading = time.perf_counter() - started
 prompter = Prompter(tokenizer, profile, tools)
 prompts = {name: [prompter.ids(request.text) for request in rows] for name, rows in splits.items()}
-prefix = shared_prefix([ids for rows in prompts.values() for ids in rows])
+spare_prompts = [prompter.ids(request.text) for request in spare]
+prefix = shared_prefix([ids for rows in (*prompts.values(), spare_prompts) for ids in rows])
 trigger_id = prompter.trigger_id
 triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
 checkpoints = Checkpoints(f"{OUT}/checkpoints")
 run_key = key_of(
-    model_source, profile.name, str(model.dtype), model.device.type, prompter.key(), requests_key(splits), SEED
-)
+    model_source, weights_key(model), profile.name, str(model.dtype), model.device.type, prompter.key(),
+    requests_key(splits), SEED,
+)  # fmt: skip
 print(
     f"{model_source}: {model.config.num_hidden_layers} layers, {model.dtype}, {model.device}, "
     f"loaded in {seconds_loading:.1f} s"
@@ -176,20 +181,25 @@ import numpy as np
 engine = Engine(model, prefix)
 
 
-def read_split(name):
-    """States and next tokens of a split, from its checkpoint where there is one."""
+def read_part(name, asked):
+    """States and next tokens of requests, from their checkpoint where there is one."""
     kept = checkpoints.stage(
         f"states-{name}",
-        key_of(run_key, name),
-        lambda: vars(read_states(engine, prompts[name], trigger_id, f"{name} states")),
+        key_of(run_key, name, asked),
+        lambda: vars(read_states(engine, asked, trigger_id, f"{name} states")),
     )
     return Reading(**kept)
 
 
-read = {name: read_split(name) for name in ("cal", "train", "valid")}
+read = {name: read_part(name, prompts[name]) for name in ("cal", "train", "valid")}
 fit_states = np.concatenate([read["cal"].states, read["train"].states])
 fit_labels = np.array(labels["cal"] + labels["train"])
 fit_domains = [request.domain for name in ("cal", "train") for request in splits[name]]
+spare_states = read_part("spare", spare_prompts).states if spare else fit_states[:0]
+known_states = np.concatenate([fit_states, spare_states])  # the readers' rows
+known_labels = np.concatenate([fit_labels, [request.label for request in spare]]).astype(int)
+known_domains = fit_domains + [request.domain for request in spare]
+readers_key = key_of(run_key, known_labels.tolist(), known_domains, spare_prompts)
 lengths = {name: [len(ids) for ids in rows] for name, rows in prompts.items()}
 
 
@@ -198,13 +208,13 @@ def sweep():
     readings = sweep_layers(fit_states, fit_labels, read["valid"].states, labels["valid"], SEED)
     layer = plateau_layer(readings)
     strength, own = choose_probe(
-        fit_states[:, layer], fit_labels, fit_domains, read["valid"].states[:, layer], labels["valid"], domains
+        known_states[:, layer], known_labels, known_domains, read["valid"].states[:, layer], labels["valid"], domains
     )
     length = length_control(lengths["cal"] + lengths["train"], fit_labels, lengths["valid"], labels["valid"])
     return {"readings": [vars(reading) for reading in readings], "length": length, "strength": strength, "own": own}
 
 
-swept = checkpoints.stage("sweep", run_key, sweep)
+swept = checkpoints.stage("sweep", readers_key, sweep)
 readings = [LayerReading(**reading) for reading in swept["readings"]]
 plateau = plateau_layer(readings)
 kinds = list(getattr(model.config, "layer_types", None) or ["full_attention"] * len(readings))
@@ -244,8 +254,8 @@ cal = read["cal"]
 
 
 def readers_at(layer):
-    """Scaler, router and probes of a layer, fitted on CAL and TRAIN."""
-    return fit_readers(fit_states[:, layer], fit_labels, fit_domains, domains, swept["strength"], swept["own"])
+    """Scaler, router and probes of a layer, fitted on CAL, TRAIN and the spare requests."""
+    return fit_readers(known_states[:, layer], known_labels, known_domains, domains, swept["strength"], swept["own"])
 
 
 def directions_at(layers):
@@ -302,7 +312,7 @@ def tune():
     return {"settings": settings_to_json(scored), "generated": generated}
 
 
-tuned = checkpoints.stage("tuning", key_of(run_key, swept, steerable, DOSES, BETAS, TAUS), tune)
+tuned = checkpoints.stage("tuning", key_of(readers_key, swept, steerable, DOSES, BETAS, TAUS), tune)
 settings = [Setting(**setting) for setting in tuned["settings"]]
 valid_generated = tuned["generated"]
 chosen = best_setting(settings, valid_baseline["fpr"])
@@ -338,7 +348,7 @@ test_domains = [request.domain for request in splits["test"]]
 
 def parts_of(setting):
     """What a setting's ablations are made from."""
-    shared = fit_readers(fit_states[:, setting.layer], fit_labels, fit_domains, domains, swept["strength"], 0.0)
+    shared = fit_readers(known_states[:, setting.layer], known_labels, known_domains, domains, swept["strength"], 0.0)
     return Steered(setting, readers[setting.layer], shared, directions[setting.direction, setting.layer])
 
 
@@ -365,12 +375,14 @@ def run_test():
         result |= {run: answers, f"{run}_decisions": [vars(decision) for decision in decisions]}
     ablated = run_ablations(batches, reading.states, parts_of(chosen), test_domains, trigger_id, SEED)
     result["ablations"] = {name: called.tolist() for name, called in ablated.items()}
+    own = np.array([domains.index(domain) for domain in test_domains])
+    result["p_own"] = readers[chosen.layer].p_tool(reading.states[:, chosen.layer], own).tolist()
     return result
 
 
 baseline_key = key_of(run_key, profile.max_new_tokens, profile.words_limit)
 tested = {"baseline": checkpoints.stage("baseline", baseline_key, run_baseline)["answers"]}
-test_key = key_of(baseline_key, vars(chosen), vars(paper_setting), swept)
+test_key = key_of(baseline_key, readers_key, vars(chosen), vars(paper_setting), swept)
 tested |= checkpoints.stage("test", test_key, run_test)
 
 # %% [markdown] proof-text
@@ -402,30 +414,34 @@ def kept_rung(name, ask):
 def run_rungs():
     """TEST answers under the rivals and the ablations."""
     answers = Answers(lambda: read_test()[1], tested["baseline"], profile.max_new_tokens, closed)
-    states = checkpoints.stage("states-test", key_of(run_key, "test"), lambda: vars(read_test()[0]))["states"]
+    states = checkpoints.stage("states-test", run_key, lambda: vars(read_test()[0]))["states"]
     return run_ladder(answers, states, contenders, chosen.direction, said, kept_rung, test_domains, prompter, SEED)
 
 
 def run_lora():
-    """TEST answers of LoRA trained on CAL and TRAIN, at the rate with the best F1 on VALID."""
-    taught, rows = prompts["cal"] + prompts["train"], splits["cal"] + splits["train"]
-    limit, batches = profile.max_new_tokens, list(engine.batches(taught, "LoRA's requests"))
+    """TEST answers of LoRA trained on CAL and TRAIN, at the rate that is best on VALID by the steering's objective."""
+    asked, rows = prompts["cal"] + prompts["train"], splits["cal"] + splits["train"]
+    limit, batches = profile.max_new_tokens, list(engine.batches(asked, "LoRA's requests"))
     in_words = answer_chosen(batches, fit_labels == 0, limit, closed, "answers in words", avoid=trigger_id)
     of_domain = {tool.domain: tool for tool in tools.values()}
-    targets = [
-        call_target(request.text, of_domain[request.domain], prompter) if request.label else in_words[row]
+    targets = {
+        row: call_target(request.text, of_domain[request.domain], prompter) if request.label else in_words[row]
         for row, request in enumerate(rows)
-    ]
-    best = {"valid_f1": -1.0}
+        if request.label or not triggered(in_words[row])  # only the first token was kept from opening a call
+    }
+    taught = [asked[row] for row in targets]
+    best, best_rank = {}, ()
     for rate in LEARNING_RATES:
-        with train_lora(model, taught, targets, SEED, rate) as run:
+        with train_lora(model, taught, list(targets.values()), SEED, rate) as run:
             tuned_engine = Engine(model, prefix)
             called = read_states(tuned_engine, prompts["valid"], trigger_id, "VALID, LoRA").called
             scores = confusion(called, valid_labels)
-            if scores["f1"] > best["valid_f1"]:
+            f1, fpr = scores["f1"], scores["fpr"]
+            rank = (True, f1, -fpr) if fpr <= valid_baseline["fpr"] else (False, -fpr, f1)
+            if rank > best_rank:
                 lora_batches = list(tuned_engine.batches(prompts["test"], "TEST, LoRA"))
-                best = vars(run) | {
-                    "rate": rate, "valid_f1": scores["f1"], "valid_fpr": scores["fpr"],
+                best_rank, best = rank, vars(run) | {
+                    "rate": rate, "valid_f1": f1, "valid_fpr": fpr, "left_out": len(rows) - len(taught),
                     "answers": answer_all(lora_batches, limit, closed, "TEST, LoRA"),
                 }  # fmt: skip
     return best
@@ -508,13 +524,14 @@ def run_gates():
     belong = np.array(fit_domains + [request.domain for request in splits["valid"]])
     fitted = np.arange(len(judged)) < len(fit_labels)
     probe = (swept["strength"], swept["own"])
-    return {"gates": compare_gates(states, judged, belong, fitted, chosen.layer, second, domains, *probe, SEED)}
+    others = (spare_states, known_labels[len(fit_labels) :], np.array(known_domains[len(fit_labels) :], dtype=str))
+    return {"gates": compare_gates(states, judged, belong, fitted, chosen.layer, second, domains, *probe, SEED, others)}
 
 
 if PROOF:
-    curves = checkpoints.stage("proof-curves", key_of(run_key, swept, drawn, DOSES, chosen.tau), run_curves)
+    curves = checkpoints.stage("proof-curves", key_of(readers_key, swept, drawn, DOSES, chosen.tau), run_curves)
     cosines_by_layer = checkpoints.stage("proof-geometry", run_key, run_geometry)
-    compared = checkpoints.stage("proof-gates", key_of(run_key, swept, chosen.layer, second), run_gates)["gates"]
+    compared = checkpoints.stage("proof-gates", key_of(readers_key, swept, chosen.layer, second), run_gates)["gates"]
 
 # %% proof-robustness
 from asa.robustness import run_robustness
@@ -528,12 +545,14 @@ def run_pool():
     rows = {name: np.arange(end - len(splits[name]), end) for name, end in zip(splits, ends, strict=True)}
     reading, batches = read_prompts(engine, asked, trigger_id, "all prefill")
     probe = (swept["strength"], swept["own"])
-    return run_robustness(everyone, rows, reading, batches, domains, chosen, probe, trigger_id, SEED)
+    layers = {kind: best.layer for kind, best in best_by_direction.items()}
+    return run_robustness(everyone, rows, reading, batches, domains, layers, chosen.direction, probe, trigger_id, SEED)
 
 
 robustness = None
 if PROOF == "all":
-    robustness = checkpoints.stage("proof-robustness", key_of(run_key, swept, vars(chosen)), run_pool)
+    robustness_key = key_of(run_key, swept, vars(chosen), settings_to_json(best_by_direction.values()))
+    robustness = checkpoints.stage("proof-robustness", robustness_key, run_pool)
 
 # %% [markdown] results-text
 # ## Results
@@ -592,17 +611,22 @@ if PROOF:
     rung_texts = {name: [tokenizer.decode(ids) for ids in rung] for name, rung in rungs.items()}
     rung_calls = {name: np.array([triggered(ids) for ids in rung]) for name, rung in rungs.items()}
     auc = {layer: readings[layer].auc for layer in readable}
+    whole = {f"{kind}: full": rung_calls[f"{kind}: full"] for kind in DIRECTIONS}
     ladder = {
         name: ladder_row(
-            rung_texts[name], rung_calls[name], called["baseline"], test_labels, tools, profile.markers,
+            rung_texts[name], rung_calls[name], called["baseline"],
+            whole.get(f"{name.split(':')[0]}: full", called["asa"]), test_labels, tools, profile.markers,
             damaged["damage"][name], SEED,
         )
         for name in rungs
     }  # fmt: skip
-    ladder[PROBE] = {"scores": test["probe"], "mcnemar": mcnemar(called["baseline"], called["probe"], test_labels)}
+    ladder[PROBE] = {"scores": test["probe"]} | {
+        column: mcnemar(called[run], called["probe"], test_labels)
+        for column, run in (("mcnemar", "baseline"), ("against_full", "asa"))
+    }
     results["proof"] = {
         "ladder": ladder, "direction": chosen.direction, "kl": damaged["kl"], "lora": lora, "auc": auc,
-        "forced_against_asa": mcnemar(rung_calls[FORCED], called["asa"], test_labels), "doses": curves["doses"],
+        "doses": curves["doses"],
         "layers": curves["layers"], "geometry": cosines_by_layer, "gates": compared, "robustness": robustness,
     }  # fmt: skip
     plot_dose_curves(curves["doses"], valid_baseline, f"{OUT}/dose_curves.png")
@@ -614,8 +638,8 @@ write_json(f"{OUT}/results.json", results)
 write_report(results, f"{OUT}/report.md")
 decisions = [Decision(**decision) for decision in tested["asa_decisions"]]
 write_errors(
-    splits["test"], called["baseline"].tolist(), called["asa"].tolist(), tested["ablations"]["oracle router"],
-    decisions, load_notes("data/error_notes.csv"), f"{OUT}/errors.md",
+    splits["test"], called["baseline"].tolist(), called["asa"].tolist(), tested["p_own"], decisions,
+    load_notes("data/error_notes.csv"), f"{OUT}/errors.md",
 )  # fmt: skip
 plot_baseline_vs_asa(
     test, f"{profile.name}, {benchmark}: {len(test_labels)} TEST requests, 95 % intervals", f"{OUT}/baseline_vs_asa.png"

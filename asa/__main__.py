@@ -18,7 +18,7 @@ from asa.profiles import profile_from_json
 from asa.prompts import Prompter, PromptError, shared_prefix
 from asa.requests import RequestsError, load_requests
 from asa.running import answer_all, answer_steered, read_prompts
-from asa.tools import tools_from_json
+from asa.tools import ToolsError, tools_from_json
 
 
 def evaluate(assets: str, requests_file: str) -> dict:
@@ -36,7 +36,8 @@ def evaluate(assets: str, requests_file: str) -> dict:
         AdapterError: The adapter or the model does not fit.
         RequestsError: The requests cannot be used.
         ModelError: The model is not to be had.
-        PromptError: Its tokenizer or chat template does not fit.
+        PromptError: Its tokenizer or chat template does not fit, or its prompts are not those of the fit.
+        ToolsError: The adapter's tools cannot be used.
     """
     adapter = ASAAdapter.from_pretrained(assets)
     requests = load_requests(requests_file)
@@ -45,8 +46,12 @@ def evaluate(assets: str, requests_file: str) -> dict:
     model, tokenizer, _ = load_model(profile, hub_answers())
     adapter.check_model(model)
     prompter = Prompter(tokenizer, profile, tools)
-    if prompter.template_hash != adapter.config["chat_template_hash"]:
-        print("warning: the model's chat template is not the one the adapter was fitted with.", file=sys.stderr)
+    expected, found = adapter.config["prompt_hash"], prompter.key()
+    if found != expected:
+        raise PromptError(
+            f"{profile.model_id}: expected the prompt that the adapter was fitted with ({expected}), found another one "
+            f"({found}): load the tokenizer and chat template of that time, or fit again."
+        )
     prompts = [prompter.ids(request.text) for request in requests]
     triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
     reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, prompter.trigger_id, "prefill")
@@ -77,7 +82,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         result = evaluate(options.assets, options.requests)
-    except (AdapterError, ModelError, PromptError, RequestsError) as error:
+    except (AdapterError, ModelError, PromptError, RequestsError, ToolsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.json:

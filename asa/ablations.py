@@ -13,6 +13,8 @@ from asa.probes import Readers
 from asa.tuning import Setting, gates, push_along, replay_triggers
 from asa.vectors import mixed, unit
 
+RANDOM_DIRECTIONS = 3  # one could be lucky
+
 
 @dataclass(frozen=True)
 class Steered:
@@ -38,13 +40,13 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
         parts: Of one direction.
         states: `[N, layers, H]`.
         domains: `[N]`, the requests' own domains; only the oracle router sees them.
-        seed: Of the random direction.
+        seed: Of the random directions.
 
     Returns:
         Ablation -> push `[N, H]` at the setting's layer. `full` is the method itself; `no gate` pushes every request
         toward a call; `+1 only` and `-1 only` are boolean gates; `one probe` judges all domains; `oracle router` knows
-        the domain; `mismatched domains` takes the next domain's vector; `random direction` has the same length;
-        `global only` and `domain only` set beta to 1 and 0.
+        the domain; `mismatched domains` takes the next domain's vector; `random direction 1` to
+        `RANDOM_DIRECTIONS` have the same length; `global only` and `domain only` set beta to 1 and 0.
     """
     here, setting, names = states[:, parts.setting.layer], parts.setting, parts.readers.domains
     routed, own = parts.readers.route(here), np.array([names.index(domain) for domain in domains])
@@ -53,7 +55,7 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
         for p_tool in (parts.readers.p_tool(here, routed), parts.readers.p_tool(here, own), parts.shared.p_tool(here))
     )
     chosen = mixed(parts.directions, setting.beta, names)
-    noise = unit(np.random.default_rng(seed).standard_normal(here.shape[1]).astype(np.float32))
+    noise = np.random.default_rng(seed).standard_normal((RANDOM_DIRECTIONS, here.shape[1])).astype(np.float32)
     variants = {
         "full": (gate, chosen[routed]),
         "no gate": (np.ones_like(gate), chosen[routed]),
@@ -62,7 +64,7 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
         "one probe": (gate_shared, chosen[routed]),
         "oracle router": (gate_oracle, chosen[own]),
         "mismatched domains": (gate, np.roll(chosen, -1, axis=0)[routed]),
-        "random direction": (gate, np.tile(noise, (len(gate), 1))),
+        **{f"random direction {n}": (gate, np.tile(unit(drawn), (len(gate), 1))) for n, drawn in enumerate(noise, 1)},
         "global only": (gate, mixed(parts.directions, 1.0, names)[routed]),
         "domain only": (gate, mixed(parts.directions, 0.0, names)[routed]),
     }

@@ -325,7 +325,8 @@ class _Steering:
             hidden = block_output(output)
             delta, decisions = self.adapter.push(hidden[:, self.column])
             with torch.no_grad():
-                hidden[:, self.column] += delta.to(hidden)  # the one column, in place: no copy of the whole tensor
+                # the one column, in place: no copy of the whole tensor; in fp32 and rounded once, as the engine does it
+                hidden[:, self.column] += delta.to(hidden.device)
             if self.waiting:  # without a cache, generate runs the prompt again for every token: the same push
                 trace.decisions += decisions
             self.column, self.waiting = None, False

@@ -24,6 +24,7 @@ from asa.probes import fit_readers
 
 FOLDS = 5
 OURS_GATE = "ours: logistic, bent by domain"
+WITH_SPARE = "ours, the spare requests fitted too"
 Score = Callable[[np.ndarray], np.ndarray]  # states [N, H] -> [N], above 0 where a tool is needed
 
 
@@ -44,8 +45,21 @@ def _calibrated(strength: float) -> Callable[..., Score]:
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
 
     def fit(states, labels, domains) -> Score:
-        fitted = CalibratedClassifierCV(probe, method="sigmoid", cv=FOLDS).fit(states, labels)
+        folds = min(FOLDS, int(np.bincount(labels).min()))
+        fitted = CalibratedClassifierCV(probe, method="sigmoid", cv=folds).fit(states, labels)
         return lambda asked: fitted.predict_proba(asked)[:, 1] - 0.5
+
+    return fit
+
+
+def _kernel(seed: int) -> Callable[..., Score]:
+    """16 axes, then 128 landmarks of an RBF kernel, or as many as the rows allow."""
+
+    def fit(states, labels, domains) -> Score:
+        axes = PCA(min(16, *states.shape), random_state=seed)
+        landmarks = Nystroem(gamma=1.0, n_components=min(128, len(states)), random_state=seed)
+        logistic = LogisticRegression(C=10.0, max_iter=1000)
+        return _plain(Normalizer(), axes, Normalizer(), landmarks, logistic)(states, labels, domains)
 
     return fit
 
@@ -62,7 +76,6 @@ def _by_domain_and_label(states, labels, domains) -> Score:
 def candidates(names: list[str], strength: float, own: float, seed: int) -> dict[str, Callable[..., Score]]:
     """Name -> fit(states `[N, H]`, labels `[N]`, domains `[N]`) -> `Score`."""
     lda = {"solver": "lsqr", "shrinkage": "auto"}
-    kernel = Nystroem(gamma=1.0, n_components=128, random_state=seed)
     logistic = LogisticRegression(C=strength, max_iter=1000)
     return {
         OURS_GATE: _ours(names, strength, own),
@@ -74,9 +87,7 @@ def candidates(names: list[str], strength: float, own: float, seed: int) -> dict
         "shrinkage LDA": _plain(LinearDiscriminantAnalysis(**lda)),
         "shrinkage LDA, a class for domain and label": _by_domain_and_label,
         "RBF SVM on states of unit length": _plain(Normalizer(), SVC(C=4.0, gamma=1.0)),
-        "PCA to 16, Nystroem RBF, logistic": _plain(
-            Normalizer(), PCA(16, random_state=seed), Normalizer(), kernel, LogisticRegression(C=10.0, max_iter=1000)
-        ),
+        "PCA to 16, Nystroem RBF, logistic": _kernel(seed),
     }
 
 
@@ -88,9 +99,9 @@ def _scores(score: Score, states, labels) -> dict[str, float]:
 
 def compare_gates(
     states: np.ndarray, labels: np.ndarray, domains: np.ndarray, fitted: np.ndarray, layer: int, other: int,
-    names: list[str], strength: float, own: float, seed: int,
+    names: list[str], strength: float, own: float, seed: int, spare: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> list[dict]:  # fmt: skip
-    """Every candidate at `layer`, and ours on two layers side by side.
+    """Every candidate at `layer`; ours on two layers side by side, and with more requests.
 
     Args:
         states: `[N, layers, H]`, CAL, TRAIN and VALID.
@@ -103,16 +114,26 @@ def compare_gates(
         strength: C of our probes.
         own: Freedom of our probes.
         seed: Of the folds and the kernel's landmarks.
+        spare: States `[M, layers, H]`, labels and domains of requests that are fitted only, and only by the last.
 
     Returns:
         A candidate each: `gate`, `valid` (`auc`, `f1`, `fpr`; fitted on CAL and TRAIN), `folds` (the same, with mean
-        and standard deviation over `FOLDS` folds of all rows) and `ahead`, F1 less that of ours on the same folds.
+        and standard deviation over `FOLDS` folds of all rows, or as many as the smallest cell of a domain and a label
+        has rows) and `ahead`, F1 less that of ours on the same folds.
     """
     here = states[:, layer]
     tried = [(name, fit, here) for name, fit in candidates(names, strength, own, seed).items()]
     tried.append((f"ours on layers {layer} and {other}", tried[0][1], np.hstack([here, states[:, other]])))
+    more = (spare[0][:, layer], *spare[1:])
+
+    def with_spare(*given) -> Score:
+        return tried[0][1](*[np.concatenate(pair) for pair in zip(given, more, strict=True)])
+
+    tried.append((WITH_SPARE, with_spare, here))
     cells = np.array([f"{domain} {label}" for domain, label in zip(domains, labels, strict=True)])
-    folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(here, cells))
+    smallest = int(np.unique(cells, return_counts=True)[1].min())
+    splitter = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
+    folds = list(splitter.split(here, cells))
     rows, ours = [], None
     for name, fit, seen in tried:
         valid = _scores(fit(seen[fitted], labels[fitted], domains[fitted]), seen[~fitted], labels[~fitted])

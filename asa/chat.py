@@ -1,19 +1,27 @@
 """Chat: one request, answered by the model's own `generate` without and with the adapter.
 
-This is how an application uses the adapter: no engine, no prefix cache, just `with adapter.steer(model)`.
+This is how an application uses the adapter: no engine, no prefix cache, just `with adapter.steer(model)`. An answer
+ends where the evaluation ends it, also where the model has no token for that.
 """
 
 import torch
 
 from asa.adapter import ASAAdapter
+from asa.blocks import input_device
 from asa.demo import Comparison
+from asa.evaluation import closing_test
 from asa.prompts import Prompter
 
 
 def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -> Comparison:
     """Answer `request` greedily, unsteered and steered."""
-    ids = torch.tensor([prompter.ids(request)], device=model.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    ids = torch.tensor([prompter.ids(request)], device=input_device(model))
+    closed = closing_test(prompter.tokenizer, model, prompter.profile)
+
+    def ended(sequences: torch.Tensor, _scores, **_more) -> torch.Tensor:
+        return torch.tensor([closed(row[ids.shape[1] :].tolist()) for row in sequences], device=sequences.device)
+
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "stopping_criteria": [ended]}
     limit = {"max_new_tokens": prompter.profile.max_new_tokens, "do_sample": False}
     plain = model.generate(**inputs, **limit)
     with adapter.steer(model) as trace:

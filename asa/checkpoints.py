@@ -19,7 +19,7 @@ import numpy as np
 
 from asa.processes import from_first, is_first
 
-CHECKPOINT_FORMAT = 1  # raise it when a stage comes to hold something else
+CHECKPOINT_FORMAT = 2  # raise it when a stage comes to hold something else
 
 
 def key_of(*parts: Any) -> str:

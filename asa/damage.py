@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from asa.engine import Batch
+from asa.evaluation import rate_of
 from asa.processes import gathered
 from asa.running import chosen_parts
 
@@ -83,17 +84,14 @@ class Spared:
         self._known |= {keys[row]: value for row, value in found.items()}
         return float(np.mean([self._known[key] for key in keys.values()]))
 
-    def damage(self, answers: list[list[int]]) -> dict[str, float | None]:
+    def damage(self, answers: list[list[int]]) -> dict:
         """What became of their answers under an intervention, `[N]` answers.
 
         Returns:
-            `unchanged`: share that is the same to the token; `words_kept`: the same share of `in_words`, None where
-            there are none; `log_p`: of `answers`, by `likelihood`.
+            `unchanged`: share that is the same to the token, a `rate_of`; `words_kept`: the same of `in_words`;
+            `log_p`: of `answers`, by `likelihood`.
         """
         same = np.array([answer == before for answer, before in zip(answers, self.unsteered, strict=True)])
-        kept = float(same[self.in_words].mean()) if self.in_words.any() else None
-        return {
-            "unchanged": float(same[self.rows].mean()),
-            "words_kept": kept,
-            "log_p": self.likelihood(answers),
-        }
+        kept = {name: same[rows] for name, rows in (("unchanged", self.rows), ("words_kept", self.in_words))}
+        rates = {name: rate_of(int(of.sum()), len(of)) for name, of in kept.items()}
+        return rates | {"log_p": self.likelihood(answers)}

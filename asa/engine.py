@@ -300,11 +300,11 @@ class Batch:
 
 
 def _adding(delta: torch.Tensor):
-    """A forward hook that adds `delta` `[N, H]` to the last token's hidden state, in place."""
+    """A forward hook that adds `delta` `[N, H]` (fp32) to the last token's hidden state, in place."""
 
     def add(_module, _args, output):
         hidden = block_output(output)
-        hidden[:, -1] += delta.to(hidden)
+        hidden[:, -1] += delta.to(hidden.device)  # in fp32 and rounded once, as tuning replays it
         return output
 
     return add

@@ -15,26 +15,25 @@ from asa.tables import markdown_table
 SURE = 0.9  # confidence from which a probe counts as sure
 
 
-def diagnosis(label: int, decision: Decision, right_if_routed: bool, domain: str) -> str:
+def diagnosis(label: int, decision: Decision, p_own: float, domain: str) -> str:
     """Which part went wrong, one line.
 
     Args:
         label: 1 where the request needs its tool.
         decision: Of the controller.
-        right_if_routed: Whether an oracle router would have made it right.
+        p_own: What the probe of the request's own domain says.
         domain: The request's own.
 
-    >>> diagnosis(1, Decision("math", 0.97, 1, 20, 0.5), False, "math")
+    >>> diagnosis(1, Decision("math", 0.97, 1, 20, 0.5), 0.97, "math")
     'the gate was right, the model did not follow the push'
     """
     if decision.gate == 0:
         return f"the gate left it to the model (p {decision.p_tool:.2f})"
     if (decision.gate == 1) == bool(label):
         return "the gate was right, the model did not follow the push"
-    if right_if_routed and decision.domain != domain:
-        return (
-            f"taken for {decision.domain}, whose probe erred (p {decision.p_tool:.2f}); its own would have been right"
-        )
+    if decision.domain != domain and (p_own >= 0.5) == bool(label):
+        erred = f"taken for {decision.domain}, whose probe erred (p {decision.p_tool:.2f})"
+        return f"{erred}; its own is right ({p_own:.2f})"
     sure = "sure and wrong" if max(decision.p_tool, 1 - decision.p_tool) >= SURE else "unsure and wrong"
     return f"the probe was {sure} (p {decision.p_tool:.2f})"
 
@@ -51,7 +50,7 @@ def write_errors(
     requests: list[Request],
     baseline: list[bool],
     steered: list[bool],
-    oracle: list[bool],
+    p_own: list[float],
     decisions: list[Decision],
     notes: dict[str, tuple[bool, str]],
     path: str | Path,
@@ -62,19 +61,19 @@ def write_errors(
         requests: `[N]`, TEST.
         baseline: `[N]`, whether the unsteered model called.
         steered: `[N]`, the same with ASA.
-        oracle: `[N]`, the same with an oracle router.
+        p_own: `[N]`, what the probe of the request's own domain says.
         decisions: `[N]`.
         notes: Of `load_notes`.
         path: Where to.
     """
     rows = []
-    for request, before, called, routed, decision in zip(requests, baseline, steered, oracle, decisions, strict=True):
+    for request, before, called, own, decision in zip(requests, baseline, steered, p_own, decisions, strict=True):
         if called == bool(request.label):
             continue
         doubt, note = notes.get(request.source, (False, ""))
         kind = "missed" if request.label else "false call"
         was = "wrong too" if before == called else "right"
-        what = diagnosis(request.label, decision, routed == bool(request.label), request.domain)
+        what = diagnosis(request.label, decision, own, request.domain)
         rows.append([request.domain, kind, request.source, was, what, note, "doubted" if doubt else ""])
     rows.sort(key=lambda row: row[:2])
     missed, doubted = sum(row[1] == "missed" for row in rows), sum(bool(row[-1]) for row in rows)

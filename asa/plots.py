@@ -93,21 +93,21 @@ def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline:
 
 
 def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
-    """Test metrics with 95 % intervals, a bar a run."""
+    """Test metrics with 95 % intervals where there are any, a bar a run."""
     figure, axes = plt.subplots(figsize=(9, 4.2))
     measures = ("precision", "recall", "f1", "fpr", "accuracy")
     runs = [run for run in ("baseline", "asa_paper", "asa", "probe") if run in test]
     width = 0.8 / len(runs)
     for number, run in enumerate(runs):
         values = np.array([test[run][measure] for measure in measures])
-        bounds = np.array([test[run]["intervals"][measure] for measure in measures]).T
+        bounds = np.array([test[run]["intervals"][measure] or [np.nan, np.nan] for measure in measures]).T
         errors = np.maximum(np.stack([values - bounds[0], bounds[1] - values]), 0)
         places = np.arange(len(measures)) + (number - (len(runs) - 1) / 2) * width
         hatch = "//" if run == "probe" else None
         axes.bar(places, values, width, yerr=errors, color=RUN_COLOURS[run], label=RUN_NAMES[run], hatch=hatch,
         capsize=2,
                  edgecolor="white", error_kw={"lw": 0.8})  # fmt: skip
-        for place, value, high in zip(places, values, values + errors[1], strict=True):
+        for place, value, high in zip(places, values, values + np.nan_to_num(errors[1]), strict=True):
             axes.text(place, high + 0.015, f"{value:.2f}", ha="center", fontsize=7)
     axes.set_xticks(range(len(measures)), ["precision", "recall", "F1", "FPR (lower is better)", "accuracy"])
     axes.set(ylim=(0, 1.12), title=title)

@@ -5,9 +5,9 @@ reaches) and prompt length alone. At a chosen layer, the readers are fitted: a s
 probe per domain (is a tool needed). Reading is not steering: nothing here touches the model, and a layer that reads
 well need not push well.
 
-The readers are fitted on CAL and TRAIN together: vectors use CAL too, but no choice is made on either, and twice the
-rows help the probes (the original's overfitted: 1.00 on TRAIN, .72-.77 on VALID). Formulas: arXiv
-2602.04935 v1/v2, section 3.
+The readers are fitted on CAL and TRAIN together, and on the labelled requests that no split took: vectors use CAL too,
+but no choice is made on any of them, and more rows help the probes (the original's overfitted: 1.00 on TRAIN, .72-.77
+on VALID). Formulas: arXiv 2602.04935 v1/v2, section 3.
 """
 
 from dataclasses import dataclass

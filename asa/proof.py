@@ -8,6 +8,7 @@ import numpy as np
 
 from asa.evaluation import call_validity, gap_closed, mcnemar, trigger_metrics
 from asa.ladder import FORCED
+from asa.probes import PROBE_C, PROBE_OWN
 from asa.tables import markdown_table, mean_and_deviation, rate_with_interval, with_interval
 from asa.tools import Tool
 from asa.vectors import ACTION, DIRECTIONS, NECESSITY
@@ -20,6 +21,7 @@ def ladder_row(
     texts: list[str],
     called,
     baseline,
+    full,
     labels,
     tools: dict[str, Tool],
     markers: tuple[str, str],
@@ -32,6 +34,7 @@ def ladder_row(
         texts: `[N]` answers.
         called: `[N]` bool, whether they hold the trigger.
         baseline: `[N]` bool, the same of the unsteered answers.
+        full: `[N]` bool, the same of the whole method's.
         labels: `[N]`.
         tools: Known tools.
         markers: Around a call.
@@ -39,11 +42,12 @@ def ladder_row(
         seed: For the bootstrap.
 
     Returns:
-        `scores`, `mcnemar` (baseline is run a), `validity`, `damage`.
+        `scores`, `mcnemar` (baseline is run a), `against_full` (the whole method is run a), `validity`, `damage`.
     """
     return {
         "scores": trigger_metrics(called, labels, seed),
         "mcnemar": mcnemar(baseline, called, labels),
+        "against_full": mcnemar(full, called, labels),
         "validity": call_validity(texts, tools, markers),
         "damage": damage,
     }
@@ -51,16 +55,18 @@ def ladder_row(
 
 def proof_sections(proof: dict) -> list[str]:
     """The sections, in the report's order; `proof` is `results["proof"]`."""
+    spared = proof["ladder"]["baseline"]["damage"]
     sections = [
         "## The ladder (TEST, greedy generation on every rung)",
         _verdict(proof),
         _ladder_table(proof["ladder"]),
-        "McNemar: requests that only the rung, and only the baseline, got right; exact, two-sided. The rivals and "
-        "\"one probe\" to \"domain only\" obey the gate of the direction's best setting on VALID.",
+        "McNemar, exact, two-sided: requests that only the rung, and only the other, got right. The whole method is "
+        "that of the rung's direction, or of the chosen one. The rivals obey its gate, and so do the ablations but for "
+        "the first three (no gate and boolean ones), \"one probe\" and \"oracle router\".",
         "### What follows on each rung",
         "Rates over the answers that call. Then, on the requests that need no tool: the share of answers unchanged to "
-        "the token, of all and of those that were in words already, and the mean log-probability a token (nats) that "
-        "the unsteered model gives the rung's answers.",
+        f"the token, of all {spared['unchanged']['total']} and of the {spared['words_kept']['total']} that were in "
+        "words already, and the mean log-probability a token (nats) that the unsteered model gives the rung's answers.",
         _follow_table(proof["ladder"]),
         _forcing(proof),
         "### How far the next token's distribution moves",
@@ -86,10 +92,13 @@ def proof_sections(proof: dict) -> list[str]:
 
 
 def _robustness(robust: dict, kind: str) -> list[str]:
+    layers = ", ".join(f"{name} {robust['committed'][name]['layer']}" for name in DIRECTIONS)
     return [
         "## Robustness (TEST, next token after the push)",
-        "TEST was looked at many times for these tables; nothing was chosen on it. The layer and the probes' "
-        "regularisation are the committed run's.",
+        "The committed TEST was looked at many times for these tables; nothing was chosen on it. Each direction is "
+        f"read and pushed at the layer of its own best setting on the committed VALID ({layers}); the probe that "
+        f"stands alone is that of the {kind} direction's layer. The probes' regularisation is the committed run's too; "
+        "they are fitted on CAL and TRAIN alone, which is why the committed run's numbers differ a little here.",
         "### Other splits",
         _splits(robust["splits"]),
         "### A wanted false-positive rate",
@@ -113,6 +122,12 @@ def gaps(ladder: dict) -> dict[str, float]:
 
 
 def _verdict(proof: dict) -> str:
+    base, probe = (proof["ladder"][name]["scores"]["f1"] for name in ("baseline", PROBE))
+    if probe <= base:
+        return (
+            f"On this model the probe (F1 {probe:.3f}) is no better than the baseline ({base:.3f}): there is no gap to "
+            "close."
+        )
     closed = gaps(proof["ladder"])
     words = {kind: "closes" if share >= KEPT else "does not close" for kind, share in closed.items()}
     return (
@@ -124,10 +139,11 @@ def _verdict(proof: dict) -> str:
 def _ladder_table(ladder: dict) -> str:
     rows = []
     for name, rung in ladder.items():
-        scores, paired = rung["scores"], rung["mcnemar"]
-        columns = [with_interval(scores, m) for m in ("precision", "recall", "f1", "fpr", "accuracy")]
-        rows.append([name, *columns, f"{paired['only_b']} / {paired['only_a']}, p = {paired['p_value']:.1g}"])
-    return markdown_table(["rung", "precision", "recall", "F1", "FPR", "accuracy", "McNemar against baseline"], rows)
+        columns = [with_interval(rung["scores"], m) for m in ("precision", "recall", "f1", "fpr", "accuracy")]
+        tests = [rung["mcnemar"], rung["against_full"]]
+        rows.append([name, *columns, *[f"{t['only_b']} / {t['only_a']}, p = {t['p_value']:.1g}" for t in tests]])
+    heads = ["rung", "precision", "recall", "F1", "FPR", "accuracy", "McNemar against baseline", "the whole method"]
+    return markdown_table(heads, rows)
 
 
 def _follow_table(ladder: dict) -> str:
@@ -137,14 +153,16 @@ def _follow_table(ladder: dict) -> str:
             continue
         rates = rung["validity"]
         columns = [rate_with_interval(rates[part]) for part in ("format", "tool", "arguments")]
-        rows.append([name, rates["format"]["total"], *columns, *rung["damage"].values()])
+        damage = rung["damage"]
+        columns += [*map(rate_with_interval, (damage["unchanged"], damage["words_kept"])), damage["log_p"]]
+        rows.append([name, rates["format"]["total"], *columns])
     heads = ["rung", "calls", "format", "tool", "arguments", "unchanged", "words kept", "log p a token"]
     return markdown_table(heads, rows)
 
 
 def _forcing(proof: dict) -> str:
     forced, asa = (proof["ladder"][name] for name in (FORCED, f"{proof['direction']}: full"))
-    paired = proof["forced_against_asa"]
+    paired = forced["against_full"]
 
     def pair(of) -> str:
         return f"{of(forced):.3f} against {of(asa):.3f}"
@@ -152,9 +170,9 @@ def _forcing(proof: dict) -> str:
     return (
         f"**Forcing or forbidding the trigger's first token against steering** ({proof['direction']} direction), same "
         f"gate: F1 {pair(lambda r: r['scores']['f1'])}, FPR {pair(lambda r: r['scores']['fpr'])} (McNemar: "
-        f"{paired['only_a']} requests only forcing got right, {paired['only_b']} only steering, p = "
+        f"{paired['only_b']} requests only forcing got right, {paired['only_a']} only steering, p = "
         f"{paired['p_value']:.2g}); calls whose arguments fit {pair(lambda r: r['validity']['arguments']['rate'])}; "
-        f"answers unchanged {pair(lambda r: r['damage']['unchanged'])}, their log-probability a token "
+        f"answers unchanged {pair(lambda r: r['damage']['unchanged']['rate'])}, their log-probability a token "
         f"{pair(lambda r: r['damage']['log_p'])}."
     )
 
@@ -169,7 +187,8 @@ def _lora(run: dict) -> str:
         f"Trained on CAL and TRAIN in {run['seconds'] / 60:.1f} minutes: {run['parameters']:,} parameters, "
         f"{run['bytes'] / 1e6:.1f} MB, {run['steps']} steps, learning rate {run['rate']:g} (the better of those tried "
         f"on VALID: F1 {run['valid_f1']:.3f}, FPR {run['valid_fpr']:.3f}), loss {run['first_loss']:.2f} to "
-        f"{run['last_loss']:.2f} nats a token."
+        f"{run['last_loss']:.2f} nats a token. Left out, since their answers in words open a call later: "
+        f"{run['left_out']} requests."
     )
 
 
@@ -193,16 +212,21 @@ def _splits(splits: dict | None) -> str:
         for name, of in summary.items()
     ]
     table = markdown_table(["run", "gap closed", "F1", "FPR"], rows)
-    return f"{len(splits['seeds'])} splits, mean ± standard deviation.\n\n{table}"
+    return (
+        f"{len(splits['seeds'])} splits, mean ± standard deviation. Dose, beta and tau are chosen on each split's own "
+        "VALID. The layers and the probes' regularisation are not chosen anew: they were chosen on the committed "
+        f"VALID, whose rows are dealt anew, so that on average {splits['seen']:.3f} of a new TEST was in it.\n\n{table}"
+    )
 
 
 def _target(target: dict) -> str:
     rows = [["probe, VALID", target["valid"]["probe"]["f1"], target["valid"]["probe"]["fpr"]]]
     rows += [[f"{run}, TEST", rates["f1"], rates["fpr"]] for run, rates in target["test"].items()]
+    thresholds = ", ".join(f"{kind} {threshold:.3f}" for kind, threshold in target["thresholds"].items())
     return (
-        f"The threshold {target['threshold']:.3f} keeps the probe's false-positive rate on VALID at "
-        f"{target['target_fpr']}; above it a request is pushed toward a call, below it away.\n\n"
-        + markdown_table(["run", "F1", "FPR"], rows)
+        "A direction obeys the probe of its layer, at a threshold that keeps this probe's false-positive rate on VALID "
+        f"at or below {target['target_fpr']} ({thresholds}): above it a request is pushed toward a call, below it "
+        "away.\n\n" + markdown_table(["run", "F1", "FPR"], rows)
     )
 
 
@@ -227,9 +251,11 @@ def _wrong_labels(robust: dict, kind: str) -> str:
     return markdown_table(heads, rows)
 
 
-def _keywords(keywords: dict | None, kind: str) -> str:
-    if keywords is None:
-        return "No keywords are known for these domains."
+def _keywords(keywords: dict, kind: str) -> str:
+    if "no_keywords" in keywords:
+        return f"No keywords are known for {', '.join(keywords['no_keywords'])}."
+    if "one_label" in keywords:
+        return f"The keywords give all CAL requests of {', '.join(keywords['one_label'])} one label: nothing to fit on."
     rows = []
     for source, of in keywords["fitted_on"].items():
         for against, runs in of.items():
@@ -243,12 +269,17 @@ def _keywords(keywords: dict | None, kind: str) -> str:
 
 
 def _probe_protocol(protocol: dict) -> str:
-    claimed, real, ours = protocol["claimed"]["test"], protocol["real"]["test"], protocol["ours"]["test"]
+    claimed, ours = protocol["claimed"]["test"], protocol["ours"]
+    real = [
+        f"{place} F1 {of['f1']:.3f}, FPR {of['fpr']:.3f} (dose {of['dose']}, beta {of['beta']})"
+        for place, of in protocol["real"].items()
+    ]
     return (
-        f"Scored by the probe's decision, {protocol['tied']} settings of dose and beta tie; the first is taken (dose "
-        f"{protocol['dose']}, tau {protocol['tau']}). On TEST the probe claims F1 {claimed['f1']:.3f} and FPR "
-        f"{claimed['fpr']:.3f}. What the model does at that setting: F1 {real['f1']:.3f}, FPR {real['fpr']:.3f}. The "
-        f"same direction at the setting chosen by steering: F1 {ours['f1']:.3f}, FPR {ours['fpr']:.3f}."
+        f"Scored by the probe's decision, {protocol['tied']} settings of dose and beta tie (tau {protocol['tau']}); "
+        f"the order of a grid decides which is taken. On TEST the probe claims F1 {claimed['f1']:.3f} and FPR "
+        f"{claimed['fpr']:.3f} for all of them. What the model does at the tied settings: {'; '.join(real)}. The same "
+        f"direction at the setting chosen by steering, with its own beta and tau (dose {ours['dose']}, beta "
+        f"{ours['beta']}, tau {ours['tau']}): F1 {ours['test']['f1']:.3f}, FPR {ours['test']['fpr']:.3f}."
     )
 
 
@@ -263,7 +294,11 @@ def _gates(gates: list[dict]) -> str:
     heads = ["gate", "VALID AUC", "F1", "FPR", "folds' AUC", "folds' F1", "folds' FPR", "F1 less that of ours"]
     ours, best = gates[0], max(gates, key=lambda row: row["valid"]["f1"])
     return (
-        "Fitted on CAL and TRAIN and judged on VALID; and on five folds of all three, mean ± standard deviation. "
+        "Fitted on CAL and TRAIN and judged on VALID; and on five folds of all three (fewer where a domain has fewer "
+        "rows of a label), mean ± standard deviation. Our regularisation was picked by its AUC on VALID out of "
+        f"{len(PROBE_C) * len(PROBE_OWN)}, while the rivals' hyperparameters are fixed or follow ours; the second "
+        "layer of the pair was picked by its AUC on VALID too. The adapter's gate is the last: ours, fitted also on "
+        "the labelled requests that no split took. "
         f'By VALID\'s F1 the best is "{best["gate"]}" ({best["valid"]["f1"]:.3f}; ours {ours["valid"]["f1"]:.3f}).\n\n'
         + markdown_table(heads, rows)
     )

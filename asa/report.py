@@ -68,8 +68,8 @@ def _sections(results: dict) -> list[str]:
         f"Profile `{results['profile']}` ({results['model']}), benchmark {results['benchmark']['name']}: "
         f"{results['benchmark']['n_test']} TEST requests, greedy, at most {results['max_new_tokens']} new tokens (an "
         f"answer that has opened no call is cut at {results['words_limit']}), seed {results['seed']}. Intervals are "
-        "95 %: Wilson for rates, bootstrap over requests for F1. Published rows come from other data and other models; "
-        "they are here for orientation.",
+        "95 %: Wilson for rates, bootstrap over requests for F1 (none for 0 or 1). Published rows come from other data "
+        "and other models; they are here for orientation.",
         "## Baseline against ASA (TEST, strict trigger in the generated tokens)",
         _test_table(results["test"]),
         _in_words(results),

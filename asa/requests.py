@@ -214,6 +214,19 @@ def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request
     return splits
 
 
+def spare_requests(requests: list[Request], splits: dict[str, list[Request]]) -> list[Request]:
+    """Those of `requests` that no split took and that are near-duplicates of none that a split took, in their order.
+
+    They may help to fit, and can spoil no test, however the splits' own requests are dealt again.
+    """
+    taken = [request for rows in splits.values() for request in rows]
+    held = set(taken)
+    pool = [request for request in dict.fromkeys(requests) if request not in held]
+    groups = near_duplicate_groups([request.text for request in taken + pool])
+    near = {row for group in groups if group[0] < len(taken) for row in group}
+    return [request for row, request in enumerate(pool, len(taken)) if row not in near]
+
+
 def near_duplicate_groups(texts: list[str]) -> list[list[int]]:
     """Indices of `texts` in groups that are linked by near-duplicates (word sets with Jaccard above `NEAR_DUPLICATE`).
 

@@ -5,11 +5,12 @@ more parts look at the committed split: the threshold for a wanted false-positiv
 protocol, which scores the probe in place of the model, claims and gives.
 
 Calls are the model's next token after the push, by replay; where the probe alone is scored, it is to show what that
-hides. The layer and the probes' regularisation stay as chosen once. TEST is looked at many times here, and nothing is
-chosen on it.
+hides. The layers (each direction's own best) and the probes' regularisation stay as chosen once. The committed TEST is
+looked at many times here, and nothing is chosen on it.
 """
 
 import re
+from itertools import product
 
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
@@ -51,21 +52,27 @@ def other_splits(pool: Pool, seed: int) -> dict[int, dict[str, np.ndarray]]:
     return splits
 
 
-def over_splits(pool: Pool, seed: int) -> dict | None:
-    """Trials on other splits, near-duplicates on one side, both directions; None where no other split can be made."""
+def over_splits(pool: Pool, rows, seed: int) -> dict | None:
+    """Trials on other splits, near-duplicates on one side, both directions; None where no other split can be made.
 
-    def scored(rows) -> dict:  # its parts are let go before the next split takes its own
-        valid, test = take_part(pool, rows["valid"]), take_part(pool, rows["test"])
-        trial = run_trial(pool, rows["cal"], rows["train"], valid, test, pool.labels, DIRECTIONS)
+    Layers and regularisation are not chosen anew, so they have seen what the new TESTs share with the committed VALID:
+    `seen` is the mean share of their rows.
+    """
+    splits = other_splits(pool, seed)
+    if not splits:
+        return None
+
+    def scored(of) -> dict:  # its parts are let go before the next split takes its own
+        valid, test = take_part(pool, of["valid"]), take_part(pool, of["test"])
+        trial = run_trial(pool, of["cal"], of["train"], valid, test, pool.labels, DIRECTIONS)
         return scored_runs(trial, pool.labels[test.rows])
 
-    trials = {other: scored(rows) for other, rows in other_splits(pool, seed).items()}
-    if not trials:
-        return None
-    return {"seeds": list(trials), "trials": list(trials.values()), "summary": summary([*trials.values()], DIRECTIONS)}
+    trials = [scored(of) for of in splits.values()]
+    seen = float(np.mean([np.isin(of["test"], rows["valid"]).mean() for of in splits.values()]))
+    return {"seeds": list(splits), "seen": seen, "trials": trials, "summary": summary(trials, DIRECTIONS)}
 
 
-def domains_left_out(pool: Pool, rows, committed: Trial, kind: str) -> dict:
+def domains_left_out(pool: Pool, rows, committed: Trial) -> dict:
     """Domain -> `left_out` (fitted and tuned on the others, tested on it) and `all_domains`, on the same TEST rows."""
     if len(pool.names) == 1:
         return {}
@@ -74,37 +81,45 @@ def domains_left_out(pool: Pool, rows, committed: Trial, kind: str) -> dict:
         here = {split: pool.domains[places] == name for split, places in rows.items()}
         cal, train, valid = (rows[split][~here[split]] for split in ("cal", "train", "valid"))
         test = take_part(pool, rows["test"][here["test"]])
-        trial = run_trial(pool, cal, train, take_part(pool, valid), test, pool.labels, (kind,))
+        trial = run_trial(pool, cal, train, take_part(pool, valid), test, pool.labels, (pool.kind,))
         labels = pool.labels[test.rows]
         with_all = {run: rates(called[here["test"]], labels) for run, called in committed.called.items()}
         results[name] = {"left_out": scored_runs(trial, labels), "all_domains": with_all}
     return results
 
 
-def flipped(pool: Pool, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The pool's labels with `share` of every cell (a domain and a label) of `rows` turned round."""
-    labels, rng = pool.labels.copy(), np.random.default_rng(seed)
+def flipped(pool: Pool, splits: list[np.ndarray], share: float, seed: int) -> np.ndarray:
+    """The pool's labels with `share` of every cell (a domain and a label) of the splits' rows turned round.
+
+    A domain that this leaves with one label in a split, as it may on very few rows, gets its own labels back there.
+    """
+    labels, rng, rows = pool.labels.copy(), np.random.default_rng(seed), np.concatenate(splits)
     for name in pool.names:
         for label in (0, 1):
             cell = rows[(pool.domains[rows] == name) & (pool.labels[rows] == label)]
             labels[rng.choice(cell, round(share * len(cell)), replace=False)] = 1 - label
+        for split in splits:
+            here = split[pool.domains[split] == name]
+            if len(set(labels[here])) == 1:
+                labels[here] = pool.labels[here]
     return labels
 
 
-def with_wrong_labels(pool: Pool, rows, valid: Part, test: Part, kind: str, seed: int) -> list[dict]:
-    """Trials with a share of labels turned round, a row a share: `share`, `trials`, `summary`.
+def with_wrong_labels(pool: Pool, rows, valid: Part, test: Part, seed: int) -> list[dict]:
+    """Trials with a share of labels turned round, a row a share: `share` (that came out), `trials`, `summary`.
 
     Wrong are CAL, TRAIN and VALID, since whoever has wrong labels also tunes on them; TEST stays right.
     """
-    chosen = np.concatenate([rows[split] for split in ("cal", "train", "valid")])
-    results = []
+    splits = [rows[split] for split in ("cal", "train", "valid")]
+    kinds, results = (pool.kind,), []
     for share in FLIPS:
-        trials = []
+        trials, wrong = [], []
         for number in range(FLIP_SEEDS):
-            labels = flipped(pool, chosen, share, seed + number)
-            trial = run_trial(pool, rows["cal"], rows["train"], valid, test, labels, (kind,))
+            labels = flipped(pool, splits, share, seed + number)
+            trial = run_trial(pool, rows["cal"], rows["train"], valid, test, labels, kinds)
             trials.append(scored_runs(trial, pool.labels[test.rows]))
-        results.append({"share": share, "trials": trials, "summary": summary(trials, (kind,))})
+            wrong.append((labels != pool.labels)[np.concatenate(splits)].mean())
+        results.append({"share": float(np.mean(wrong)), "trials": trials, "summary": summary(trials, kinds)})
     return results
 
 
@@ -113,18 +128,21 @@ def keyword_labels(requests: list[Request]) -> np.ndarray:
     return np.array([int(bool(re.search(KEYWORDS[r.domain], r.text, re.IGNORECASE))) for r in requests])
 
 
-def with_keyword_labels(pool: Pool, rows, valid: Part, test: Part, committed: Trial, kind: str) -> dict | None:
+def with_keyword_labels(pool: Pool, rows, valid: Part, test: Part, committed: Trial) -> dict:
     """How far keyword labels agree with the annotations, and trials fitted on either, scored against both.
 
-    None where a domain has no keywords, or they give all its CAL requests one label.
+    Where that cannot be: `no_keywords`, domains without any, or `one_label`, domains whose CAL requests they label all
+    alike.
     """
-    if not set(pool.names) <= set(KEYWORDS):
-        return None
+    unknown = [name for name in pool.names if name not in KEYWORDS]
+    if unknown:
+        return {"no_keywords": unknown}
     guessed = keyword_labels(pool.requests)
     here = {name: pool.domains == name for name in pool.names}
-    if any(len(set(guessed[rows["cal"]][here[name][rows["cal"]]])) < 2 for name in pool.names):
-        return None
-    trial = run_trial(pool, rows["cal"], rows["train"], valid, test, guessed, (kind,))
+    alike = [name for name in pool.names if len(set(guessed[rows["cal"]][here[name][rows["cal"]]])) < 2]
+    if alike:
+        return {"one_label": alike}
+    trial = run_trial(pool, rows["cal"], rows["train"], valid, test, guessed, (pool.kind,))
     same = guessed == pool.labels
     truths = {"keywords": guessed[test.rows], "annotations": pool.labels[test.rows]}
     return {
@@ -165,45 +183,53 @@ def reliability(p_tool: np.ndarray, labels: np.ndarray) -> list[dict]:
 def at_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict:
     """A threshold chosen on VALID for a false-positive rate of the probe, and the rates it gives on TEST.
 
-    Above it a request is pushed toward a call, below it away. (A larger tau would not do: rows between 1 - tau and tau
-    are left to the unsteered model and its own false calls.)
+    Above it a request is pushed toward a call, below it away; a direction obeys the probe of its layer, so `thresholds`
+    has one for each. (A larger tau would not do: rows between 1 - tau and tau are left to the unsteered model and its
+    own false calls.)
     """
-    p_tool = {part: p_needed(pool, of, committed.readers) for part, of in (("valid", valid), ("test", test))}
     labels = {"valid": pool.labels[valid.rows], "test": pool.labels[test.rows]}
-    threshold = threshold_for(p_tool["valid"], labels["valid"], TARGET_FPR)
-    up = p_tool["test"] >= threshold
-    signs = np.where(up, 1, -1)
-    runs = {"probe": rates(up, labels["test"])}
+    p_tool = {
+        kind: {part: p_needed(of, committed.readers, setting.layer) for part, of in (("valid", valid), ("test", test))}
+        for kind, setting in committed.settings.items()
+    }
+    thresholds = {kind: threshold_for(p["valid"], labels["valid"], TARGET_FPR) for kind, p in p_tool.items()}
+    alone, threshold = p_tool[pool.kind], thresholds[pool.kind]
+    runs = {"probe": rates(alone["test"] >= threshold, labels["test"])}
     for kind, setting in committed.settings.items():
+        signs = np.where(p_tool[kind]["test"] >= thresholds[kind], 1, -1)
         called = steered(pool, test, committed.readers, committed.directions[kind], setting, signs)
         runs[kind] = rates(called, labels["test"])
     return {
-        "target_fpr": TARGET_FPR, "threshold": threshold,
-        "valid": {"probe": rates(p_tool["valid"] >= threshold, labels["valid"])}, "test": runs,
-        "reliability": {part.upper(): reliability(p_tool[part], labels[part]) for part in p_tool},
+        "target_fpr": TARGET_FPR, "thresholds": thresholds,
+        "valid": {"probe": rates(alone["valid"] >= threshold, labels["valid"])}, "test": runs,
+        "reliability": {part.upper(): reliability(alone[part], labels[part]) for part in alone},
     }  # fmt: skip
 
 
 def by_scoring_the_probe(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict:
     """The original's protocol beside ours: settings chosen by the F1 of the probe's decision on VALID.
 
-    That score is the same for every dose and beta, so the first of the grid wins: `tied` settings share it. `claimed`
-    is what the probe scores there, `real` what the model does with that setting and the paper's direction, `ours` the
-    same direction at the setting chosen by replay; `valid_by_dose` is what the claim hides.
+    That score is the same for every dose and beta: `tied` settings share it, and the order of a grid decides which of
+    them is taken. `claimed` is what the probe scores there, `real` what the model does on TEST with the paper's
+    direction at the tied setting of the lowest, the median (the lower of the middle two) and the highest F1, `ours` the
+    same direction at the setting chosen by replay, with a beta and a tau of its own.
     """
     truth = {"valid": pool.labels[valid.rows], "test": pool.labels[test.rows]}
-    p_valid, p_test = (p_needed(pool, part, committed.readers) for part in (valid, test))
+    layer, vectors, ours = pool.layers[NECESSITY], committed.directions[NECESSITY], committed.settings[NECESSITY]
+    p_valid, p_test = (p_needed(part, committed.readers, layer) for part in (valid, test))
     tau = max(TAUS, key=lambda tau: (rates(p_valid >= tau, truth["valid"])["f1"], -tau))
-    picked = Setting(NECESSITY, pool.layer, DOSES[0], BETAS[0], tau)
-    vectors = committed.directions[NECESSITY]
-    real = steered(pool, test, committed.readers, vectors, picked, gates(p_test, tau))
-    alike = [s for s in committed.scored if (s.direction, s.beta, s.tau) == (NECESSITY, picked.beta, tau)]
+    real = []
+    for dose, beta in product(DOSES, BETAS):
+        setting = Setting(NECESSITY, layer, dose, beta, tau)
+        called = steered(pool, test, committed.readers, vectors, setting, gates(p_test, tau))
+        real.append({"dose": dose, "beta": beta} | rates(called, truth["test"]))
+    real.sort(key=lambda outcome: outcome["f1"])
     return {
-        "dose": picked.dose, "beta": picked.beta, "tau": tau, "tied": len(DOSES) * len(BETAS),
+        "tau": tau, "tied": len(real),
         "claimed": {"valid": rates(p_valid >= tau, truth["valid"]), "test": rates(p_test >= tau, truth["test"])},
-        "real": {"test": rates(real, truth["test"])},
-        "ours": {"test": rates(committed.called[NECESSITY], truth["test"])},
-        "valid_by_dose": [{"dose": s.dose, "f1": s.f1, "fpr": s.fpr} for s in alike],
+        "real": {"lowest": real[0], "median": real[(len(real) - 1) // 2], "highest": real[-1]},
+        "ours": {"dose": ours.dose, "beta": ours.beta, "tau": ours.tau,
+                 "test": rates(committed.called[NECESSITY], truth["test"])},
     }  # fmt: skip
 
 
@@ -214,7 +240,8 @@ def run_robustness(
     reading: Reading,
     batches: list[Batch],
     names: list[str],
-    chosen: Setting,
+    layers: dict[str, int],
+    kind: str,
     probe: tuple[float, float],
     trigger_id: int,
     seed: int,
@@ -227,7 +254,8 @@ def run_robustness(
         reading: Of the unsteered model, rows as `requests`.
         batches: Their prefilled batches.
         names: Domain names.
-        chosen: The setting that the pipeline chose; its layer and direction are used.
+        layers: Direction -> the layer of its best setting on VALID.
+        kind: The direction that the pipeline chose.
         probe: (strength, own) of the readers, as chosen.
         trigger_id: First token of the trigger.
         seed: Of the committed split; others follow it.
@@ -236,16 +264,15 @@ def run_robustness(
         `committed`, `splits`, `left_out`, `wrong_labels`, `keywords`, `target_fpr`, `probe_protocol`.
     """
     labels, domains = np.array([r.label for r in requests]), np.array([r.domain for r in requests])
-    pool = Pool(requests, labels, domains, reading, batches, names, chosen.layer, *probe, trigger_id)
-    kind = chosen.direction
+    pool = Pool(requests, labels, domains, reading, batches, names, layers, kind, *probe, trigger_id)
     valid, test = take_part(pool, rows["valid"]), take_part(pool, rows["test"])
     committed = run_trial(pool, rows["cal"], rows["train"], valid, test, labels, DIRECTIONS)
     parts = {
         "committed": lambda: scored_runs(committed, labels[test.rows]),
-        "splits": lambda: over_splits(pool, seed),
-        "left_out": lambda: domains_left_out(pool, rows, committed, kind),
-        "wrong_labels": lambda: with_wrong_labels(pool, rows, valid, test, kind, seed),
-        "keywords": lambda: with_keyword_labels(pool, rows, valid, test, committed, kind),
+        "splits": lambda: over_splits(pool, rows, seed),
+        "left_out": lambda: domains_left_out(pool, rows, committed),
+        "wrong_labels": lambda: with_wrong_labels(pool, rows, valid, test, seed),
+        "keywords": lambda: with_keyword_labels(pool, rows, valid, test, committed),
         "target_fpr": lambda: at_target_fpr(pool, valid, test, committed),
         "probe_protocol": lambda: by_scoring_the_probe(pool, valid, test, committed),
     }

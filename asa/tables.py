@@ -19,13 +19,15 @@ def markdown_table(heads: list[str], rows: list[list]) -> str:
 
 
 def with_interval(scores: dict, name: str) -> str:
-    """A rate and its 95 % interval, e.g. `0.944 (0.925-0.961)`, from `trigger_metrics`."""
-    low, high = scores["intervals"][name]
-    return f"{scores[name]:.3f} ({low:.3f}-{high:.3f})"
+    """A rate and its 95 % interval, e.g. `0.944 (0.925-0.961)`, from `trigger_metrics`; `0.000 (-)` without one."""
+    interval = scores["intervals"][name]
+    return f"{scores[name]:.3f} " + ("(-)" if interval is None else f"({interval[0]:.3f}-{interval[1]:.3f})")
 
 
 def rate_with_interval(rate: dict) -> str:
-    """The same of one rate from `call_validity`."""
+    """The same of one rate from `evaluation.rate_of`; a dash where nothing was counted."""
+    if rate["total"] == 0:
+        return "-"
     low, high = rate["interval"]
     return f"{rate['rate']:.3f} ({low:.3f}-{high:.3f})"
 

@@ -1,9 +1,9 @@
 """Trials: the whole recipe once, on any split and any labels, tested by replay.
 
-A *trial* fits readers on CAL and TRAIN and directions on CAL, tunes dose, beta and tau on VALID at one layer, and tests
-on TEST. All of it works on a pool of requests that were prefilled and read once, so a trial costs some seconds. A call
-is the model's next token after the push; the probe's own decision is scored beside it, never in its place. The layer
-and the probes' regularisation are given. Why one would change something is not asked here.
+A *trial* fits readers on CAL and TRAIN and directions on CAL, tunes dose, beta and tau on VALID, and tests on TEST. All
+of it works on a pool of requests that were prefilled and read once, so a trial costs some seconds. A call is the
+model's next token after the push; the probe's own decision is scored beside it, never in its place. Given are the
+probes' regularisation and a layer for each direction. Why one would change something is not asked here.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,8 @@ class Pool:
         reading: Of the unsteered model, rows as `requests`.
         batches: Their prefilled batches; with those of the other processes they cover rows 0..N-1.
         names: Domain names.
-        layer: The steered block.
+        layers: Direction -> the block at which it is read and pushed.
+        kind: The direction that was chosen; the probe that is scored alone is that of its layer.
         strength: C of the probes.
         own: Freedom of a domain's probe.
         trigger_id: First token of the trigger.
@@ -42,7 +43,8 @@ class Pool:
     reading: Reading
     batches: list[Batch]
     names: list[str]
-    layer: int
+    layers: dict[str, int]
+    kind: str
     strength: float
     own: float
     trigger_id: int
@@ -72,14 +74,14 @@ class Trial:
     """What one run of the recipe made.
 
     Attributes:
-        readers: Of the pool's layer.
+        readers: Layer -> readers.
         directions: Kind -> domain -> unit vector.
         scored: Every setting, on VALID.
         settings: Kind -> the best of them.
         called: `baseline`, `probe` and every kind -> `[n]` bool on TEST.
     """
 
-    readers: Readers
+    readers: dict[int, Readers]
     directions: dict[str, dict[str, np.ndarray]]
     scored: list[Setting]
     settings: dict[str, Setting]
@@ -96,39 +98,53 @@ def run_trial(pool: Pool, cal, train, valid: Part, test: Part, labels: np.ndarra
         valid: VALID.
         test: TEST; its labels are not looked at.
         labels: `[N]`, of the whole pool.
-        kinds: Directions to try.
+        kinds: Directions to try, among them the pool's `kind`.
     """
-    states, layer, fit = pool.reading.states[:, pool.layer], pool.layer, np.concatenate([cal, train])
+    fit = np.concatenate([cal, train])
     names = [name for name in pool.names if (pool.domains[cal] == name).any()]
-    readers = fit_readers(states[fit], labels[fit], list(pool.domains[fit]), names, pool.strength, pool.own)
     seen = (pool.reading.called[cal], pool.reading.log_odds[cal])
-    directions = {
-        kind: fit_directions(kind, states[cal], labels[cal], list(pool.domains[cal]), *seen, names) for kind in kinds
-    }
+    readers, directions = {}, {}
+    for kind in kinds:
+        states, layer = pool.reading.states[:, pool.layers[kind]], pool.layers[kind]
+        directions[kind] = fit_directions(kind, states[cal], labels[cal], list(pool.domains[cal]), *seen, names)
+        if layer not in readers:
+            domains = list(pool.domains[fit])
+            readers[layer] = fit_readers(states[fit], labels[fit], domains, names, pool.strength, pool.own)
     unsteered = valid.reading.called
     scored = sweep_settings(
-        valid.batches, valid.reading.states, unsteered, labels[valid.rows], {layer: readers},
-        {(kind, layer): directions[kind] for kind in kinds}, pool.trigger_id,
+        valid.batches, valid.reading.states, unsteered, labels[valid.rows], readers,
+        {(kind, pool.layers[kind]): directions[kind] for kind in kinds}, pool.trigger_id,
     )  # fmt: skip
     fpr = confusion(unsteered, labels[valid.rows])["fpr"]
     settings = {kind: best_setting(scored, fpr, kind) for kind in kinds}
-    p_tool = p_needed(pool, test, readers)
-    called = {"baseline": test.reading.called, "probe": p_tool >= 0.5}
+    p_tool = {layer: p_needed(test, readers, layer) for layer in readers}
+    called = {"baseline": test.reading.called, "probe": p_tool[pool.layers[pool.kind]] >= 0.5}
     for kind, setting in settings.items():
-        called[kind] = steered(pool, test, readers, directions[kind], setting, gates(p_tool, setting.tau))
+        signs = gates(p_tool[setting.layer], setting.tau)
+        called[kind] = steered(pool, test, readers, directions[kind], setting, signs)
     return Trial(readers, directions, scored, settings, called)
 
 
-def p_needed(pool: Pool, part: Part, readers: Readers) -> np.ndarray:
-    """`[n]`, the probability that a tool is needed."""
-    return readers.p_tool(part.reading.states[:, pool.layer])
+def p_needed(part: Part, readers: dict[int, Readers], layer: int) -> np.ndarray:
+    """`[n]`, the probability that a tool is needed, as read at a layer."""
+    return readers[layer].p_tool(part.reading.states[:, layer])
 
 
-def steered(pool: Pool, part: Part, readers: Readers, directions, setting: Setting, signs: np.ndarray) -> np.ndarray:
-    """`[n]` bool: whether the model calls when each row is pushed by the setting's dose times its sign."""
-    along = mixed(directions, setting.beta, readers.domains)[readers.route(part.reading.states[:, pool.layer])]
-    push = push_along(readers, setting.dose, signs, along)
-    return replay_triggers(part.batches, part.reading.states, pool.layer, push, pool.trigger_id)
+def steered(pool: Pool, part: Part, readers, directions, setting: Setting, signs: np.ndarray) -> np.ndarray:
+    """`[n]` bool: whether the model calls when each row is pushed by the setting's dose times its sign.
+
+    Args:
+        pool: The requests.
+        part: Those to push.
+        readers: Layer -> readers.
+        directions: Domain -> unit vector, of the setting's direction.
+        setting: Its layer, dose and beta are used.
+        signs: `[n]`, +1, 0 or -1.
+    """
+    reader = readers[setting.layer]
+    routed = reader.route(part.reading.states[:, setting.layer])
+    push = push_along(reader, setting.dose, signs, mixed(directions, setting.beta, reader.domains)[routed])
+    return replay_triggers(part.batches, part.reading.states, setting.layer, push, pool.trigger_id)
 
 
 def rates(called, labels) -> dict[str, float]:
@@ -142,7 +158,7 @@ def scored_runs(trial: Trial, labels: np.ndarray) -> dict:
     runs = {run: rates(called, labels) for run, called in trial.called.items()}
     for kind, setting in trial.settings.items():
         gap = gap_closed(runs[kind]["f1"], runs["baseline"]["f1"], runs["probe"]["f1"])
-        runs[kind] |= {"gap_closed": gap, "dose": setting.dose, "beta": setting.beta, "tau": setting.tau}
+        runs[kind] |= {"gap_closed": gap} | {name: getattr(setting, name) for name in ("layer", "dose", "beta", "tau")}
     return runs
 
 

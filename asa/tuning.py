@@ -22,7 +22,7 @@ from asa.vectors import mixed
 DOSES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 BETAS = (0.0, 0.5, 1.0)
 TAUS = (0.5, 0.6, 0.7, 0.8, 0.9)
-MOST_LAYERS = 5
+MOST_LAYERS = 7
 READABLE = 0.03  # AUC below the best that a layer to steer may have
 
 

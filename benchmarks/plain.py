@@ -58,13 +58,13 @@ class PlainHook:
 
 def hook_of(adapter) -> PlainHook:
     """A hook that decides as `adapter` does: its folded weights in scikit-learn objects, behind an identity scaler."""
-    weight, bias = adapter.arrays["weight"].numpy(), adapter.arrays["bias"].numpy()
+    weight, bias = adapter.arrays["weight"].cpu().numpy(), adapter.arrays["bias"].cpu().numpy()
     count, width = len(adapter.domains), weight.shape[1]
     scaler = StandardScaler()
     scaler.mean_, scaler.scale_, scaler.n_features_in_ = np.zeros(width), np.ones(width), width
     router = _linear(weight[:count], bias[:count])
     probes = [_linear(weight[count + d][None], bias[count + d][None]) for d in range(count)]
-    return PlainHook(scaler, router, probes, adapter.arrays["vectors"].numpy(), adapter.alpha, adapter.tau)
+    return PlainHook(scaler, router, probes, adapter.arrays["vectors"].cpu().numpy(), adapter.alpha, adapter.tau)
 
 
 def _linear(weight: np.ndarray, bias: np.ndarray) -> LogisticRegression:

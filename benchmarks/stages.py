@@ -20,7 +20,7 @@ from asa.tuning import BETAS, DOSES, layers_to_steer
 from asa.vectors import DIRECTIONS
 
 TRIGGER_ROOM = 4  # tokens of an answer on VALID: the trigger's one and three more
-ABLATIONS = 5  # variants that `ablations.run_ablations` replays on TEST
+ABLATIONS = 12  # variants that `ablations.run_ablations` replays on TEST
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ def run(states, seed=0, setting=SETTING):
 
 def test_the_published_variants_and_ours(states):
     assert list(run(states)[0]) == [
-        "full", "no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains", "random direction",
-        "global only", "domain only",
+        "full", "no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains",
+        "random direction 1", "random direction 2", "random direction 3", "global only", "domain only",
     ]  # fmt: skip
 
 
@@ -100,15 +100,17 @@ def test_global_only_and_domain_only_are_beta_one_and_zero(states):
     assert np.allclose(pushes["domain only"], ALPHA * GATE[:, None] * domain, atol=1e-5)
 
 
-def test_the_random_direction_has_the_same_length_and_gate(states):
-    """One direction for all domains, drawn by the seed."""
-    _, pushes = run(states)
-    push = pushes["random direction"]
-    assert np.allclose(np.linalg.norm(push, axis=1), ALPHA * np.abs(GATE), atol=1e-4)
-    assert np.allclose(push[GATE != 0] * GATE[GATE != 0, None], push[0], atol=1e-5)
-    assert np.abs(push[0] / ALPHA).max() < 0.99  # none of the axes
-    assert np.array_equal(push, run(states)[1]["random direction"])
-    assert not np.allclose(push, run(states, seed=1)[1]["random direction"])
+def test_random_directions_have_the_same_length_and_gate(states):
+    """Each is one direction for all domains, drawn by the seed; no two are alike."""
+    pushed, again, other = run(states)[1], run(states)[1], run(states, seed=1)[1]
+    for number in (1, 2, 3):
+        push = pushed[f"random direction {number}"]
+        assert np.allclose(np.linalg.norm(push, axis=1), ALPHA * np.abs(GATE), atol=1e-4)
+        assert np.allclose(push[GATE != 0] * GATE[GATE != 0, None], push[0], atol=1e-5)
+        assert np.abs(push[0] / ALPHA).max() < 0.99  # none of the axes
+        assert np.array_equal(push, again[f"random direction {number}"])
+        assert not np.allclose(push, other[f"random direction {number}"])
+        assert not np.allclose(push, pushed[f"random direction {1 + number % 3}"])
 
 
 def test_variants_are_scored_by_what_the_model_does_after_the_push(states):

@@ -372,9 +372,22 @@ def test_alpha_0_changes_nothing(tiny_model, adapter, prompts):
     assert {d.gate for d in trace.decisions} == {-1, 0, 1}
 
 
-def test_a_bfloat16_model(tiny_model, adapter, prompts):
-    """The push is added in the model's dtype."""
-    model = copy.deepcopy(tiny_model).to(torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_model(tiny_model, adapter, prompts, dtype):
+    """The push is added in fp32 and rounded once, as in the replay that tuning scores."""
+    model, seen = copy.deepcopy(tiny_model).to(dtype), []
+    for steered in (False, True):
+        with adapter.steer(model) if steered else warnings.catch_warnings(), torch.no_grad():
+            handle = decoder_layers(model)[adapter.layer].register_forward_hook(
+                lambda _m, _a, output: seen.append(block_output(output)[:, -1].clone())
+            )
+            model(**padded(prompts))
+            handle.remove()
+    plain, pushed = seen
+    delta, decisions = adapter.push(plain)
+    assert {d.gate for d in decisions} == {-1, 0, 1}
+    assert torch.equal(pushed, (plain.float() + delta).to(dtype))
+    assert not torch.equal(pushed, plain + delta.to(dtype))  # rounded twice
     with adapter.steer(model) as trace:
         assert len(said(model, padded(prompts))) == len(trace.decisions) == len(prompts)
 

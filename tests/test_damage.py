@@ -9,6 +9,7 @@ from scipy.stats import entropy
 import asa.engine
 from asa.damage import Spared, forced_kl, kl_by_gate, likelihoods, next_token_kl
 from asa.engine import Batch, Engine
+from asa.evaluation import rate_of
 from asa.prompts import shared_prefix
 from asa.running import answer_all, read_prompts
 
@@ -107,7 +108,7 @@ def test_damage_counts_the_spared_answers_only(tiny_model, prompts, unsteered):
     found = Spared(batches, before, ROWS, in_words).damage(answers)
     rows = np.flatnonzero(ROWS)
     assert list(found) == ["unchanged", "words_kept", "log_p"]
-    assert (found["unchanged"], found["words_kept"]) == (6 / 8, 2 / 3)
+    assert (found["unchanged"], found["words_kept"]) == (rate_of(6, 8), rate_of(2, 3))
     plain = np.mean([plain_likelihood(tiny_model, prompts[row], answers[row]) for row in rows])
     assert found["log_p"] == pytest.approx(plain, abs=1e-4)
 
@@ -117,9 +118,9 @@ def test_unchanged_answers_are_no_damage(tiny_model, prompts, unsteered):
     batches, before = unsteered
     spared = Spared(batches, before, ROWS, np.zeros(12, bool))
     same = spared.damage([list(answer) for answer in before])
-    assert (same["unchanged"], same["words_kept"]) == (1.0, None)
+    assert (same["unchanged"], same["words_kept"]) == (rate_of(8, 8), rate_of(0, 0))
     others = spared.damage(before[1:] + before[:1])
-    assert others["log_p"] < same["log_p"] < 0 and others["unchanged"] < 1
+    assert others["log_p"] < same["log_p"] < 0 and others["unchanged"]["rate"] < 1
 
 
 def test_an_answer_is_scored_once(unsteered, scored):

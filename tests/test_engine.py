@@ -163,6 +163,19 @@ def test_decode_with_a_push_equals_generate_with_a_one_shot_hook(tiny_model, bat
     assert sum(a != b for a, b in zip(expected, decoded(batches), strict=True)) > len(prompts) // 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_generated_push_is_the_replayed_one_to_the_bit(tiny_model, prompts, dtype):
+    """Added in fp32 and rounded once, also in 16 bit: what was tuned is what is generated."""
+    model = copy.deepcopy(tiny_model).to(dtype)
+    (batch,) = Engine(model, shared_prefix(prompts)).batches(prompts, "test")
+    states, step, pushed = batch.last_token().states.float(), batch._step, []
+    batch._step = lambda *args: pushed.append(step(*args)) or pushed[-1]
+    for layer in range(states.shape[1]):
+        push = random_push(states[:, layer], seed=layer)
+        batch.decode(1, closed, push=(layer, push))
+        assert torch.equal(pushed[-1], batch.replay(layer, states[:, layer] + push))
+
+
 def test_decode_with_a_push_of_zero_is_decode(batches):
     """Baseline and steered runs take one path."""
     nothing = torch.zeros(sum(len(batch.rows) for batch in batches), HIDDEN)

@@ -15,20 +15,21 @@ def decided(p_tool: float, gate: int, domain: str = "math") -> Decision:
 
 
 @pytest.mark.parametrize(
-    ("label", "decision", "right_if_routed", "words"),
+    ("label", "decision", "p_own", "words"),
     [
-        (1, decided(0.97, 1), False, "the gate was right, the model did not follow the push"),
-        (0, decided(0.03, -1), True, "the gate was right, the model did not follow the push"),
-        (0, decided(0.97, 1), False, "the probe was sure and wrong (p 0.97)"),
-        (1, decided(0.04, -1), False, "the probe was sure and wrong (p 0.04)"),
-        (1, decided(0.41, -1), False, "the probe was unsure and wrong (p 0.41)"),
-        (1, decided(0.55, 0), False, "the gate left it to the model (p 0.55)"),
-        (0, decided(0.8, 1, "code"), True, "taken for code, whose probe erred (p 0.80); its own would have been right"),
-        (0, decided(0.8, 1, "code"), False, "the probe was unsure and wrong (p 0.80)"),
+        (1, decided(0.97, 1), 0.97, "the gate was right, the model did not follow the push"),
+        (0, decided(0.03, -1), 0.03, "the gate was right, the model did not follow the push"),
+        (0, decided(0.97, 1), 0.97, "the probe was sure and wrong (p 0.97)"),
+        (1, decided(0.04, -1), 0.04, "the probe was sure and wrong (p 0.04)"),
+        (1, decided(0.41, -1), 0.41, "the probe was unsure and wrong (p 0.41)"),
+        (1, decided(0.55, 0), 0.55, "the gate left it to the model (p 0.55)"),
+        (0, decided(0.8, 1, "code"), 0.3, "taken for code, whose probe erred (p 0.80); its own is right (0.30)"),
+        (1, decided(0.2, -1, "code"), 0.5, "taken for code, whose probe erred (p 0.20); its own is right (0.50)"),
+        (0, decided(0.8, 1, "code"), 0.6, "the probe was unsure and wrong (p 0.80)"),
     ],
 )
-def test_the_part_that_went_wrong_is_named(label, decision, right_if_routed, words):
-    assert diagnosis(label, decision, right_if_routed, "math") == words
+def test_the_part_that_went_wrong_is_named(label, decision, p_own, words):
+    assert diagnosis(label, decision, p_own, "math") == words
 
 
 REQUESTS = [
@@ -44,7 +45,7 @@ def test_all_errors_and_nothing_else_are_listed(tmp_path):
     notes.write_text("source,doubt,note\nalpaca:8,1,asks for a program\nalpaca:9,0,never looked at\n", encoding="utf-8")
     steered = [False, True, True, False]  # the first is missed, the second a false call
     text = write_errors(
-        REQUESTS, [False, False, True, True], steered, steered, [decided(0.2, -1)] * 4, load_notes(notes),
+        REQUESTS, [False, False, True, True], steered, [0.2] * 4, [decided(0.2, -1)] * 4, load_notes(notes),
         tmp_path / "errors.md",
     )  # fmt: skip
     rows = [line.split(" | ") for line in text.splitlines() if "alpaca:" in line]

@@ -99,11 +99,15 @@ def test_the_f1_interval_is_seeded():
     assert f1_interval(called, labels, 5) != f1_interval(called, labels, 6)
 
 
-def test_the_f1_interval_of_a_sure_thing_is_a_point():
-    labels = [1, 0] * 30
-    assert f1_interval(np.array(labels) == 1, labels, 0) == [1.0, 1.0]
-    assert f1_interval([False] * 60, labels, 0) == [0.0, 0.0]
-    assert f1_interval([False] * 3, [0] * 3, 0) == [0.0, 0.0]  # nothing called, nothing needed
+def test_an_f1_of_0_or_1_has_no_interval():
+    """Requests drawn again would all say the same, and an interval without a width that it is certain."""
+    labels = np.array([1, 0] * 30)
+    assert f1_interval(labels == 1, labels, 0) is None
+    assert f1_interval(labels == 0, labels, 0) is None  # calls, but none that is needed
+    assert f1_interval([False] * 60, labels, 0) is None
+    assert f1_interval([False] * 3, [0] * 3, 0) is None  # nothing called, nothing needed
+    low, high = f1_interval([True, *[False] * 59], labels, 0)
+    assert low < high
 
 
 def test_every_rate_gets_the_interval_of_its_own_counts():

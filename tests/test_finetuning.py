@@ -113,6 +113,46 @@ def test_the_model_is_what_it_was(tiny_model, asked, said):
         tiny_model.requires_grad_(True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_adapters_of_a_half_precision_model_are_fp32_and_learn(tiny_model, asked, said, dtype):
+    """In fp16 themselves, they would be NaN after the first step; the engine speaks with them, and they go again."""
+    model = copy.deepcopy(tiny_model).to(dtype)
+    values = copy.deepcopy(model.state_dict())
+
+    def trained(rate: float) -> tuple[dict[str, torch.Tensor], LoraRun, bool]:
+        with train_lora(model, asked, said, seed=0, epochs=40, learning_rate=rate) as run:
+            (batch,) = Engine(model, shared_prefix(asked)).batches(asked[:1], "test")
+            weights = {name: w.detach().clone() for name, w in model.named_parameters() if ".lora_" in name}
+            return weights, run, batch.decode(1, lambda ids: False) == [said[0][:1]]
+
+    (start, *_), (end, run, calls) = trained(0.0), trained(1e-2)
+    assert all(weight.dtype == torch.float32 and torch.isfinite(weight).all() for weight in end.values())
+    assert not any(torch.equal(start[name], end[name]) for name in end)
+    assert run.last_loss < run.first_loss / 2 and calls
+    assert model.state_dict().keys() == values.keys()
+    for name, value in model.state_dict().items():
+        assert value.dtype == dtype and torch.equal(value, values[name]), name
+
+
+def test_small_gradients_of_an_fp16_model_are_not_lost(tiny_llama, asked, said):
+    """Below 6e-8 there is nothing in fp16; the adapters' own gradients are fp32, but come through its states."""
+    model = copy.deepcopy(tiny_llama).half()
+    model.lm_head.weight.data *= 2.0**-20
+    with train_lora(model, asked, said, seed=0, **FEW):
+        seconds = [weight for name, weight in model.named_parameters() if ".lora_B" in name]
+        assert seconds and all(weight.abs().max() > 0 for weight in seconds)
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tiny_llama, asked, said):
+    """Rather than a rival that says nothing; the model is given back."""
+    model = copy.deepcopy(tiny_llama)
+    model.lm_head.weight.data[7] = float("nan")
+    with pytest.raises(ValueError, match=r"^LoRA's loss is nan at step 1: load the model in another dtype"):
+        with train_lora(model, asked, said, seed=0, **FEW):
+            pass
+    assert not any(".lora_" in name for name, _ in model.named_parameters())
+
+
 def test_a_seed_gives_one_run(tiny_llama, asked, said):
     """Whatever the caller's random numbers are, and those are left alone."""
 

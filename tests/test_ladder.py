@@ -175,17 +175,31 @@ def turns(tokenizer, profile, tools) -> list[str]:
 
 
 @pytest.mark.parametrize("profile", [EMBEDDED, LFM25], ids=lambda profile: profile.name)
-def test_a_prompt_variant_shows_the_first_examples_and_all_tools(tiny_tokenizer, profile):
+def test_a_prompt_variant_deals_examples_out_over_the_tools(tiny_tokenizer, profile):
+    """Every tool has a call (even) and an answer in words (odd): as many of both are shown, of as many tools as can."""
     everything = [example.request for tool in TOOLS.values() for example in tool.examples]
     assert EXAMPLES == (0, 2, 4, 8) and len(everything) == 8
+    expected = {0: [], 2: [0, 3], 4: [0, 3, 4, 7], 8: list(range(8))}
     main = Prompter(tiny_tokenizer, profile, TOOLS)
     for count in EXAMPLES:
         changed, tools = with_examples_shown(profile, TOOLS, count)
-        assert turns(tiny_tokenizer, changed, tools) == everything[:count] and changed.few_shot == (count > 0)
+        shown = [everything[place] for place in expected[count]]
+        assert turns(tiny_tokenizer, changed, tools) == shown and changed.few_shot == (count > 0)
         variant = Prompter(tiny_tokenizer, changed, tools)
         assert variant.messages[0] == main.messages[0]
         assert (variant.key() == main.key()) == (count == (8 if profile.few_shot else 0))
     assert [len(tool.examples) for tool in TOOLS.values()] == [2] * 4
+
+
+def test_tools_with_fewer_examples_are_dealt_what_they_have():
+    """The first tool has one example, the second none."""
+    few = {
+        name: replace(tool, examples=tool.examples[:count])
+        for (name, tool), count in zip(TOOLS.items(), (1, 0, 2, 2), strict=True)
+    }
+    for count, shown in ((2, [1, 0, 1, 0]), (4, [1, 0, 2, 1]), (8, [1, 0, 2, 2])):
+        _, tools = with_examples_shown(EMBEDDED, few, count)
+        assert [len(tool.examples) for tool in tools.values()] == shown
 
 
 @pytest.mark.parametrize("few_shot", [True, False])
@@ -253,8 +267,8 @@ def parts_of(direction: str, layer: int, axis: int, *p_tool: float) -> Steered:
 
 UNSTEERED = [[row] for row in range(5)]
 VARIANTS = [
-    "full", "no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains", "random direction",
-    "global only", "domain only",
+    "full", "no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains",
+    "random direction 1", "random direction 2", "random direction 3", "global only", "domain only",
 ]  # fmt: skip
 RUNGS = [
     "trigger forced or forbidden", "Probe&Prefill",

@@ -3,11 +3,16 @@
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_lfm2
 from torch.utils.flop_counter import FlopCounterMode
+
+from asa.ablations import Steered, pushes
+from asa.tuning import Setting
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -84,6 +89,15 @@ def test_a_decoded_answer_is_counted_through_its_middle(tiny_works):
     real = counter.count(partial(work.decode, work.batches, limit, limit))[0]
     for name in ("flop", "moved", "launches"):
         assert getattr(guessed, name) == pytest.approx(getattr(real, name), rel=0.01)
+
+
+def test_as_many_ablations_are_counted_as_there_are():
+    readers = SimpleNamespace(
+        domains=["math"], mean_norm=1.0, route=lambda h: np.zeros(len(h), int), p_tool=lambda h, _=None: np.ones(len(h))
+    )
+    directions = dict.fromkeys(("global", "math"), np.ones(3))
+    parts = Steered(Setting("action", 0, 0.5, 0.5, 0.5), readers, readers, directions)
+    assert stages.ABLATIONS == len(pushes(parts, np.zeros((2, 1, 3)), ["math"] * 2, 0))
 
 
 def test_seconds_are_the_hand_computed_ones():

@@ -1,5 +1,6 @@
 """Loading: a hub that does not answer costs little, and a failed fetch leaves one sentence and no half model."""
 
+import copy
 import hashlib
 import http.server
 import shutil
@@ -18,6 +19,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from asa import loading
 from asa.loading import (
+    WEIGHTS_SAMPLED,
     ModelError,
     cache_folder,
     hub_answers,
@@ -25,6 +27,7 @@ from asa.loading import (
     model_from_wheel,
     pick_device,
     refuse_other_attention,
+    weights_key,
 )
 from asa.profiles import EMBEDDED, GEMMA3, LFM25, Wheel
 
@@ -406,3 +409,47 @@ def test_attention_that_the_engine_does_not_know_is_refused(tiny_model):
     with pytest.raises(ModelError, match="google/gemma-2-2b caps its attention scores, which the engine does not know"):
         refuse_other_attention(gemma2, "google/gemma-2-2b")
     refuse_other_attention(tiny_model, "tiny")
+
+
+def test_a_weights_key_tells_every_parameter_apart(tiny_model):
+    """By one element of it, by all of them moved a hair, and by its name."""
+    key, other = weights_key(tiny_model), copy.deepcopy(tiny_model)
+    assert weights_key(other) == key and len(key) == 64
+    for name, weight in other.named_parameters():
+        kept = weight.data.clone()
+        weight.data.view(-1)[0] += 1
+        assert weights_key(other) != key, name
+        weight.data = kept * (1 + 1e-6)
+        assert weights_key(other) != key, name
+        weight.data = kept
+    assert weights_key(other) == key
+    assert weights_key(torch.nn.ModuleDict({"model": other})) != key
+    assert weights_key(copy.deepcopy(other).bfloat16()) != key
+
+
+def test_a_weights_key_looks_into_all_parts_of_a_matrix():
+    """No more than promised, and not into one column only, which even steps through 256 columns would be."""
+    layer = torch.nn.Linear(256, 256, bias=False)
+    key, seen = weights_key(layer), {}
+    for side in (0, 1):
+        for place in range(256):
+            part = layer.weight.data.select(side, place)
+            kept = part.clone()
+            part += 1
+            seen.setdefault(side, []).append(weights_key(layer) != key)
+            part.copy_(kept)
+    assert [sum(seen[side]) for side in (0, 1)] == [WEIGHTS_SAMPLED] * 2
+    assert sum(seen[0][128:]) > 20
+
+
+def test_a_weights_key_leaves_offloaded_weights_out(tiny_model):
+    """They are elsewhere, and reading them all would be dear; what is here still counts."""
+    first, second = (copy.deepcopy(tiny_model) for _ in range(2))
+    first.get_decoder().layers[1].to("meta")
+    for weight in second.get_decoder().layers[1].parameters():
+        weight.data += 1
+    assert weights_key(second) != weights_key(tiny_model)
+    second.get_decoder().layers[1].to("meta")
+    assert weights_key(first) == weights_key(second) != weights_key(tiny_model)
+    second.get_decoder().layers[0].to("meta")
+    assert weights_key(first) != weights_key(second)

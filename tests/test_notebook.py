@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from safetensors.torch import load_file, save_file
 
 from asa.requests import load_requests, split_requests
 
@@ -109,6 +111,19 @@ def test_script_and_notebook_agree(notebook_runs, tiny_folder, small_requests, t
     assert {k: v for k, v in script.items() if k not in skipped} == {
         k: v for k, v in notebook.items() if k not in skipped
     }
+
+
+def test_new_weights_under_the_old_name_run_again(tiny_folder, small_requests, tmp_path):
+    """Nothing is reused where folder, data and prompt are the same and the model is not."""
+    folder = tmp_path / "tiny-lfm2"
+    shutil.copytree(tiny_folder, folder)
+    options = ("--profile", str(folder), "--requests", str(small_requests), "--out", str(tmp_path / "out"))
+    assert run_script(*options).returncode == 0
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: 1.01 * weight for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    done = run_script(*options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "states-cal: took" in done.stdout and "reused" not in done.stdout
 
 
 def test_evaluate_command_gives_the_reported_numbers(notebook_runs, small_requests, tmp_path):

@@ -155,6 +155,11 @@ def test_baseline_against_asa_takes_fewer_runs_and_empty_counts(tmp_path):
     empty = trigger_metrics(np.zeros(4, bool), [0, 0, 0, 0], 0)
     figure = plot_baseline_vs_asa({"baseline": empty, "asa": empty}, "", tmp_path / "f.png")
     assert labels_of(figure.axes[0]) == ["baseline", "ASA"]
+    bars = [container for container in figure.axes[0].containers if isinstance(container, mpl.container.BarContainer)]
+    for drawn in bars:  # an F1 of 0 has no interval, so no bar of width 0 either
+        ends = [len(segment) for segment in drawn.errorbar.lines[2][0].get_segments()]
+        assert ends == [2, 2, 0, 2, 2]
+    assert [text.get_position()[1] for text in figure.axes[0].texts][2] == pytest.approx(0.015)
 
 
 def test_cosines_are_shown_as_numbers_and_colours(tmp_path):

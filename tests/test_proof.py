@@ -15,8 +15,9 @@ from asa.proof import KEPT, PROBE, gaps, ladder_row, proof_sections
 from asa.tools import Tool
 
 KINDS = ("necessity", "action")
+PLACES = ("lowest", "median", "highest")
 TABLES = {
-    "The ladder": 7, "What follows": 8, "How far": 7, "Other splits": 4, "A wanted": 3, "A domain left out": 8,
+    "The ladder": 8, "What follows": 8, "How far": 7, "Other splits": 4, "A wanted": 3, "A domain left out": 8,
     "Wrong labels": 5, "Keyword labels": 8, "Geometry": 4, "Other gates": 8,
 }  # fmt: skip
 
@@ -46,15 +47,18 @@ class Fresh:
         row = {
             "scores": self.rates_of(names) | {"intervals": {name: self.interval() for name in names}},
             "mcnemar": {"only_a": next(self.counts), "only_b": next(self.counts), "p_value": 0.0321},
+            "against_full": {"only_a": next(self.counts), "only_b": next(self.counts), "p_value": 0.0456},
         }
         if not says:
             return row
-        total = next(self.counts)
-        parts = ("format", "tool", "arguments")
+        called, spared, in_words = next(self.counts), next(self.counts), next(self.counts)
         return row | {
-            "validity": {part: {"rate": self.rate(), "interval": self.interval(), "total": total} for part in parts},
-            "damage": {"unchanged": self.rate(), "words_kept": self.rate(), "log_p": -self.rate()},
+            "validity": {part: self.rate_of(called) for part in ("format", "tool", "arguments")},
+            "damage": {"unchanged": self.rate_of(spared), "words_kept": self.rate_of(in_words), "log_p": -self.rate()},
         }
+
+    def rate_of(self, total: int) -> dict:
+        return {"rate": self.rate(), "interval": self.interval(), "total": total}
 
 
 def make_proof(direction: str = "action") -> tuple[dict, list[float]]:
@@ -78,10 +82,9 @@ def make_proof(direction: str = "action") -> tuple[dict, list[float]]:
         "kl": {
             name: {sign: [new.rate(), next(new.counts)] for sign in ("-1", "+0", "+1")} for name in (*KINDS, FORCED)
         },
-        "forced_against_asa": {"only_a": 41, "only_b": 43, "p_value": 0.0456},
         "lora": {
             "seconds": 150.0, "parameters": 2350080, "bytes": 9400320, "steps": 57, "first_loss": 4.91,
-            "last_loss": 1.23, "rate": 0.0002, "valid_f1": new.rate(), "valid_fpr": new.rate(),
+            "last_loss": 1.23, "rate": 0.0002, "valid_f1": new.rate(), "valid_fpr": new.rate(), "left_out": 17,
         },
         "auc": {"1": 0.0, "2": new.rate(), "3": 0.01},
         "layers": [{"layer": 1, "necessity": 0.0, "action": new.rate()}, {"layer": 2, "necessity": new.rate(),
@@ -96,9 +99,12 @@ def make_proof(direction: str = "action") -> tuple[dict, list[float]]:
             for pair in ("necessity_action", "necessity_trigger", "action_trigger")
         },
         "robustness": {
-            "committed": {"probe": {"f1": new.rate()}, direction: new.rates_of(gap)},
+            "committed": {"probe": {"f1": new.rate()}} | {
+                kind: {"layer": layer} | (new.rates_of(gap) if kind == direction else {})
+                for kind, layer in zip(KINDS, (23, 29), strict=True)
+            },
             "splits": {
-                "seeds": [1, 2, 3],
+                "seeds": [1, 2, 3], "seen": new.rate(),
                 "summary": {r: new.spread() for r in ("baseline", "probe")} | {kind: new.spread(gap) for kind in KINDS},
             },
             "left_out": left_out,
@@ -108,12 +114,14 @@ def make_proof(direction: str = "action") -> tuple[dict, list[float]]:
             ],
             "keywords": {"agreement": {"all": new.rate()}, "kappa": new.rate(), "fitted_on": fitted},
             "target_fpr": {
-                "target_fpr": 0.05, "threshold": new.rate(), "valid": {"probe": new.rates_of()},
+                "target_fpr": 0.05, "thresholds": {kind: new.rate() for kind in KINDS},
+                "valid": {"probe": new.rates_of()},
                 "test": {run: new.rates_of() for run in ("probe", *KINDS)},
             },
             "probe_protocol": {
-                "tied": 18, "dose": 0.35, "tau": 0.6,
-                **{who: {"test": new.rates_of()} for who in ("claimed", "real", "ours")},
+                "tied": 18, "tau": 0.6, "claimed": {"test": new.rates_of()},
+                "real": {place: {"dose": 0.35, "beta": 0.5} | new.rates_of() for place in PLACES},
+                "ours": {"dose": 0.75, "beta": 1.0, "tau": 0.7, "test": new.rates_of()},
             },
         },
     }  # fmt: skip
@@ -180,14 +188,17 @@ def test_a_rung_s_scores_are_those_of_the_evaluation():
     texts = ["<c>[f()]</c>", "<c>[f(]</c>", "words", "<c>[f()]</c>"]
     called, baseline, labels = [True, True, False, True], [True, False, True, False], [1, 0, 0, 1]
     tools, damage = {"f": Tool("f", "", {"type": "object", "properties": {}}, "math")}, {"unchanged": 0.5}
-    row = ladder_row(texts, np.array(called), np.array(baseline), labels, tools, ("<c>", "</c>"), damage, 7)
+    full = [True, False, False, True]
+    row = ladder_row(texts, *map(np.array, (called, baseline, full)), labels, tools, ("<c>", "</c>"), damage, 7)
     assert row == {
         "scores": trigger_metrics(called, labels, 7),
         "mcnemar": mcnemar(baseline, called, labels),
+        "against_full": mcnemar(full, called, labels),
         "validity": call_validity(texts, tools, ("<c>", "</c>")),
         "damage": damage,
     }
     assert (row["mcnemar"]["only_a"], row["mcnemar"]["only_b"]) == (1, 2)  # the rung is run b
+    assert (row["against_full"]["only_a"], row["against_full"]["only_b"]) == (1, 0)
     assert row["validity"]["format"]["hits"] == 2 and row["validity"]["format"]["total"] == 3
 
 
@@ -221,26 +232,39 @@ def test_the_verdict_follows_the_numbers(proof, necessity, action, says):
     )
 
 
+def test_the_verdict_says_where_there_is_no_gap(proof):
+    for f1 in (0.4, 0.35):
+        proof = with_gaps(proof, necessity=0.5, action=0.5)
+        proof["ladder"][PROBE]["scores"]["f1"] = f1
+        assert verdict(proof) == (
+            f"On this model the probe (F1 {f1:.3f}) is no better than the baseline (0.400): there is no gap to close."
+        )
+
+
 def test_the_ladder_shows_every_rung(proof):
     rows = rows_of(proof, "The ladder")
     assert [name for name, *_ in rows] == list(proof["ladder"])
     for name, *cells in rows:
-        scores, paired = proof["ladder"][name]["scores"], proof["ladder"][name]["mcnemar"]
+        rung = proof["ladder"][name]
+        scores, paired, full = rung["scores"], rung["mcnemar"], rung["against_full"]
         names = ("precision", "recall", "f1", "fpr", "accuracy")
         assert cells[:5] == [pair(scores[m], scores["intervals"][m]) for m in names]
         assert cells[5] == f"{paired['only_b']} / {paired['only_a']}, p = 0.03"
+        assert cells[6] == f"{full['only_b']} / {full['only_a']}, p = 0.05"
 
 
 def test_what_follows_leaves_out_the_probe_which_says_nothing(proof):
-    proof["ladder"]["baseline"]["damage"]["words_kept"] = None
+    proof["ladder"]["baseline"]["damage"]["words_kept"]["total"] = 0
+    spared = proof["ladder"]["baseline"]["damage"]["unchanged"]["total"]
+    assert f"of all {spared} and of the 0 that were in words already" in section(proof, "What follows")
     rows = rows_of(proof, "What follows")
     assert [name for name, *_ in rows] == [name for name in proof["ladder"] if name != PROBE]
     for name, *cells in rows:
         valid, damage = proof["ladder"][name]["validity"], proof["ladder"][name]["damage"]
         assert cells[0] == str(valid["tool"]["total"])
         assert cells[1:4] == [pair(valid[m]["rate"], valid[m]["interval"]) for m in ("format", "tool", "arguments")]
-        kept = ["-"] if damage["words_kept"] is None else shown(damage["words_kept"])
-        assert cells[4:] == [*shown(damage["unchanged"]), *kept, *shown(damage["log_p"])]
+        same, kept = (pair(damage[m]["rate"], damage[m]["interval"]) for m in ("unchanged", "words_kept"))
+        assert cells[4:] == [same, "-" if name == "baseline" else kept, *shown(damage["log_p"])]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -253,11 +277,12 @@ def test_forcing_is_compared_with_the_chosen_direction(kind):
         ("F1", lambda rung: rung["scores"]["f1"]),
         ("FPR", lambda rung: rung["scores"]["fpr"]),
         ("calls whose arguments fit", lambda rung: rung["validity"]["arguments"]["rate"]),
-        ("answers unchanged", lambda rung: rung["damage"]["unchanged"]),
+        ("answers unchanged", lambda rung: rung["damage"]["unchanged"]["rate"]),
         ("log-probability a token", lambda rung: rung["damage"]["log_p"]),
     ):
         assert f"{name} {of(forced):.3f} against {of(steered):.3f}" in text
-    assert "41 requests only forcing got right, 43 only steering, p = 0.046" in text
+    paired = forced["against_full"]
+    assert f"{paired['only_b']} requests only forcing got right, {paired['only_a']} only steering, p = 0.046" in text
 
 
 def test_distances_stand_under_their_gate_with_their_number_of_requests(proof):
@@ -274,6 +299,7 @@ def test_lora_has_a_section_only_where_it_was_trained(proof):
     text, lora = section(proof, "LoRA"), proof["lora"]
     for part in (
         "in 2.5 minutes", "2,350,080 parameters", "9.4 MB", "57 steps", "learning rate 0.0002", "4.91 to 1.23 nats",
+        "open a call later: 17 requests",
         f"F1 {lora['valid_f1']:.3f}", f"FPR {lora['valid_fpr']:.3f}",
     ):  # fmt: skip
         assert part in text
@@ -342,15 +368,27 @@ def test_robustness_stands_there_only_where_it_was_tested(proof):
 
 
 def test_what_could_not_be_made_is_said(proof):
-    proof["robustness"] |= {"splits": None, "keywords": None}
+    proof["robustness"] |= {"splits": None, "keywords": {"no_keywords": ["weather", "mail"]}}
     assert "No other split could be made" in section(proof, "Other splits")
-    assert "No keywords are known" in section(proof, "Keyword labels")
+    assert "No keywords are known for weather, mail." in section(proof, "Keyword labels")
+    proof["robustness"]["keywords"] = {"one_label": ["math"]}
+    assert "The keywords give all CAL requests of math one label" in section(proof, "Keyword labels")
+    assert "No keywords are known" not in text_of(proof)
+
+
+def test_robustness_says_what_was_chosen_on_what(proof):
+    assert "nothing was chosen on it. Each direction is read and pushed at the layer" in section(proof, "Robustness")
+    assert "VALID (necessity 23, action 29); the probe that stands alone is that of the action" in text_of(proof)
+    seen = proof["robustness"]["splits"]["seen"]
+    assert f"on average {seen:.3f} of a new TEST was in it" in section(proof, "Other splits")
+    text = section(proof, "Other gates")
+    assert "picked by its AUC on VALID out of 12," in text and "second layer of the pair was picked" in text
 
 
 def test_a_wanted_rate_shows_valid_then_test(proof):
     target = proof["robustness"]["target_fpr"]
-    assert f"The threshold {target['threshold']:.3f} keeps" in section(proof, "A wanted")
-    assert "on VALID at 0.05;" in section(proof, "A wanted")
+    thresholds = ", ".join(f"{kind} {threshold:.3f}" for kind, threshold in target["thresholds"].items())
+    assert f"on VALID at or below 0.05 ({thresholds}): above it" in section(proof, "A wanted")
     valid = target["valid"]["probe"]
     assert rows_of(proof, "A wanted") == [
         ["probe, VALID", *shown(valid["f1"], valid["fpr"])],
@@ -397,14 +435,14 @@ def test_keywords_agreement_is_that_of_all_requests(proof):
 
 def test_the_probe_s_claim_stands_beside_what_the_model_does(proof):
     text, protocol = section(proof, "Scoring the probe"), proof["robustness"]["probe_protocol"]
-    assert "18 settings of dose and beta tie" in text and "(dose 0.35, tau 0.6)" in text
-    for words, who, between in (
-        ("the probe claims", "claimed", " and "),
-        ("What the model does at that setting:", "real", ", "),
-        ("chosen by steering:", "ours", ", "),
-    ):
-        rates = protocol[who]["test"]
-        assert f"{words} F1 {rates['f1']:.3f}{between}FPR {rates['fpr']:.3f}" in text
+    assert "18 settings of dose and beta tie (tau 0.6)" in text
+    claimed, ours = protocol["claimed"]["test"], protocol["ours"]
+    assert f"the probe claims F1 {claimed['f1']:.3f} and FPR {claimed['fpr']:.3f} for all of them" in text
+    for place in PLACES:
+        real = protocol["real"][place]
+        assert f"{place} F1 {real['f1']:.3f}, FPR {real['fpr']:.3f} (dose 0.35, beta 0.5)" in text
+    f1, fpr = shown(ours["test"]["f1"], ours["test"]["fpr"])
+    assert f"with its own beta and tau (dose 0.75, beta 1.0, tau 0.7): F1 {f1}, FPR {fpr}." in text
 
 
 @pytest.mark.parametrize("constant", [True, False])

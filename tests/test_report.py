@@ -215,5 +215,6 @@ def test_empty_counts_divide_by_nothing(results, tmp_path):
     }  # fmt: skip
     text = write_report(results, tmp_path / "r.md")
     assert rows_of(text, "Baseline against ASA")[0][2] == "0.000 (0.000-1.000)"
+    assert rows_of(text, "Baseline against ASA")[0][4] == "0.000 (-)"
     assert rows_of(text, "After the trigger")[0][2] == "0"
     assert rows_of(text, "Cosines") == []

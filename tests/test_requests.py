@@ -24,6 +24,7 @@ from asa.requests import (
     load_requests,
     near_duplicate_groups,
     requests_key,
+    spare_requests,
     split_requests,
 )
 from asa.tools import load_tools
@@ -438,3 +439,21 @@ def test_words_alone_do_not_give_the_hand_written_labels_away():
     folds = StratifiedKFold(10, shuffle=True, random_state=0)
     scores = cross_val_score(bag, [r.text for r in requests], [r.label for r in requests], cv=folds)
     assert scores.mean() <= 0.88
+
+
+def test_spare_requests_are_what_no_split_took_and_nothing_like_it():
+    """In their order; neither a near-duplicate of a split's request nor what is linked to one by another spare one."""
+    texts = ["a b c d", "w x y z", "A b c d!", "p q r s", "a b c d e", "a b c d e f", "k l m n"]
+    given = [Request(text, row % 2, "math", f"file:{row}") for row, text in enumerate(texts)]
+    splits = {"cal": [given[0]], "test": [given[1]]}
+    assert spare_requests(given, splits) == [given[3], given[6]]
+    assert spare_requests(given[:2], splits) == [] and spare_requests(given[2:], {"cal": []}) == given[2:]
+
+
+def test_the_project_s_spare_requests():
+    """What the hand-written set has beyond its splits: nothing; it is cut to fit."""
+    given = load_requests(DATA / "requests.jsonl", DOMAINS)
+    splits = split_requests(given, 0)
+    spare = spare_requests(given, splits)
+    assert len(spare) + sum(map(len, splits.values())) <= len(given)
+    assert not set(spare) & {request for rows in splits.values() for request in rows}

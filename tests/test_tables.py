@@ -33,6 +33,7 @@ def test_a_rate_stands_before_its_interval():
     scores = {"f1": 0.9444, "fpr": 0.1, "intervals": {"fpr": [0.05, 0.2], "f1": [0.92449, 0.9606]}}
     assert with_interval(scores, "f1") == "0.944 (0.924-0.961)"
     assert with_interval(scores, "fpr") == "0.100 (0.050-0.200)"
+    assert with_interval({"f1": 0.0, "intervals": {"f1": None}}, "f1") == "0.000 (-)"
     assert rate_with_interval({"rate": 0.75, "interval": [0.5, 0.9], "hits": 3, "total": 4}) == "0.750 (0.500-0.900)"
 
 
@@ -41,7 +42,7 @@ def test_they_read_what_the_evaluation_gives():
     called, labels = [True] * 50 + [False] * 90, [1] * 20 + [0] * 30 + [1] * 40 + [0] * 50
     assert with_interval(trigger_metrics(called, labels, 0), "precision") == "0.400 (0.276-0.538)"
     tools = {"f": Tool("f", "", {"type": "object", "properties": {}}, "math")}
-    assert rate_with_interval(call_validity([], tools, ("<", ">"))["format"]) == "0.000 (0.000-1.000)"
+    assert rate_with_interval(call_validity([], tools, ("<", ">"))["format"]) == "-"
 
 
 def test_a_mean_and_its_deviation():
