@@ -175,6 +175,7 @@ from asa.engine import Engine
 from asa.plots import plot_probe_sweep
 from asa.probes import LayerReading, choose_probe, length_control, plateau_layer, sweep_layers
 from asa.running import Reading, read_states
+from asa.tuning import layers_to_steer
 
 import numpy as np
 
@@ -204,9 +205,9 @@ lengths = {name: [len(ids) for ids in rows] for name, rows in prompts.items()}
 
 
 def sweep():
-    """AUC of every layer, the two controls, the plateau layer and the probes' regularisation, all on VALID."""
+    """AUC of every layer, the two controls, and the probes' regularisation where one may steer, all on VALID."""
     readings = sweep_layers(fit_states, fit_labels, read["valid"].states, labels["valid"], SEED)
-    layer = plateau_layer(readings)
+    layer = max(layers_to_steer(readings, LAYERS), key=lambda layer: readings[layer].auc)
     strength, own = choose_probe(
         known_states[:, layer], known_labels, known_domains, read["valid"].states[:, layer], labels["valid"], domains
     )
@@ -214,7 +215,7 @@ def sweep():
     return {"readings": [vars(reading) for reading in readings], "length": length, "strength": strength, "own": own}
 
 
-swept = checkpoints.stage("sweep", readers_key, sweep)
+swept = checkpoints.stage("sweep", key_of(readers_key, LAYERS), sweep)
 readings = [LayerReading(**reading) for reading in swept["readings"]]
 plateau = plateau_layer(readings)
 kinds = list(getattr(model.config, "layer_types", None) or ["full_attention"] * len(readings))
@@ -242,7 +243,6 @@ from asa.tuning import (
     TAUS,
     Setting,
     best_setting,
-    layers_to_steer,
     settings_to_json,
     sweep_settings,
 )
@@ -392,7 +392,7 @@ tested |= checkpoints.stage("test", test_key, run_test)
 
 # %% proof-ladder
 from asa.damage import Spared, forced_kl, kl_by_gate, next_token_kl
-from asa.finetuning import LEARNING_RATES, RANK, call_target, train_lora
+from asa.finetuning import LEARNING_RATE, RANK, call_target, train_lora
 from asa.ladder import FORCED, Answers, run_ladder, run_prompts
 from asa.tuning import gates
 
@@ -419,7 +419,7 @@ def run_rungs():
 
 
 def run_lora():
-    """TEST answers of LoRA trained on CAL and TRAIN, at the rate that is best on VALID by the steering's objective."""
+    """TEST answers of LoRA trained on CAL and TRAIN; VALID says only how it does."""
     asked, rows = prompts["cal"] + prompts["train"], splits["cal"] + splits["train"]
     limit, batches = profile.max_new_tokens, list(engine.batches(asked, "LoRA's requests"))
     in_words = answer_chosen(batches, fit_labels == 0, limit, closed, "answers in words", avoid=trigger_id)
@@ -430,21 +430,16 @@ def run_lora():
         if request.label or not triggered(in_words[row])  # only the first token was kept from opening a call
     }
     taught = [asked[row] for row in targets]
-    best, best_rank = {}, ()
-    for rate in LEARNING_RATES:
-        with train_lora(model, taught, list(targets.values()), SEED, rate) as run:
-            tuned_engine = Engine(model, prefix)
-            called = read_states(tuned_engine, prompts["valid"], trigger_id, "VALID, LoRA").called
-            scores = confusion(called, valid_labels)
-            f1, fpr = scores["f1"], scores["fpr"]
-            rank = (True, f1, -fpr) if fpr <= valid_baseline["fpr"] else (False, -fpr, f1)
-            if rank > best_rank:
-                lora_batches = list(tuned_engine.batches(prompts["test"], "TEST, LoRA"))
-                best_rank, best = rank, vars(run) | {
-                    "rate": rate, "valid_f1": f1, "valid_fpr": fpr, "left_out": len(rows) - len(taught),
-                    "answers": answer_all(lora_batches, limit, closed, "TEST, LoRA"),
-                }  # fmt: skip
-    return best
+    with train_lora(model, taught, list(targets.values()), SEED, LEARNING_RATE) as run:
+        tuned_engine = Engine(model, prefix)
+        valid = confusion(read_states(tuned_engine, prompts["valid"], trigger_id, "VALID, LoRA").called, valid_labels)
+        said_by_lora = answer_all(
+            list(tuned_engine.batches(prompts["test"], "TEST, LoRA")), limit, closed, "TEST, LoRA"
+        )
+    return vars(run) | {
+        "rate": LEARNING_RATE, "valid_f1": valid["f1"], "valid_fpr": valid["fpr"],
+        "left_out": len(rows) - len(taught), "answers": said_by_lora,
+    }  # fmt: skip
 
 
 def run_damage():
@@ -470,7 +465,7 @@ if PROOF:
         "proof-prompts", baseline_key, lambda: run_prompts(model, prompter, test_texts, tested["baseline"], closed)
     )
     if PROOF == "all":
-        lora = checkpoints.stage("proof-lora", key_of(baseline_key, LEARNING_RATES), run_lora)
+        lora = checkpoints.stage("proof-lora", key_of(baseline_key, LEARNING_RATE), run_lora)
         rungs[f"LoRA, rank {RANK}"] = lora.pop("answers")
     rungs |= run_rungs()
     damaged = checkpoints.stage("proof-damage", key_of(test_key, rungs), run_damage)

@@ -40,16 +40,17 @@ class Stage:
     peak: int
 
 
-def count_run(config, split: int) -> list[Stage]:
+def count_run(config, split: int, spare: int) -> list[Stage]:
     """Every stage at its full size.
 
     Args:
         config: The model's shape.
         split: Prompts of CAL, of TRAIN and of VALID; TEST has twice as many.
+        spare: Prompts for the readers alone.
     """
     model, counter = make_model(config, torch.float16, "meta"), OpCounter()
     counter.hold([*model.parameters(), *model.buffers()])
-    return [*_fit_and_tune(model, split, counter), *_test(model, 2 * split, counter)]
+    return [*_fit_and_tune(model, split, spare, counter), *_test(model, 2 * split, counter)]
 
 
 def _stage(counter: OpCounter, name: str, times: int, run) -> Stage:
@@ -57,14 +58,16 @@ def _stage(counter: OpCounter, name: str, times: int, run) -> Stage:
     return Stage(name, times, *counter.count(run))
 
 
-def _fit_and_tune(model, split: int, counter: OpCounter) -> list[Stage]:
+def _fit_and_tune(model, split: int, spare: int, counter: OpCounter) -> list[Stage]:
     """The prefix, the splits that are read, the sweep of settings on VALID, and VALID's short answers."""
-    work = Work(model, draw_prompts(split, model.config.vocab_size))
+    work, more = (Work(model, draw_prompts(count, model.config.vocab_size)) for count in (split, spare))
+    more.prefix()
     readings = [LayerReading(layer, 0.9, 0.5, layer < 2) for layer in range(model.config.num_hidden_layers)]
     settings = len(DIRECTIONS) * len(BETAS) * len(DOSES)
     return [
         _stage(counter, "prefix", 1, work.prefix),
         _stage(counter, f"states of {split} prompts: CAL, TRAIN, VALID, VALID again for tuning", 4, work.extract),
+        _stage(counter, f"states of {spare} prompts for the readers alone", 1, more.extract),
         *[
             _stage(
                 counter, f"one setting on {split} VALID prompts at layer {layer}", settings, partial(work.replay, layer)

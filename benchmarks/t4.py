@@ -76,13 +76,13 @@ CARDS = (
 )
 
 
-def time_fits(config, split: int) -> float:
+def time_fits(config, split: int, spare: int) -> float:
     """Seconds of scikit-learn's part on this machine: layer sweep, choice of the probe, readers of every layer tried.
 
     The states are random, with a few strong common factors as real ones have, and labels that can be read from them.
     """
     rng = np.random.default_rng(0)
-    depth, width, rows = config.num_hidden_layers, config.hidden_size, 3 * split
+    depth, width, rows = config.num_hidden_layers, config.hidden_size, 3 * split + spare
     factors = rng.standard_normal((rows, 32))
     states = (factors @ rng.standard_normal((depth, 32, width)) + rng.standard_normal((depth, rows, width))).astype(
         np.float32
@@ -90,15 +90,15 @@ def time_fits(config, split: int) -> float:
     states = states.transpose(1, 0, 2)
     labels = (factors[:, 0] + 0.5 * rng.standard_normal(rows) > 0).astype(int)
     domains = [DOMAINS[row % 4] for row in range(rows)]
-    fit, valid = slice(0, 2 * split), slice(2 * split, rows)
+    fit, known, valid = slice(0, 2 * split), slice(0, rows - split), slice(rows - split, rows)
 
     def everything() -> None:
         sweep_layers(states[fit], labels[fit], states[valid], labels[valid], 0)
         strength, own = choose_probe(
-            states[fit, -1], labels[fit], domains[fit], states[valid, -1], labels[valid], DOMAINS
+            states[known, -1], labels[known], domains[known], states[valid, -1], labels[valid], DOMAINS
         )
         for layer in range(MOST_LAYERS):
-            fit_readers(states[fit, layer % depth], labels[fit], domains[fit], DOMAINS, strength, own)
+            fit_readers(states[known, layer % depth], labels[known], domains[known], DOMAINS, strength, own)
 
     print("timing scikit-learn's fits", flush=True)
     return timed(everything)[0]
@@ -115,9 +115,10 @@ def launch_seconds(config) -> float:
     return took / OpCounter().count(partial(work.decode, work.batches, 32, 32))[0].launches
 
 
-def estimate(config, split: int) -> str:
+def estimate(config, split: int, spare: int) -> str:
     """Markdown: the computed run, stage by stage, with totals and memory."""
-    stages, fits, launch = count_run(config, split), time_fits(config, split), launch_seconds(config)
+    stages, fits = count_run(config, split, spare), time_fits(config, split, spare)
+    launch = launch_seconds(config)
     weights = 2 * parameters_of(config)
     tokens = 2 * TRIGGER_ROOM * split + 3 * LFM25.max_new_tokens * 2 * split
     fixed = [

@@ -22,7 +22,7 @@ import t4
 from counting import Counts, OpCounter
 from shape import LONGEST, PREFIX, TAIL, Work, draw_prompts, make_model, parameters_of, real_config
 
-SIZES = lfm_size.Sizes(prompts=6, rows=(1, 4), steps=3, product=64, split=8)
+SIZES = lfm_size.Sizes(prompts=6, rows=(1, 4), steps=3, product=64, split=8, spare=5)
 
 
 @pytest.fixture(scope="module")
