@@ -457,3 +457,14 @@ def test_the_project_s_spare_requests():
     spare = spare_requests(given, splits)
     assert len(spare) + sum(map(len, splits.values())) <= len(given)
     assert not set(spare) & {request for rows in splits.values() for request in rows}
+
+
+def test_the_held_out_requests_are_balanced_and_like_none_that_is_fitted():
+    """30 a domain and label; a near-duplicate of the hand-written set would be no test of it."""
+    held_out = load_requests(DATA / "held_out.jsonl", DOMAINS)
+    assert Counter((request.domain, request.label) for request in held_out) == dict.fromkeys(
+        [(domain, label) for domain in DOMAINS for label in (0, 1)], 30
+    )
+    fitted = load_requests(DATA / "requests.jsonl", DOMAINS)
+    assert spare_requests(held_out, {"train": fitted}) == held_out
+    assert len(near_duplicate_groups([request.text for request in held_out])) == len(held_out)
