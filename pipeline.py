@@ -10,8 +10,8 @@
 # probe scores the need, and a gate (+1, 0, -1) adds or subtracts a steering vector. No weights change.
 #
 # **Run all** fits, tunes, tests and saves an adapter. On a GPU with the hub it takes
-# `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, about ten
-# minutes on two CPU cores. Interrupted? Run all again: finished stages are reused.
+# `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, ten to
+# fifteen minutes on two CPU cores. Interrupted? Run all again: finished stages are reused.
 
 # %% [markdown] setup-text
 # ## Setup
