@@ -62,7 +62,7 @@ def layers_to_steer(readings: list[LayerReading], by_hand: str = "") -> list[int
         ReadError: A layer named by hand is none of the model's, or is constant.
 
     >>> layers_to_steer([LayerReading(i, 0.9, 0.5, i == 0) for i in range(10)])
-    [1, 2, 4, 6, 8]
+    [1, 2, 3, 4, 5, 6, 8]
     """
     if by_hand:
         return [_layer_by_hand(word.strip(), readings) for word in by_hand.split(",")]
