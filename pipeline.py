@@ -606,11 +606,10 @@ if PROOF:
     rung_texts = {name: [tokenizer.decode(ids) for ids in rung] for name, rung in rungs.items()}
     rung_calls = {name: np.array([triggered(ids) for ids in rung]) for name, rung in rungs.items()}
     auc = {layer: readings[layer].auc for layer in readable}
-    whole = {f"{kind}: full": rung_calls[f"{kind}: full"] for kind in DIRECTIONS}
     ladder = {
         name: ladder_row(
             rung_texts[name], rung_calls[name], called["baseline"],
-            whole.get(f"{name.split(':')[0]}: full", called["asa"]), test_labels, tools, profile.markers,
+            rung_calls.get(f"{name.split(':')[0]}: full", called["asa"]), test_labels, tools, profile.markers,
             damaged["damage"][name], SEED,
         )
         for name in rungs

@@ -92,6 +92,5 @@ class Spared:
             `log_p`: of `answers`, by `likelihood`.
         """
         same = np.array([answer == before for answer, before in zip(answers, self.unsteered, strict=True)])
-        kept = {name: same[rows] for name, rows in (("unchanged", self.rows), ("words_kept", self.in_words))}
-        rates = {name: rate_of(int(of.sum()), len(of)) for name, of in kept.items()}
-        return rates | {"log_p": self.likelihood(answers)}
+        unchanged, words_kept = (rate_of(int(same[rows].sum()), int(rows.sum())) for rows in (self.rows, self.in_words))
+        return {"unchanged": unchanged, "words_kept": words_kept, "log_p": self.likelihood(answers)}

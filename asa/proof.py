@@ -185,10 +185,10 @@ def _kl_table(kl: dict) -> str:
 def _lora(run: dict) -> str:
     return (
         f"Trained on CAL and TRAIN in {run['seconds'] / 60:.1f} minutes: {run['parameters']:,} parameters, "
-        f"{run['bytes'] / 1e6:.1f} MB, {run['steps']} steps, learning rate {run['rate']:g} (2e-4 did worse on VALID in "
-        f"an earlier run), loss {run['first_loss']:.2f} to {run['last_loss']:.2f} nats a token; on VALID, next token: "
-        f"F1 {run['valid_f1']:.3f}, FPR {run['valid_fpr']:.3f}. Left out, since their answers in words open a call "
-        f"later: {run['left_out']} requests."
+        f"{run['bytes'] / 1e6:.1f} MB, {run['steps']} steps, learning rate {run['rate']:g} (2e-4 did worse on "
+        f"SmolLM2's VALID in an earlier run), loss {run['first_loss']:.2f} to {run['last_loss']:.2f} nats a token; on "
+        f"VALID, next token: F1 {run['valid_f1']:.3f}, FPR {run['valid_fpr']:.3f}. Left out, since their answers in "
+        f"words open a call later: {run['left_out']} requests."
     )
 
 

@@ -76,14 +76,12 @@ class Trial:
     Attributes:
         readers: Layer -> readers.
         directions: Kind -> domain -> unit vector.
-        scored: Every setting, on VALID.
-        settings: Kind -> the best of them.
+        settings: Kind -> the best setting on VALID.
         called: `baseline`, `probe` and every kind -> `[n]` bool on TEST.
     """
 
     readers: dict[int, Readers]
     directions: dict[str, dict[str, np.ndarray]]
-    scored: list[Setting]
     settings: dict[str, Setting]
     called: dict[str, np.ndarray]
 
@@ -122,7 +120,7 @@ def run_trial(pool: Pool, cal, train, valid: Part, test: Part, labels: np.ndarra
     for kind, setting in settings.items():
         signs = gates(p_tool[setting.layer], setting.tau)
         called[kind] = steered(pool, test, readers, directions[kind], setting, signs)
-    return Trial(readers, directions, scored, settings, called)
+    return Trial(readers, directions, settings, called)
 
 
 def p_needed(part: Part, readers: dict[int, Readers], layer: int) -> np.ndarray:
