@@ -4,7 +4,7 @@
     python create_notebook.py --check    exit 1 if the notebook is not what the sources give
 
 `pipeline.py` tells the story in cells. `from asa.x import y` in a cell is an include directive: the source of
-`asa/x.py`, after that of the modules it needs, takes the place of that line. A module's docstring becomes a
+`asa/x.py`, after that of the modules it needs, becomes cells above that cell, once. A module's docstring becomes a
 text cell; other top-level imports move to one Imports cell. Cells start with a marker line:
 
     # %% [markdown] intro                  Markdown, as comment lines
@@ -28,6 +28,7 @@ import re
 import symtable
 import sys
 import zlib
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -53,15 +54,17 @@ import json
 import zlib
 from pathlib import Path
 
-# The files of {folder}/, compressed; each is written where it is missing or differs.
+# The files of {folder}/, compressed; each is written where it is missing. One that was edited stays as it is.
 DATA_ARCHIVE = (
 {literal}
 )
 Path("{folder}").mkdir(exist_ok=True)
 for data_name, data_text in json.loads(zlib.decompress(base64.b85decode(DATA_ARCHIVE))).items():
     data_file = Path("{folder}", data_name)
-    if not data_file.exists() or data_file.read_bytes() != data_text.encode():
+    if not data_file.exists():
         data_file.write_bytes(data_text.encode())
+    elif data_file.read_bytes() != data_text.encode():
+        print(f"{{data_file}} differs from this notebook's and is kept; delete it to get the notebook's back.")
 """
 
 
@@ -417,15 +420,15 @@ def build_notebook(root: Path) -> nbformat.NotebookNode:
 def main(arguments: list[str]) -> int:
     """Write the notebook beside this file, or with `--check` compare it; returns the exit status."""
     path = Path(__file__).with_name(NOTEBOOK)
-    if arguments not in ([], ["--check"]):
-        print("usage: python create_notebook.py [--check]", file=sys.stderr)
-        return 2
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the notebook is out of date")
+    check = parser.parse_args(arguments).check
     try:
         content = (nbformat.writes(build_notebook(path.parent)) + "\n").encode()
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
-    if not arguments:
+    if not check:
         path.write_bytes(content)
     elif not path.is_file() or path.read_bytes() != content:
         print(f"{NOTEBOOK} is out of date or missing; run `python create_notebook.py`.", file=sys.stderr)

@@ -1,8 +1,7 @@
 """Setup: check that the packages are there, and install only what is missing.
 
-On Colab the whole stack is preinstalled, so nothing happens. A missing package is installed with pip inside a
-notebook; torch and NumPy never are, because exchanging them under a running kernel breaks it. Outside a notebook
-the command to run is named.
+On Colab nearly all of it is preinstalled. A missing package is installed with pip inside a notebook; torch and NumPy
+never are, because exchanging them under a running kernel breaks it. Outside a notebook the command to run is named.
 """
 
 import sys
@@ -45,5 +44,8 @@ def check_environment() -> None:
     for package, has in found.items():
         if not has or _version_tuple(has) < _version_tuple(NEEDED[package]):
             state = f"is {has}" if has else "is missing"
-            raise RuntimeError(f"{package} {state} and {NEEDED[package]} or newer is needed: install it, then restart.")
+            raise RuntimeError(
+                f'{package} {state} and {NEEDED[package]} or newer is needed: run pip install "{package}>='
+                f'{NEEDED[package]}" (%pip in a notebook), restart the session, then run all again.'
+            )
     print(f"Python {sys.version.split()[0]}, " + ", ".join(f"{package} {has}" for package, has in found.items()))

@@ -61,8 +61,10 @@ def proof_sections(proof: dict) -> list[str]:
         _verdict(proof),
         _ladder_table(proof["ladder"]),
         "McNemar, exact, two-sided: requests that only the rung, and only the other, got right. The whole method is "
-        "that of the rung's direction, or of the chosen one. The rivals obey its gate, and so do the ablations but for "
-        "the first three (no gate and boolean ones), \"one probe\" and \"oracle router\".",
+        "that of the rung's direction, or of the chosen one. Forcing the trigger and Probe&Prefill obey the chosen "
+        "direction's gate; other prompts and trained weights have none. The ablations obey their direction's, but for "
+        "`no gate`, `+1 only`, `-1 only`, `one probe` and `oracle router`. At beta 1 all domains share one vector, and "
+        "`full`, `mismatched domains` and `global only` are the same.",
         "### What follows on each rung",
         "Rates over the answers that call. Then, on the requests that need no tool: the share of answers unchanged to "
         f"the token, of all {spared['unchanged']['total']} and of the {spared['words_kept']['total']} that were in "
@@ -77,7 +79,8 @@ def proof_sections(proof: dict) -> list[str]:
         sections += ["### LoRA", _lora(proof["lora"])]
     sections += [
         "## Doses and layers (VALID, next token after the push)",
-        "Along each domain's own vector (beta 0), at the chosen tau; one vector for all domains is a rung above.",
+        "Along each domain's own vector (beta 0), at the chosen tau; one vector for all domains is the "
+        'ladder\'s "global only".',
         "![Dose curves](dose_curves.png)",
         "![What is read and what is achieved](layer_curve.png)",
         _layers(proof["layers"], proof["auc"]),
@@ -95,10 +98,10 @@ def _robustness(robust: dict, kind: str) -> list[str]:
     layers = ", ".join(f"{name} {robust['committed'][name]['layer']}" for name in DIRECTIONS)
     return [
         "## Robustness (TEST, next token after the push)",
-        "The committed TEST was looked at many times for these tables; nothing was chosen on it. Each direction is "
-        f"read and pushed at the layer of its own best setting on the committed VALID ({layers}); the probe that "
-        f"stands alone is that of the {kind} direction's layer. The probes' regularisation is the committed run's too; "
-        "they are fitted on CAL and TRAIN alone, which is why the committed run's numbers differ a little here.",
+        "The main TEST was looked at many times for these tables; nothing was chosen on it. Each direction is read and "
+        f"pushed at the layer of its own best setting on the main VALID ({layers}); the probe that stands alone is "
+        f"that of the {kind} direction's layer. The probes' regularisation is the main run's too; they are fitted on "
+        "CAL and TRAIN alone, which is why the main run's numbers differ a little here.",
         "### Other splits",
         _splits(robust["splits"]),
         "### A wanted false-positive rate",
@@ -214,7 +217,7 @@ def _splits(splits: dict | None) -> str:
     table = markdown_table(["run", "gap closed", "F1", "FPR"], rows)
     return (
         f"{len(splits['seeds'])} splits, mean ± standard deviation. Dose, beta and tau are chosen on each split's own "
-        "VALID. The layers and the probes' regularisation are not chosen anew: they were chosen on the committed "
+        "VALID. The layers and the probes' regularisation are not chosen anew: they were chosen on the main "
         f"VALID, whose rows are dealt anew, so that on average {splits['seen']:.3f} of a new TEST was in it.\n\n{table}"
     )
 
@@ -263,8 +266,9 @@ def _keywords(keywords: dict, kind: str) -> str:
             rows.append([source, against.removeprefix("against_"), *cells])
     heads = ["fitted on", "scored against", "baseline F1", "FPR", "probe F1", "FPR", f"{kind} F1", "FPR"]
     return (
-        f"Keywords agree with the annotations on {keywords['agreement']['all']:.3f} of the requests (Cohen's kappa "
-        f"{keywords['kappa']:.3f}).\n\n" + markdown_table(heads, rows)
+        "Keyword rules, as the original project labelled, agree with the given labels on "
+        f"{keywords['agreement']['all']:.3f} of the requests (Cohen's kappa {keywords['kappa']:.3f}).\n\n"
+        + markdown_table(heads, rows)
     )
 
 

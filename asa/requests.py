@@ -138,6 +138,8 @@ def choose_requests(
 ) -> tuple[list[Request], str, str]:
     """The requests to run on: the user's file, else Alpaca where it is to be had, else the hand-written set.
 
+    Both of the latter know the annotated domains alone.
+
     Args:
         requests: The user's JSON lines, or "".
         alpaca: Alpaca as a parquet file, or "".
@@ -159,15 +161,20 @@ def choose_requests(
         return given, Path(requests).stem, "given"
     annotated = Path(data) / "annotations.csv"
     with annotated.open(encoding="utf-8", newline="") as file:
-        covered = {line["domain"] for line in csv.DictReader(file)} == set(domains)
-    if covered and (alpaca or hub):
+        known = {line["domain"] for line in csv.DictReader(file)}
+    if known != set(domains):
+        raise RequestsError(
+            f"the tools' domains are {', '.join(domains)} and the project's own requests have "
+            f"{', '.join(sorted(known))}: give your own requests too (--requests, or REQUESTS in the notebook)."
+        )
+    if alpaca or hub:
         return (
             load_alpaca(annotated, alpaca),
             "alpaca",
             f"read from {alpaca}" if alpaca else f"{ALPACA_ID} from the hub",
         )
-    reason = "no Alpaca file given and no hub" if covered else "the tools are not the annotated ones"
-    return load_requests(Path(data) / "requests.jsonl", domains), "hand-written", reason
+    own = load_requests(Path(data) / "requests.jsonl", domains)
+    return own, "hand-written", "no Alpaca file given and no hub"
 
 
 def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request]]:
@@ -191,8 +198,8 @@ def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request
         for label in (0, 1):
             if cells.get((domain, label), 0) < 5:
                 raise RequestsError(
-                    f"domain {domain!r} has {cells.get((domain, label), 0)} requests with label {label}: "
-                    "give 5 or more of both."
+                    f"domain {domain!r} has {cells.get((domain, label), 0)} requests with label {label} to split: "
+                    "give 5 or more of both, 6 where its tool brings no examples."
                 )
     unit = min(LARGEST_UNIT, *(count // 5 for count in cells.values()))
     room = {(split, cell): unit * share for split, share in SPLIT_UNITS.items() for cell in cells}

@@ -1,11 +1,11 @@
 """Robustness: does the result hold when something else is changed.
 
 The recipe runs again on other splits, with a domain left out, with wrong labels, with a keyword guesser's labels. Two
-more parts look at the committed split: the threshold for a wanted false-positive rate, and what the original's
+more parts look at the main split: the threshold for a wanted false-positive rate, and what the original's
 protocol, which scores the probe in place of the model, claims and gives.
 
 Calls are the model's next token after the push, by replay; where the probe alone is scored, it is to show what that
-hides. The layers (each direction's own best) and the probes' regularisation stay as chosen once. The committed TEST is
+hides. The layers (each direction's own best) and the probes' regularisation stay as chosen once. The main TEST is
 looked at many times here, and nothing is chosen on it.
 """
 
@@ -55,7 +55,7 @@ def other_splits(pool: Pool, seed: int) -> dict[int, dict[str, np.ndarray]]:
 def over_splits(pool: Pool, rows, seed: int) -> dict | None:
     """Trials on other splits, near-duplicates on one side, both directions; None where no other split can be made.
 
-    Layers and regularisation are not chosen anew, so they have seen what the new TESTs share with the committed VALID:
+    Layers and regularisation are not chosen anew, so they have seen what the new TESTs share with the main VALID:
     `seen` is the mean share of their rows.
     """
     splits = other_splits(pool, seed)

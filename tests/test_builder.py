@@ -242,19 +242,24 @@ def test_notebook_runs_from_top_to_bottom_without_the_package(tmp_path, monkeypa
     assert json.loads(namespace["result"]) == [8, "TOYTOY", "a.txt"]
 
 
-def test_data_cell_restores_files(tmp_path, monkeypatch):
+def test_data_cell_writes_what_is_missing_and_keeps_what_was_edited(tmp_path, monkeypatch, capsys):
+    """A user's own tools, written over the notebook's, would otherwise be gone at the next Run all."""
     cell = build(write_toy(tmp_path / "repo"))["files"]
-    (tmp_path / "empty").mkdir()
-    for damage in None, b"changed":
-        if damage:
-            (tmp_path / "empty/data/a.txt").write_bytes(damage)
-        run_code([cell], tmp_path / "empty", monkeypatch)
+    assert max(map(len, cell.source.splitlines())) <= 110
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for _ in "once", "again":
+        run_code([cell], folder, monkeypatch)
         for name in "data/a.txt", "data/b.csv":
-            assert (tmp_path / "empty" / name).read_bytes() == TOY[name].encode()
-    assert max(map(len, cell.source.splitlines())) <= 100
-    before = (tmp_path / "empty/data/a.txt").stat().st_mtime_ns
-    run_code([cell], tmp_path / "empty", monkeypatch)
-    assert (tmp_path / "empty/data/a.txt").stat().st_mtime_ns == before  # same content: not written again
+            assert (folder / name).read_bytes() == TOY[name].encode()
+        assert capsys.readouterr().out == ""
+    (folder / "data/a.txt").write_bytes(b"mine")
+    (folder / "data/b.csv").unlink()
+    run_code([cell], folder, monkeypatch)
+    assert (folder / "data/a.txt").read_bytes() == b"mine"
+    assert (folder / "data/b.csv").read_bytes() == TOY["data/b.csv"].encode()
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and str(Path("data/a.txt")) in said and "is kept" in said
 
 
 def test_render_imports_merges_sorts_and_wraps():
@@ -384,7 +389,8 @@ def test_check_says_missing_stale_and_fine(tmp_path):
     (tmp_path / "asa/base.py").write_text('"""Base."""\n\nfrom . import x\n')
     code, message = call()
     assert code == 1 and message.startswith("asa/base.py:3: ") and message.count("\n") == 1
-    assert call("--help")[0] == 2
+    assert call("--chekc")[0] == 2
+    assert call("--help") == (0, "")
 
 
 # The committed notebook

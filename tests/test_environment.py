@@ -94,7 +94,9 @@ def test_an_installation_that_fails_is_one_sentence(installed, monkeypatch):
 def test_a_package_that_is_too_old_is_named_and_not_replaced(notebook, installed, package, has):
     """5.9 is older than 5.15: numbers are compared, not texts."""
     installed[package] = has
-    words = f"{package} is {has} and {NEEDED[package]} or newer is needed: install it, then restart"
+    words = (
+        f'{package} is {has} and {NEEDED[package]} or newer is needed: run pip install "{package}>={NEEDED[package]}"'
+    )
     with pytest.raises(RuntimeError, match=re.escape(words)):
         check_environment()
     assert notebook == []

@@ -245,13 +245,11 @@ def test_the_hand_written_set_comes_last_and_says_why(tmp_path):
     assert why == "no Alpaca file given and no hub"
 
 
-def test_annotations_for_other_tools_are_not_used(tmp_path):
-    """Neither for fewer tools nor for more: the labels hold for the annotated ones."""
-    data = small_data(tmp_path)
-    rows, name, why = choose_requests("", str(tmp_path / "alpaca.parquet"), True, data, ["math", "code"])
-    assert (len(rows), name, why) == (1, "hand-written", "the tools are not the annotated ones")
-    with pytest.raises(RequestsError, match="unknown domain 'math'"):
-        choose_requests("", str(tmp_path / "alpaca.parquet"), True, data, ["weather"])
+@pytest.mark.parametrize("domains", [["weather"], ["math", "code"]])
+def test_other_tools_need_other_requests(tmp_path, domains):
+    """Neither for fewer tools nor for more: the project's own requests know the annotated ones alone."""
+    with pytest.raises(RequestsError, match=rf"are {', '.join(domains)} and .* have math: .*--requests"):
+        choose_requests("", str(tmp_path / "alpaca.parquet"), True, small_data(tmp_path), domains)
 
 
 def make_requests(count: int, domains=("math", "code"), **more: int) -> list[Request]:
@@ -357,7 +355,7 @@ def test_a_domain_without_a_label_is_refused():
     with pytest.raises(RequestsError, match="'search' has 0 requests with label 0"):
         split_requests(requests, seed=0)
     few = [r for r in make_requests(10) if r.source not in {f"code1:{i}" for i in range(6)}]
-    with pytest.raises(RequestsError, match="'code' has 4 requests with label 1: give 5 or more"):
+    with pytest.raises(RequestsError, match="'code' has 4 requests with label 1 to split: give 5 or more"):
         split_requests(few, seed=0)
 
 
