@@ -582,6 +582,7 @@ results = {
     "gap_closed": gap_closed(test["asa"]["f1"], test["baseline"]["f1"], test["probe"]["f1"]),
     "gap_closed_paper": gap_closed(test["asa_paper"]["f1"], test["baseline"]["f1"], test["probe"]["f1"]),
     "mcnemar": mcnemar(called["baseline"], called["asa"], test_labels),
+    "mcnemar_paper": mcnemar(called["asa_paper"], called["asa"], test_labels),
     "first_token": {run: trigger_metrics(first[run], test_labels, SEED) for run in runs},
     "per_domain": {
         run: {d: trigger_metrics(called[run][here[d]], test_labels[here[d]], SEED) for d in domains}

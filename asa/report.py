@@ -103,13 +103,15 @@ def _test_table(test: dict) -> str:
 
 
 def _in_words(results: dict) -> str:
-    base, asa, paired = results["test"]["baseline"], results["test"]["asa"], results["mcnemar"]
+    base, asa = results["test"]["baseline"], results["test"]["asa"]
+    paired, papers = results["mcnemar"], results["mcnemar_paper"]
     original = gap_closed(0.6185, 0.5285, 0.8054)
     return (
         f"Gap closed (F1 from baseline to probe): **{results['gap_closed']:.2f}** with the {results['direction']} "
         f"direction, {results['gap_closed_paper']:.2f} with the paper's; the original's published run closed "
         f"{original:.2f}. ASA against baseline, exact McNemar: {paired['only_b']} requests only ASA got right, "
-        f"{paired['only_a']} only the baseline, p = {paired['p_value']:.2g}. Change of F1 "
+        f"{paired['only_a']} only the baseline, p = {paired['p_value']:.2g}; against the paper's direction: "
+        f"{papers['only_b']} only ASA, {papers['only_a']} only the paper's, p = {papers['p_value']:.2g}. Change of F1 "
         f"{asa['f1'] - base['f1']:+.3f}, of FPR {asa['fpr'] - base['fpr']:+.3f} (original: +0.090 "
         "and -0.409; paper, Qwen2.5-1.5B: +0.322 and -0.094; "
         "LLaMA-8B: +0.226 and -0.014)."

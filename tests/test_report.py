@@ -39,6 +39,7 @@ def results() -> dict:
         "layer": 21, "direction": "action", "alpha": 123.456, "dose": 0.35, "tau": 0.6, "beta": 0.5,
         "test": test, "proof": None, "gap_closed": 0.87, "gap_closed_paper": 0.26,
         "mcnemar": {"only_a": 4, "only_b": 56, "p_value": 1.2e-12},
+        "mcnemar_paper": {"only_a": 11, "only_b": 37, "p_value": 0.00023},
         "first_token": {run: metrics(18, 28, 42, 52) for run in RUNS},
         "per_domain": {run: {domain: metrics(9, 8, 7, 6) for domain in DOMAINS} for run in ("baseline", "asa")},
         "validity": {run: call_validity(["<call>[f()]</call>", "<call>?</call>"], TOOLS, MARKERS) for run in RUNS},
@@ -134,6 +135,7 @@ def test_the_sentence_below_the_table(results, tmp_path):
     assert "**0.87** with the action direction, 0.26 with the paper's" in words
     assert "published run closed 0.33" in words
     assert "56 requests only ASA got right, 4 only the baseline, p = 1.2e-12" in words
+    assert "the paper's direction: 37 only ASA, 11 only the paper's, p = 0.00023" in words
     base, asa = results["test"]["baseline"], results["test"]["asa"]
     assert f"Change of F1 {asa['f1'] - base['f1']:+.3f}, of FPR {asa['fpr'] - base['fpr']:+.3f}" in words
     assert "+0.4" in words and "-0.2" in words  # signs are shown
