@@ -1,4 +1,4 @@
-"""Builds `ASA_LFM25_Pipeline.ipynb`, a notebook that needs no other file, from `pipeline.py` and `asa/`.
+"""Builds `ASA_LFM25_Pipeline.ipynb`, a notebook that needs no other file, from `pipeline.py`, `asa/` and `data/`.
 
     python create_notebook.py            write the notebook
     python create_notebook.py --check    exit 1 if the notebook is not what the sources give
@@ -15,7 +15,9 @@ text cell; other top-level imports move to one Imports cell. Cells start with a 
     # %%                                   in a module: a new cell starts here
 
 Source is cut by line numbers and never rewritten, so comments and formatting survive. What changes meaning
-once all modules share one namespace is refused, with file and line. It runs and formats nothing.
+once all modules share one namespace is refused, with file and line: a name that means two things or hides a
+builtin, an import of another form, `__file__`, two statements on a line; and a parameter that is no one-line
+literal. It runs and formats nothing.
 """
 
 import ast
@@ -62,7 +64,9 @@ Path("{folder}").mkdir(exist_ok=True)
 for data_name, data_text in json.loads(zlib.decompress(base64.b85decode(DATA_ARCHIVE))).items():
     data_file = Path("{folder}", data_name)
     if not data_file.exists():
-        data_file.write_bytes(data_text.encode())
+        data_scratch = data_file.with_name(f".{{data_name}}")  # an interrupted run leaves no half of a file
+        data_scratch.write_bytes(data_text.encode())
+        data_scratch.replace(data_file)
     elif data_file.read_bytes() != data_text.encode():
         print(f"{{data_file}} differs from this notebook's and is kept; delete it to get the notebook's back.")
 """
@@ -327,8 +331,8 @@ def render_imports(imports: list[Import]) -> str:
 
 
 def data_source(folder: Path) -> str:
-    """Code that restores the text files of a folder."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    """Code that writes the text files of a folder, but not its README."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.suffix != ".md")
     files = json.dumps({path.name: path.read_bytes().decode() for path in paths})
     archive = base64.b85encode(zlib.compress(files.encode(), 9)).decode()  # has no quote and no backslash
     literal = "\n".join(f'    "{archive[start : start + 94]}"' for start in range(0, len(archive), 94))

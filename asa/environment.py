@@ -27,25 +27,34 @@ def _found_version(package: str) -> str:
         return ""
 
 
+def _notebook():
+    """The IPython shell this runs in, or None."""
+    try:
+        return get_ipython()
+    except NameError:
+        return None
+
+
 def check_environment() -> None:
     """Print what is there; install what is missing where that is safe.
 
     Raises:
-        RuntimeError: A package is missing or too old and must be installed by the user.
+        RuntimeError: Packages are missing or too old and must be installed by the user.
     """
+    shell = _notebook()
     found = {package: _found_version(package) for package in NEEDED}
     missing = [package for package, has in found.items() if not has and package not in NEVER_INSTALLED]
-    if missing:
-        try:
-            get_ipython().run_line_magic("pip", "install " + " ".join(missing))
-        except NameError:
-            raise RuntimeError(f"missing {', '.join(missing)}: run pip install -r requirements.txt.") from None
+    if missing and shell:
+        shell.run_line_magic("pip", "install " + " ".join(missing))
         found |= {package: _found_version(package) for package in missing}
-    for package, has in found.items():
-        if not has or _version_tuple(has) < _version_tuple(NEEDED[package]):
-            state = f"is {has}" if has else "is missing"
-            raise RuntimeError(
-                f'{package} {state} and {NEEDED[package]} or newer is needed: run pip install "{package}>='
-                f'{NEEDED[package]}" (%pip in a notebook), restart the session, then run all again.'
-            )
+    unfit = [p for p, has in found.items() if not has or _version_tuple(has) < _version_tuple(NEEDED[p])]
+    if unfit:
+        states = ", ".join(f"{p} is {found[p] or 'missing'} and {NEEDED[p]} or newer is needed" for p in unfit)
+        wanted = " ".join(f'"{p}>={NEEDED[p]}"' for p in unfit)
+        remedy = (
+            f"%pip install {wanted}, restart the session and run all again"
+            if shell
+            else "pip install -r requirements.txt"
+        )
+        raise RuntimeError(f"{states}: run {remedy}.")
     print(f"Python {sys.version.split()[0]}, " + ", ".join(f"{package} {has}" for package, has in found.items()))

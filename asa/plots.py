@@ -176,6 +176,7 @@ def plot_layer_curve(layers: list[dict], auc: dict[int, float], directions: tupl
         ylabel="AUC, or F1 at the best dose (VALID)",
         title="What is read, and what the domains' own vectors achieve",
     )
+    axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))  # there is no layer 2.5
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return save_figure(figure, path)

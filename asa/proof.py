@@ -266,7 +266,7 @@ def _keywords(keywords: dict, kind: str) -> str:
             rows.append([source, against.removeprefix("against_"), *cells])
     heads = ["fitted on", "scored against", "baseline F1", "FPR", "probe F1", "FPR", f"{kind} F1", "FPR"]
     return (
-        "Keyword rules, as the original project labelled, agree with the given labels on "
+        "Keyword rules like the original project's agree with the given labels on "
         f"{keywords['agreement']['all']:.3f} of the requests (Cohen's kappa {keywords['kappa']:.3f}).\n\n"
         + markdown_table(heads, rows)
     )

@@ -11,6 +11,7 @@ from asa.checkpoints import write_atomic
 from asa.evaluation import gap_closed
 from asa.proof import proof_sections
 from asa.tables import markdown_table, rate_with_interval, with_interval
+from asa.vectors import NECESSITY
 
 OURS = "this run"
 ORIGINAL = "original project, LFM2.5-1.2B"
@@ -106,12 +107,17 @@ def _in_words(results: dict) -> str:
     base, asa = results["test"]["baseline"], results["test"]["asa"]
     paired, papers = results["mcnemar"], results["mcnemar_paper"]
     original = gap_closed(0.6185, 0.5285, 0.8054)
+    beside_papers = (
+        ""
+        if results["direction"] == NECESSITY
+        else f"; against the paper's direction: {papers['only_b']} only ASA, {papers['only_a']} only the paper's, "
+        f"p = {papers['p_value']:.2g}"
+    )
     return (
         f"Gap closed (F1 from baseline to probe): **{results['gap_closed']:.2f}** with the {results['direction']} "
         f"direction, {results['gap_closed_paper']:.2f} with the paper's; the original's published run closed "
         f"{original:.2f}. ASA against baseline, exact McNemar: {paired['only_b']} requests only ASA got right, "
-        f"{paired['only_a']} only the baseline, p = {paired['p_value']:.2g}; against the paper's direction: "
-        f"{papers['only_b']} only ASA, {papers['only_a']} only the paper's, p = {papers['p_value']:.2g}. Change of F1 "
+        f"{paired['only_a']} only the baseline, p = {paired['p_value']:.2g}{beside_papers}. Change of F1 "
         f"{asa['f1'] - base['f1']:+.3f}, of FPR {asa['fpr'] - base['fpr']:+.3f} (original: +0.090 "
         "and -0.409; paper, Qwen2.5-1.5B: +0.322 and -0.094; "
         "LLaMA-8B: +0.226 and -0.014)."

@@ -390,7 +390,10 @@ def test_check_says_missing_stale_and_fine(tmp_path):
     code, message = call()
     assert code == 1 and message.startswith("asa/base.py:3: ") and message.count("\n") == 1
     assert call("--chekc")[0] == 2
-    assert call("--help") == (0, "")
+    said = subprocess.run(
+        [sys.executable, "create_notebook.py", "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert said.returncode == 0 and "tags=parameters" in said.stdout and "hides a" in said.stdout
 
 
 # The committed notebook

@@ -208,6 +208,7 @@ def test_the_layer_curve_sets_what_is_achieved_beside_what_is_read(tmp_path):
     assert list(line(axes, "read: the probe's AUC").get_ydata()) == [0.95, 0.99]
     assert list(line(axes, "achieved: F1, action").get_ydata()) == [0.7, 0.9]
     assert list(line(axes, "achieved: F1, necessity").get_xdata()) == [2, 3]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_reliability_leaves_empty_bins_out(tmp_path):

@@ -3,22 +3,49 @@
 import itertools
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 
+from asa.evaluation import rate_of
+
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README_KR.md")
-GAPS = {  # the sentences that quote `gap_closed` and `gap_closed_paper`; the latter alone
+GAPS = {  # the sentences that quote `gap_closed` and `gap_closed_paper`: both, the latter alone; those of Gemma
     "README.md": (
         r"the action direction closes (\S+) and the paper's, at its own best setting on VALID \([^)]*\), (\S+);",
         r"On this split the paper's closes (\S+) of the gap",
+        r"On Gemma the action direction closes (\S+) of the gap and the paper's (\S+) \(",
     ),
     "README_KR.md": (
         r"가운데 action 방향이 (\S+), VALID에서 가장 좋은 설정\([^)]*\)의 논문 방향이 (\S+)[을를] 메웁니다",
         r"이 분할에서 논문의 방향은 .*? 차이의 (\S+)[을를] 메웁니다",
+        r"Gemma에서는 action 방향이 차이의 (\S+), 논문의 방향이 (\S+)[을를] 메웁니다",
     ),
 }
+HELD_OUT = {  # baseline's and ASA's F1 with its interval, and their FPR
+    "README.md": r"F1 goes from (\S+) to (\S+) \((\S+)\) and FPR from (\S+) to ([\d.]+\d)",
+    "README_KR.md": r"F1이 (\S+)에서 ([\d.]+)\((\S+)\)로, FPR이 (\S+)에서 ([\d.]+)로 바뀝니다",
+}
+PROOF_HEADS = {
+    "README.md": "| | SmolLM2: F1 | FPR | arguments fit | kept | Gemma: F1 | FPR | arguments fit |",
+    "README_KR.md": "| | SmolLM2: F1 | FPR | 인자가 맞음 | 유지 | Gemma: F1 | FPR | 인자가 맞음 |",
+}
+PROOF_ROWS = (  # the rungs whose mean each row shows
+    ("prompt with 8 examples",),
+    ("prompt with 4 examples",),
+    ("prompt with 2 examples",),
+    ("LoRA, rank 16",),
+    ("Probe&Prefill",),
+    ("trigger forced or forbidden",),
+    ("necessity: full",),
+    ("necessity: domain only",),
+    ("action: full",),
+    tuple(f"action: random direction {number}" for number in (1, 2, 3)),
+    ("action: no gate",),
+    ("action: oracle router",),
+)
 BENCHMARK_HEADS = {
     "README.md": "| work | ours | plain | ratio |",
     "README_KR.md": "| 일 | 우리 | 단순한 방식 | 비 |",
@@ -29,15 +56,18 @@ BENCHMARK_ROWS = (
     "baseline + ASA generation",
     "whole pipeline, same work, reduced size",
 )
-RESULTS = json.loads((ROOT / "outputs" / "results.json").read_text(encoding="utf-8"))
+FOLDERS = {"embedded": ROOT / "outputs", "gemma3-270m": ROOT / "outputs" / "gemma3-270m"}
+NO_CALLS = json.loads(json.dumps(rate_of(0, 0)))
+RESULTS, GEMMA = (json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in FOLDERS.values())
 
 
+@pytest.mark.parametrize("results", [RESULTS, GEMMA], ids=FOLDERS)
 @pytest.mark.parametrize("readme", READMES)
-def test_result_table_is_the_committed_run(readme):
+def test_result_tables_are_the_committed_runs(readme, results):
     """Each run's row shows results.json's numbers to three decimals."""
     text = (ROOT / readme).read_text(encoding="utf-8")
     for run in ("baseline", "probe", "asa_paper", "asa"):
-        rates = [RESULTS["test"][run][name] for name in ("precision", "recall", "f1", "fpr", "accuracy")]
+        rates = [results["test"][run][name] for name in ("precision", "recall", "f1", "fpr", "accuracy")]
         row = " | ".join(f"{rate:.3f}" for rate in rates)
         assert row in text, (run, row)
 
@@ -46,10 +76,32 @@ def test_result_table_is_the_committed_run(readme):
 def test_the_gaps_in_the_text_are_the_committed_runs(readme):
     """Each sentence that quotes them is there, once, with two decimals."""
     text = " ".join((ROOT / readme).read_text(encoding="utf-8").split())
-    ours, papers = (f"{RESULTS[name]:.2f}" for name in ("gap_closed", "gap_closed_paper"))
-    both, again = GAPS[readme]
+    (ours, papers), gemmas = (
+        tuple(f"{results[name]:.2f}" for name in ("gap_closed", "gap_closed_paper")) for results in (RESULTS, GEMMA)
+    )
+    both, again, on_gemma = GAPS[readme]
+    assert RESULTS["direction"] == GEMMA["direction"] == "action"  # as the sentences say
     assert re.findall(both, text) == [(ours, papers)]
     assert re.findall(again, text) == [papers]
+    assert re.findall(on_gemma, text) == [gemmas]
+
+
+def mean_of(results: dict, rungs: tuple[str, ...], part: str, name: str) -> str:
+    """A cell of the proof's table; "-" where a run has no such rung, or no calls on it."""
+    values = [of[part][name] for rung, of in results["proof"]["ladder"].items() if rung in rungs]
+    rates = [value if isinstance(value, float) else value["rate"] for value in values if value != NO_CALLS]
+    return f"{statistics.mean(rates):.3f}" if rates else "-"
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_proof_table_is_the_committed_ladders(readme):
+    """Of both models, to three decimals."""
+    rates = [("scores", "f1"), ("scores", "fpr"), ("validity", "arguments")]
+    rows = table_below((ROOT / readme).read_text(encoding="utf-8"), PROOF_HEADS[readme])
+    for rungs, (label, *cells) in zip(PROOF_ROWS, rows, strict=True):
+        kept = mean_of(RESULTS, rungs, "damage", "words_kept")
+        smols, gemmas = ([mean_of(results, rungs, *rate) for rate in rates] for results in (RESULTS, GEMMA))
+        assert cells == [*smols, kept, *gemmas], label
 
 
 def table_below(text: str, head: str) -> list[list[str]]:
@@ -104,8 +156,36 @@ def test_the_two_commands_stand_alone(readme):
     assert "pip install -r requirements.txt && python -m pytest\n" in text
 
 
-def test_committed_results_come_from_the_alpaca_benchmark():
-    """The outputs in the repository are the 1,600-request run's, and carry no request text."""
-    assert RESULTS["benchmark"] == {"name": "alpaca", "n_test": 640}
-    assert RESULTS["profile"] == "embedded"
+@pytest.mark.parametrize("readme", READMES)
+def test_the_held_out_numbers_are_the_committed_ones(readme):
+    """Of both models, in their sentences."""
+    text = " ".join((ROOT / readme).read_text(encoding="utf-8").split())
+    expected = []
+    for folder in FOLDERS.values():
+        held_out = json.loads((folder / "held_out.json").read_text(encoding="utf-8"))
+        assert held_out["n"] == 240
+        bounds = "-".join(f"{bound:.3f}" for bound in held_out["asa"]["intervals"]["f1"])
+        f1, fpr = ([f"{held_out[run][name]:.3f}" for run in ("baseline", "asa")] for name in ("f1", "fpr"))
+        expected.append((*f1, bounds, *fpr))
+    assert re.findall(HELD_OUT[readme], text) == expected
+
+
+@pytest.mark.parametrize("profile", FOLDERS)
+def test_committed_results_come_from_the_alpaca_benchmark(profile):
+    """The outputs in the repository are the 1,600-request run's, by the folder's model."""
+    results = {"embedded": RESULTS, "gemma3-270m": GEMMA}[profile]
+    assert results["benchmark"] == {"name": "alpaca", "n_test": 640}
+    assert results["profile"] == profile
+
+
+def test_committed_results_carry_no_request_text():
+    """No JSON lines, no request of the project's own, and no string long enough to be one of Alpaca's."""
     assert not list((ROOT / "outputs").rglob("*.jsonl"))
+    own = [path.read_text(encoding="utf-8").splitlines() for path in (ROOT / "data").glob("*.jsonl")]
+    texts = [json.loads(line)["text"] for line in itertools.chain(*own)]
+    for folder in FOLDERS.values():
+        for path in [*folder.glob("*.md"), *folder.glob("*.json")]:
+            written = path.read_text(encoding="utf-8")
+            assert not [text for text in texts if len(text) > 20 and text in written], path
+            if path.suffix == ".json":
+                assert max(map(len, re.findall(r'"((?:[^"\\]|\\.)*)"', written))) < 60, path

@@ -136,6 +136,8 @@ def test_the_sentence_below_the_table(results, tmp_path):
     assert "published run closed 0.33" in words
     assert "56 requests only ASA got right, 4 only the baseline, p = 1.2e-12" in words
     assert "the paper's direction: 37 only ASA, 11 only the paper's, p = 0.00023" in words
+    results["direction"] = "necessity"
+    assert "only the paper's" not in write_report(results, tmp_path / "r.md")  # ASA is the paper's direction
     base, asa = results["test"]["baseline"], results["test"]["asa"]
     assert f"Change of F1 {asa['f1'] - base['f1']:+.3f}, of FPR {asa['fpr'] - base['fpr']:+.3f}" in words
     assert "+0.4" in words and "-0.2" in words  # signs are shown

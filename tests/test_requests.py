@@ -245,11 +245,13 @@ def test_the_hand_written_set_comes_last_and_says_why(tmp_path):
     assert why == "no Alpaca file given and no hub"
 
 
-@pytest.mark.parametrize("domains", [["weather"], ["math", "code"]])
-def test_other_tools_need_other_requests(tmp_path, domains):
+@pytest.mark.parametrize("domains", [["weather"], ["math"], ["math", "code", "search", "translation", "weather"]])
+@pytest.mark.parametrize("alpaca", ["", "alpaca.parquet"])
+def test_other_tools_need_other_requests(domains, alpaca):
     """Neither for fewer tools nor for more: the project's own requests know the annotated ones alone."""
-    with pytest.raises(RequestsError, match=rf"are {', '.join(domains)} and .* have math: .*--requests"):
-        choose_requests("", str(tmp_path / "alpaca.parquet"), True, small_data(tmp_path), domains)
+    known = "code, math, search, translation"
+    with pytest.raises(RequestsError, match=rf"are {', '.join(domains)} and .* have {known}: .*--requests"):
+        choose_requests("", alpaca, True, str(DATA), domains)
 
 
 def make_requests(count: int, domains=("math", "code"), **more: int) -> list[Request]:
