@@ -8,6 +8,7 @@ import html
 from dataclasses import dataclass
 
 from asa.adapter import Decision
+from asa.environment import notebook_shell
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,7 @@ def comparisons_html(rows: list[Comparison], trigger: str) -> str:
 
 def show_comparisons(rows: list[Comparison], trigger: str) -> None:
     """A table in a notebook, text elsewhere."""
-    try:
-        shell = get_ipython()
-    except NameError:
-        shell = None
-    if shell is None:
+    if notebook_shell() is None:
         print(comparisons_text(rows, trigger))
     else:
         from IPython.display import HTML, display

@@ -27,7 +27,7 @@ def _found_version(package: str) -> str:
         return ""
 
 
-def _notebook():
+def notebook_shell():
     """The IPython shell this runs in, or None."""
     try:
         return get_ipython()
@@ -41,7 +41,7 @@ def check_environment() -> None:
     Raises:
         RuntimeError: Packages are missing or too old and must be installed by the user.
     """
-    shell = _notebook()
+    shell = notebook_shell()
     found = {package: _found_version(package) for package in NEEDED}
     missing = [package for package, has in found.items() if not has and package not in NEVER_INSTALLED]
     if missing and shell:
