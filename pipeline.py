@@ -55,14 +55,8 @@ import os
 import sys
 from argparse import ArgumentParser
 
-from asa.adapter import AdapterError
-from asa.loading import ModelError
-from asa.probes import ReadError
+from asa.files import UserError
 from asa.processes import quiet_unless_first
-from asa.profiles import ProfileError
-from asa.prompts import PromptError
-from asa.requests import RequestsError
-from asa.tools import ToolsError
 
 parser = ArgumentParser(description="Fit, tune, test and save an activation-steering adapter for tool calling.")
 parser.add_argument(
@@ -91,8 +85,7 @@ DEVICE_MAP, PROOF = options.device_map, options.proof
 
 def say_in_one_sentence(kind, error, trace):
     """Print what the user can mend as one sentence; leave real faults their traceback."""
-    mendable = (AdapterError, ModelError, ProfileError, PromptError, ReadError, RequestsError, ToolsError)
-    if issubclass(kind, mendable):
+    if issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
@@ -136,7 +129,8 @@ print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in splits.items()),
 # ## Model
 
 # %% model
-from asa.checkpoints import Checkpoints, key_of
+from asa.checkpoints import Checkpoints
+from asa.files import key_of
 from asa.evaluation import closing_test, trigger_test
 from asa.loading import load_model, weights_key
 from asa.prompts import Prompter, shared_prefix
@@ -554,7 +548,7 @@ if PROOF == "all":
 
 # %% results
 from asa.adapter import Decision
-from asa.checkpoints import write_json
+from asa.files import write_json
 from asa.errors import load_notes, write_errors
 from asa.evaluation import gap_closed, mcnemar, trigger_metrics
 from asa.plots import plot_baseline_vs_asa, plot_dose_curves, plot_layer_curve, plot_reliability

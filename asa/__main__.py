@@ -10,15 +10,16 @@ import sys
 
 import numpy as np
 
-from asa.adapter import AdapterError, ASAAdapter
+from asa.adapter import ASAAdapter
 from asa.engine import Engine
 from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test
-from asa.loading import ModelError, hub_answers, load_model
+from asa.files import UserError
+from asa.loading import hub_answers, load_model
 from asa.profiles import profile_from_json
 from asa.prompts import Prompter, PromptError, shared_prefix
-from asa.requests import RequestsError, load_requests
+from asa.requests import load_requests
 from asa.running import answer_all, answer_steered, read_prompts
-from asa.tools import ToolsError, tools_from_json
+from asa.tools import tools_from_json
 
 
 def evaluate(assets: str, requests_file: str) -> dict:
@@ -82,7 +83,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         result = evaluate(options.assets, options.requests)
-    except (AdapterError, ModelError, PromptError, RequestsError, ToolsError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.json:

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from asa.blocks import block_output, decoder_layers, input_device, is_compiled
-from asa.checkpoints import write_atomic, write_json
+from asa.files import UserError, write_atomic, write_json
 
 FORMAT = 1
 ARRAYS = ("weight", "bias", "vectors")
@@ -35,7 +35,7 @@ _STEERED: "weakref.WeakSet" = weakref.WeakSet()
 _STEERED_LOCK = threading.Lock()
 
 
-class AdapterError(ValueError):
+class AdapterError(UserError):
     """An adapter cannot be loaded or does not fit the model; the message says what was expected and found."""
 
 

@@ -6,9 +6,7 @@ whole or not at all. Of several processes the first alone reads and writes, and 
 unpickled, and nothing here knows what a stage computes.
 """
 
-import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -17,44 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from asa.processes import from_first, is_first
-
-CHECKPOINT_FORMAT = 2  # raise it when a stage comes to hold something else
-
-
-def key_of(*parts: Any) -> str:
-    """A short hash of JSON-like parts, the same in every process.
-
-    >>> key_of("a", 1) == key_of("a", 1) != key_of("a", 2)
-    True
-    """
-    return hashlib.sha256(json.dumps([CHECKPOINT_FORMAT, parts], sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place; on an error nothing changes.
-
-    Of several processes only the first writes.
-
-    Raises:
-        OSError: The disk is full or the folder cannot be written.
-    """
-    if not is_first():
-        return
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity, which JSON does not have, become null."""
-    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    write_atomic(path, lambda scratch: scratch.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8"))
+from asa.files import is_first, write_atomic
+from asa.processes import from_first
 
 
 class Checkpoints:

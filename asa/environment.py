@@ -7,6 +7,8 @@ never are, because exchanging them under a running kernel breaks it. Outside a n
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from asa.files import UserError
+
 NEEDED = {  # package -> oldest version accepted
     "torch": "2.11", "numpy": "2.1", "transformers": "5.15", "scikit-learn": "1.6", "scipy": "1.13", "datasets": "4.0",
     "matplotlib": "3.10", "safetensors": "0.5", "jsonschema": "4.23",
@@ -39,7 +41,7 @@ def check_environment() -> None:
     """Print what is there; install what is missing where that is safe.
 
     Raises:
-        RuntimeError: Packages are missing or too old and must be installed by the user.
+        UserError: Packages are missing or too old and must be installed by the user.
     """
     shell = notebook_shell()
     found = {package: _found_version(package) for package in NEEDED}
@@ -56,5 +58,5 @@ def check_environment() -> None:
             if shell
             else "pip install -r requirements.txt"
         )
-        raise RuntimeError(f"{states}: run {remedy}.")
+        raise UserError(f"{states}: run {remedy}.")
     print(f"Python {sys.version.split()[0]}, " + ", ".join(f"{package} {has}" for package, has in found.items()))

@@ -8,7 +8,7 @@ import csv
 from pathlib import Path
 
 from asa.adapter import Decision
-from asa.checkpoints import write_atomic
+from asa.files import write_atomic
 from asa.requests import Request
 from asa.tables import markdown_table
 

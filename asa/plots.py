@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from asa.checkpoints import write_atomic
+from asa.files import write_atomic
 from asa.probes import LayerReading
 from asa.tuning import Setting
 

@@ -17,13 +17,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from asa.files import UserError
+
 PLATEAU = 0.005  # AUC below the best that still counts as the plateau
 CONSTANT = 1e-3  # spread over prompts, relative to the state's size, below which a layer sees no prompt
 PROBE_C = (1e-3, 1e-2, 1e-1)  # inverse regularisation strengths tried on VALID
 PROBE_OWN = (0.0, 0.5, 1.0, 4.0)  # how freely a domain's probe may differ from the common one
 
 
-class ReadError(ValueError):
+class ReadError(UserError):
     """Hidden states cannot be read; the message says what was found and what to do."""
 
 

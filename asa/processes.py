@@ -20,6 +20,8 @@ import torch.distributed
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from asa.files import is_first
+
 Item = TypeVar("Item")
 
 
@@ -30,11 +32,6 @@ def this_process() -> PartialState:
     if here.num_processes > 1:
         atexit.register(here.destroy_process_group)  # threads that are left talking abort a process that ends
     return here
-
-
-def is_first() -> bool:
-    """Whether this is the first process, by the launcher's word alone: asking makes no contact."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def dealt(items: list[Item]) -> list[Item]:

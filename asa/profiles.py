@@ -9,11 +9,13 @@ list as Liquid documents it, and `original`, the way the original project asked.
 
 from dataclasses import asdict, dataclass, replace
 
+from asa.files import UserError
+
 AUTO = "auto"
 LIQUID, ORIGINAL_STYLE = PROMPT_STYLES = ("liquid", "original")
 
 
-class ProfileError(ValueError):
+class ProfileError(UserError):
     """There is no such profile; the message lists those there are."""
 
 

@@ -13,12 +13,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 
+from asa.files import UserError
 from asa.profiles import Profile
 from asa.requests import Request, RequestsError
 from asa.tools import Example, Tool, ToolCall, check_call, render_call
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
     """Tokenizer and chat template do not give usable prompts; the message says what was expected and found."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asa.checkpoints import write_atomic
+from asa.files import write_atomic
 from asa.probes import Readers
 
 

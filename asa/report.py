@@ -7,8 +7,8 @@ written.
 
 from pathlib import Path
 
-from asa.checkpoints import write_atomic
 from asa.evaluation import gap_closed
+from asa.files import write_atomic
 from asa.proof import proof_sections
 from asa.tables import markdown_table, rate_with_interval, with_interval
 from asa.vectors import NECESSITY

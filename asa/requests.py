@@ -18,7 +18,7 @@ from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 from sklearn.feature_extraction.text import CountVectorizer
 
-from asa.checkpoints import key_of
+from asa.files import UserError, key_of
 
 ALPACA_ID = "tatsu-lab/alpaca"
 NEAR_DUPLICATE = 0.7  # Jaccard similarity of the word sets
@@ -27,7 +27,7 @@ LARGEST_UNIT = 40  # 40/40/40/80 a domain and label: the 1,600-request benchmark
 _NO_INPUT = re.compile(r"<?\s*no\s*input\s*>?\.?", re.IGNORECASE)
 
 
-class RequestsError(ValueError):
+class RequestsError(UserError):
     """Requests cannot be used; the message names the file, the row and what to do."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 
 from asa.calls import ToolCall, ToolCallError, parse_tool_calls
+from asa.files import UserError
 
 __all__ = [  # the parser's names too: whoever works with tools needs one import
     "Example", "Tool", "ToolCall", "ToolCallError", "ToolsError", "check_call", "load_tools",
@@ -21,7 +22,7 @@ __all__ = [  # the parser's names too: whoever works with tools needs one import
 ]  # fmt: skip
 
 
-class ToolsError(ValueError):
+class ToolsError(UserError):
     """A tools file cannot be used; the message says which file, which entry and what to do."""
 
 

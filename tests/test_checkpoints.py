@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from asa.checkpoints import Checkpoints, key_of, write_atomic, write_json
+from asa.checkpoints import Checkpoints
+from asa.files import key_of, write_atomic, write_json
 
 RESULT = {
     "states": np.array([[1.5, -0.0, np.inf, np.nan], [1e-45, 3.4e38, 0.1, -7.0]], np.float32),

@@ -9,6 +9,7 @@ import pytest
 
 from asa import environment
 from asa.environment import NEEDED, NEVER_INSTALLED, check_environment
+from asa.files import UserError
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
 
@@ -63,7 +64,7 @@ def test_only_what_is_missing_is_installed(notebook, installed, capsys):
 def test_outside_a_notebook_the_command_is_named(installed):
     del installed["gguf"], installed["datasets"]
     installed["torch"] = "2.6.0"
-    with pytest.raises(RuntimeError, match=r"requirements\.txt") as caught:
+    with pytest.raises(UserError, match=r"requirements\.txt") as caught:
         check_environment()
     states = [
         f"{package} is {has} and {NEEDED[package]} or newer is needed"
@@ -75,7 +76,7 @@ def test_outside_a_notebook_the_command_is_named(installed):
 @pytest.mark.parametrize("package", NEVER_INSTALLED)
 def test_torch_and_numpy_are_never_installed(notebook, installed, package):
     del installed[package], installed["gguf"]
-    with pytest.raises(RuntimeError, match=f"{package} is missing and {re.escape(NEEDED[package])} or newer is needed"):
+    with pytest.raises(UserError, match=f"{package} is missing and {re.escape(NEEDED[package])} or newer is needed"):
         check_environment()
     assert all(package not in line.split() for _, line in notebook)
 
@@ -89,7 +90,7 @@ def test_an_installation_that_fails_is_one_sentence(installed, monkeypatch):
 
     monkeypatch.setattr(builtins, "get_ipython", lambda: Offline(), raising=False)
     del installed["gguf"]
-    with pytest.raises(RuntimeError, match=r"gguf is missing and 0\.17 or newer is needed"):
+    with pytest.raises(UserError, match=r"gguf is missing and 0\.17 or newer is needed"):
         check_environment()
 
 
@@ -103,7 +104,7 @@ def test_a_package_that_is_too_old_is_named_and_not_replaced(notebook, installed
     words = (
         f'{package} is {has} and {NEEDED[package]} or newer is needed: run %pip install "{package}>={NEEDED[package]}"'
     )
-    with pytest.raises(RuntimeError, match=re.escape(words)):
+    with pytest.raises(UserError, match=re.escape(words)):
         check_environment()
     assert notebook == []
 

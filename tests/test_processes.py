@@ -20,7 +20,7 @@ runpy.run_path("pipeline.py", run_name="__main__")
 TALK = """
 import sys
 from pathlib import Path
-from asa.checkpoints import write_atomic
+from asa.files import write_atomic
 from asa.processes import dealt, from_first, gathered, quiet_unless_first, this_process
 here = this_process().process_index
 shares = gathered([(here, item) for item in dealt([10, 11, 12, 13, 14])])
