@@ -266,7 +266,8 @@ def directions_at(layers):
 readers, directions = {layer: readers_at(layer) for layer in steerable}, directions_at(steerable)
 
 # %% adapter
-from asa.adapter import ASAAdapter, fingerprint
+from asa.adapter import ASAAdapter
+from asa.fingerprint import fingerprint
 from asa.profiles import profile_to_json
 from asa.tools import tools_to_json
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+VERSION = "0.2.0"  # of the package; saved adapters say which wrote them
 CHECKPOINT_FORMAT = 2  # raise it when a stage comes to hold something else
 
 

@@ -26,7 +26,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from asa.adapter import ASAAdapter, fingerprint
+from asa.adapter import ASAAdapter
+from asa.fingerprint import fingerprint
 from asa.probes import Readers, fit_readers
 from asa.vectors import NECESSITY, fit_directions, mixed
 

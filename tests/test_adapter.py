@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
 from asa import AdapterError, ASAAdapter
-from asa.adapter import fingerprint
 from asa.blocks import block_output, decoder_layers
+from asa.files import VERSION
+from asa.fingerprint import fingerprint
 
 NEW = 8  # tokens of an answer
 
@@ -626,7 +627,7 @@ def test_saving_and_loading_changes_no_bit(adapter, fitted, tmp_path):
     adapter.save(tmp_path / "a" / "new")
     loaded = ASAAdapter.from_pretrained(tmp_path / "a" / "new")
     loaded.save(tmp_path / "b")
-    assert loaded.config == {"format": 1} | adapter.config
+    assert loaded.config == {"format": 1} | adapter.config | {"asa_version": VERSION}
     for name in ("layer", "tau", "alpha", "dose", "domains"):
         assert getattr(loaded, name) == getattr(adapter, name)
     assert loaded.arrays.keys() == adapter.arrays.keys()
@@ -738,7 +739,7 @@ def test_wrong_shapes_are_refused(saved, name, shape):
 def test_a_missing_array_is_refused(saved):
     path = saved / "adapter.safetensors"
     save_file({key: array.clone() for key, array in load_file(path).items() if key != "vectors"}, path)
-    with pytest.raises(AdapterError, match=r"damaged adapter .*vectors"):
+    with pytest.raises(AdapterError, match=r"damaged adapter.*: 'vectors' is missing"):
         ASAAdapter.from_pretrained(saved)
 
 

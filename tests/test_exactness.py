@@ -28,10 +28,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CompileConfig, Dyn
 
 import asa.engine
 from asa import AdapterError, ASAAdapter
-from asa.adapter import fingerprint
 from asa.blocks import decoder_layers
 from asa.caches import fork_cache
 from asa.engine import Batch, Engine
+from asa.fingerprint import fingerprint
 from asa.profiles import choose_profile
 from asa.prompts import Prompter, shared_prefix
 from asa.tools import load_tools

@@ -1,0 +1,203 @@
+"""The hook: where an answer begins in a model's calls, which of them holds the last prompt token, and the push there.
+
+`Steering` hooks one block and wraps the model's `generate` for the time of a `with`, and is always removed. It acts
+once per answer, at the last prompt token, under left padding, a KV cache, a cache of a prompt's beginning and chunked
+prefill. What it cannot see through it refuses: right padding, and calls in which a row is not one request (packed
+sequences, paged attention). It does not decide: the adapter does, from the hidden states that it is given.
+"""
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Iterator
+
+import torch
+from transformers import GenerationMixin
+
+from asa.blocks import block_output, decoder_layers
+from asa.files import UserError
+
+# Arguments by which transformers, flash attention and state-space models mark several requests in one row.
+PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_seqlen_q", "seq_idx", "block_table")
+BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+ONE_REQUEST = "a row holds more than one request (packed or paged): steer a batch with one request per row."
+
+
+class AdapterError(UserError):
+    """An adapter cannot be loaded, does not fit the model, or cannot steer a call; the message says what to do."""
+
+
+def generating_model(model) -> GenerationMixin:
+    """The model of transformers whose `generate` and `forward` really run: `model` or what it wraps.
+
+    PEFT, data parallel and value-head models pass `generate` on to the model inside.
+
+    Raises:
+        AdapterError: There is none inside, or virtual tokens stand in front of its prompts.
+    """
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    inner = next((module for module in modules if isinstance(module, GenerationMixin)), None)
+    if inner is None:
+        where = ": pass its .model" if isinstance(getattr(model, "model", None), torch.nn.Module) else ""
+        raise AdapterError(
+            f"{type(model).__name__} is no model of transformers that generates{where or ', and wraps none'}."
+        )
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise AdapterError(
+            f"{type(model).__name__} puts virtual tokens before every prompt, so the prompt's last token is not where "
+            "the adapter expects it: steer a model without prompt tuning."
+        )
+    return inner
+
+
+class Steering:
+    """The hooks of one `with`.
+
+    Args:
+        adapter: Its `layer` is hooked, and its `push` decides.
+        model: Of `generating_model`.
+        decisions: Filled as answers are given: one per row.
+    """
+
+    def __init__(self, adapter, model, decisions: list):
+        self.adapter, self.model, self.decisions = adapter, model, decisions
+        self.prompt_length: int | None = None  # set while generate runs
+        self.waiting = True  # nothing has been decided for this answer yet
+        self.column: int | None = None  # where this forward call holds the last prompt token, if it does
+        self.thread = threading.get_ident()
+        self.refused: AdapterError | None = None  # a call of another thread, which may keep its errors to itself
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hooks and wrapped methods, for the time of a `with`."""
+        own = {name: vars(self.model)[name] for name in ("generate", *BATCHING) if name in vars(self.model)}
+        generate = self.model.generate
+        before = self.model.register_forward_pre_hook(self._look, with_kwargs=True)
+        after = decoder_layers(self.model)[self.adapter.layer].register_forward_hook(self._act)
+        self.model.generate = lambda *args, **kwargs: self._one_answer(generate, *args, **kwargs)
+        for name in BATCHING:
+            setattr(self.model, name, _refuse_batching)
+        try:
+            yield
+        finally:
+            for name in ("generate", *BATCHING):
+                delattr(self.model, name)
+            vars(self.model).update(own)
+            before.remove()
+            after.remove()
+        if self.refused is not None:
+            raise self.refused
+
+    def _one_answer(self, generate, *args, **kwargs):
+        """Run `generate`, which gives one answer per row."""
+        ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+        ids = kwargs.get("inputs_embeds") if ids is None else ids
+        past = kwargs.get("past_key_values")
+        self.waiting = True
+        mask = kwargs.get("attention_mask")
+        seen = 0 if past is None else int(past.get_seq_length())
+        # ids are the whole prompt, or only what follows the cache (then the mask is longer than the ids)
+        whole = ids.shape[1] if mask is None or mask.shape[1] == ids.shape[1] else seen + ids.shape[1]
+        if seen >= whole:
+            raise AdapterError(f"the cache holds {seen} tokens, the prompt {whole}: pass a fresh copy of the cache.")
+        refuse_right_padding(mask, whole - 1)
+        self.prompt_length = whole
+        try:
+            answer = generate(*args, **kwargs)
+        finally:
+            self.prompt_length = None
+        if self.waiting:  # chunked prefill into a static cache runs what generate once compiled, without the hooks
+            raise AdapterError("generate ran compiled code, unsteered: call it with disable_compile=True.")
+        return answer
+
+    def _look(self, module, args, kwargs) -> None:
+        """Before a forward call: does it hold the last prompt token?"""
+        given = _by_name(module, args, kwargs)
+        ids = given.get("input_ids")
+        ids = given.get("inputs_embeds") if ids is None else ids
+        past = given.get("past_key_values")
+        seen = 0 if past is None else past.get_seq_length()
+        try:
+            refuse_packing(given, ids.shape[1])
+            self.column = self._column(int(seen), ids.shape[1])
+            if self.column is not None:
+                refuse_right_padding(given.get("attention_mask"), int(seen) + self.column)
+        except AdapterError as error:
+            if threading.get_ident() != self.thread:
+                self.refused = error
+            raise
+
+    def _column(self, seen: int, width: int) -> int | None:
+        """Which of a call's `width` tokens, `seen` of them before it, is the last prompt token; None: none."""
+        if self.prompt_length is not None:  # not simply the last: assisted decoding puts candidates behind the prompt
+            column = self.prompt_length - 1 - seen
+            return column if 0 <= column < width else None
+        if self.waiting or seen == 0:
+            self.waiting = True
+            return width - 1
+        if width > 1:
+            raise AdapterError("a prompt's next chunk: prefill all chunks but the last before adapter.steer().")
+        return None
+
+    def _act(self, _module, _args, output):
+        """After the block: push the last prompt token."""
+        if self.column is not None:
+            hidden = block_output(output)
+            delta, decisions = self.adapter.push(hidden[:, self.column])
+            with torch.no_grad():
+                # the one column, in place: no copy of the whole tensor; in fp32 and rounded once, as the engine does it
+                hidden[:, self.column] += delta.to(hidden.device)
+            if self.waiting:  # without a cache, generate runs the prompt again for every token: the same push
+                self.decisions += decisions
+            self.column, self.waiting = None, False
+        return output
+
+
+def _refuse_batching(*_args, **_kwargs):
+    raise AdapterError(f"continuous batching runs in pages, where {ONE_REQUEST}")
+
+
+def _by_name(module, args, kwargs) -> dict:
+    """A call's arguments by name, those given by position too."""
+    if not args:
+        return kwargs
+    return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+
+
+def refuse_right_padding(mask, last: int) -> None:
+    """Refuse a padding mask `[B, T]` that hides column `last` of any row."""
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and not mask[:, last : last + 1].all():
+        raise AdapterError("the batch is padded on the right: set tokenizer.padding_side = 'left'.")
+
+
+def refuse_packing(given: dict, width: int) -> None:
+    """Refuse a forward call, of `width` tokens per row and the arguments `given`, in which a row is not one request."""
+    cache = given.get("past_key_values")
+    paged = given.get("cache") is not None or (cache is not None and not hasattr(cache, "get_seq_length"))
+    if paged or any(given.get(name) is not None for name in PACKING):
+        raise AdapterError(ONE_REQUEST)
+    mask, positions = given.get("attention_mask"), given.get("position_ids")
+    if isinstance(mask, torch.Tensor) and mask.dim() == 4 and _last_sees_less(mask):
+        raise AdapterError(ONE_REQUEST)
+    if not isinstance(positions, torch.Tensor) or positions.dim() != 2:
+        return
+    if mask is None and (positions[:, -1] != positions[0, -1]).any():
+        raise AdapterError("rows end at different positions and there is no attention_mask: pass the one they have.")
+    if width > 1 and _starts_again(positions, mask):
+        raise AdapterError(ONE_REQUEST)
+
+
+def _last_sees_less(mask: torch.Tensor) -> bool:
+    """Whether the last token of a mask `[B, 1, T, S]` is kept from a token that an earlier one sees."""
+    seen = mask if mask.dtype == torch.bool else mask == 0
+    return bool((seen.any(dim=-2) & ~seen[..., -1, :]).any())
+
+
+def _starts_again(positions: torch.Tensor, mask) -> bool:
+    """Whether positions `[B, T]` go on by other steps than 1 behind a row's padding."""
+    odd = positions.diff(dim=1) != 1
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] >= positions.shape[1]:
+        real = mask[:, -positions.shape[1] :] != 0
+        return bool((odd & real[:, 1:] & real[:, :-1]).any())
+    begun = (~odd).cumsum(dim=1) > 0  # a mask that cannot be read: padding is what comes before the first step of 1
+    return bool((odd & (begun | (mask is None))).any())
