@@ -469,7 +469,7 @@ if PROOF:
 from asa.blocks import final_norm
 from asa.candidates import compare_gates
 from asa.doses import dose_curves, layer_curve
-from asa.evaluation import call_validity
+from asa.evaluation import call_validity, ratio
 from asa.geometry import geometry
 
 from functools import partial
@@ -481,10 +481,10 @@ second = max(others, key=lambda layer: readings[layer].auc)  # of a pair of laye
 
 
 def fitting(batches, rows, layer, push):
-    """Share of these rows' answers that are calls whose arguments fit."""
+    """Share of these rows' answers that are calls whose arguments fit; None without rows."""
     answered = answer_chosen(batches, rows, profile.max_new_tokens, closed, "calls", push=(layer, push))
     texts = [tokenizer.decode(ids) for ids in answered.values()]
-    return call_validity(texts, tools, profile.markers)["arguments"]["hits"] / max(1, len(texts))
+    return ratio(call_validity(texts, tools, profile.markers)["arguments"]["hits"], len(texts))
 
 
 def run_curves():
@@ -556,6 +556,7 @@ from asa.plots import plot_baseline_vs_asa, plot_dose_curves, plot_layer_curve, 
 from asa.proof import PROBE, ladder_row
 from asa.quickstart import write_quickstart_files
 from asa.report import write_report
+from asa.tables import printed, rate_lines
 
 runs = ("baseline", "asa_paper", "asa")
 answers = {run: [tokenizer.decode(ids) for ids in tested[run]] for run in runs}
@@ -634,11 +635,17 @@ write_errors(
 plot_baseline_vs_asa(
     test, f"{profile.name}, {benchmark}: {len(test_labels)} TEST requests, 95 % intervals", f"{OUT}/baseline_vs_asa.png"
 )
-for run in ("baseline", "asa_paper", "asa", "probe"):
-    print(
-        f"{run:10s} " + "  ".join(f"{m} {test[run][m]:.3f}" for m in ("precision", "recall", "f1", "fpr", "accuracy"))
+print(
+    rate_lines(
+        {run: test[run] for run in ("baseline", "asa_paper", "asa", "probe")},
+        ("precision", "recall", "f1", "fpr", "accuracy"),
     )
-print(f"gap closed {results['gap_closed']:.2f} (paper's direction {results['gap_closed_paper']:.2f})")
+)
+print(
+    f"gap closed {printed(results['gap_closed'], '.2f')} "
+    f"(paper's direction {printed(results['gap_closed_paper'], '.2f')})"
+    + ("" if results["gap_closed"] is not None else ": the probe is no better than the baseline, so there is no gap")
+)
 print(f"all stages {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/results.json, {OUT}/asa_assets")
 
 # %% [markdown] demo-text

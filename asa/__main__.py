@@ -12,13 +12,14 @@ import numpy as np
 
 from asa.adapter import ASAAdapter
 from asa.engine import Engine
-from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test
+from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test, why_missing
 from asa.files import UserError
 from asa.loading import hub_answers, load_model
 from asa.profiles import profile_from_json
 from asa.prompts import Prompter, PromptError, shared_prefix
 from asa.requests import load_requests
 from asa.running import answer_all, answer_steered, read_prompts
+from asa.tables import rate_lines
 from asa.tools import tools_from_json
 
 
@@ -31,7 +32,7 @@ def evaluate(assets: str, requests_file: str) -> dict:
 
     Returns:
         `n`, and `evaluation.trigger_metrics` for `baseline`, `probe` (its decision alone) and `asa`, with
-        `validity` of the calls and `mcnemar`.
+        `validity` of the calls and `mcnemar`. A rate without a denominator is None.
 
     Raises:
         AdapterError: The adapter or the model does not fit.
@@ -86,11 +87,13 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    runs = {run: result[run] for run in ("baseline", "probe", "asa")}
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(result, indent=2, allow_nan=False))
+        for sentence in why_missing(runs):
+            print(sentence, file=sys.stderr)
     else:
-        for run in ("baseline", "probe", "asa"):
-            print(f"{run:10s}" + "  ".join(f"{m} {result[run][m]:.3f}" for m in ("precision", "recall", "f1", "fpr")))
+        print(rate_lines(runs, ("precision", "recall", "f1", "fpr")))
     return 0
 
 

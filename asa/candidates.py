@@ -13,13 +13,12 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
-from asa.evaluation import confusion, mean_and_std
+from asa.evaluation import auc_of, confusion, difference, mean_and_std
 from asa.probes import fit_readers
 
 FOLDS = 5
@@ -91,10 +90,10 @@ def candidates(names: list[str], strength: float, own: float, seed: int) -> dict
     }
 
 
-def _scores(score: Score, states, labels) -> dict[str, float]:
+def _scores(score: Score, states, labels) -> dict[str, float | None]:
     said = score(states)
     found = confusion(said >= 0, labels)
-    return {"auc": float(roc_auc_score(labels, said)), "f1": found["f1"], "fpr": found["fpr"]}
+    return {"auc": auc_of(labels, said), "f1": found["f1"], "fpr": found["fpr"]}
 
 
 def compare_gates(
@@ -138,9 +137,9 @@ def compare_gates(
     for name, fit, seen in tried:
         valid = _scores(fit(seen[fitted], labels[fitted], domains[fitted]), seen[~fitted], labels[~fitted])
         each = [_scores(fit(seen[a], labels[a], domains[a]), seen[b], labels[b]) for a, b in folds]
-        columns = {m: np.array([scores[m] for scores in each]) for m in ("auc", "f1", "fpr")}
+        columns = {m: [scores[m] for scores in each] for m in ("auc", "f1", "fpr")}
         ours = columns["f1"] if ours is None else ours
-        columns["ahead"] = columns["f1"] - ours
+        columns["ahead"] = [difference(*pair) for pair in zip(columns["f1"], ours, strict=True)]
         spread = {measure: mean_and_std(values) for measure, values in columns.items()}
         rows.append({"gate": name, "valid": valid, "ahead": spread.pop("ahead"), "folds": spread})
     return rows

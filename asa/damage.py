@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from asa.engine import Batch
-from asa.evaluation import rate_of
+from asa.evaluation import mean_or_none, rate_of
 from asa.processes import gathered
 from asa.running import chosen_parts
 
@@ -47,7 +47,7 @@ def kl_by_gate(apart: np.ndarray, gate: np.ndarray) -> dict[str, list]:
     {'-1': [None, 0], '+0': [None, 0], '+1': [0.2, 2]}
     """
     groups = {sign: apart[gate == sign] for sign in (-1, 0, 1)}
-    return {f"{sign:+d}": [float(of.mean()) if len(of) else None, len(of)] for sign, of in groups.items()}
+    return {f"{sign:+d}": [mean_or_none(of), len(of)] for sign, of in groups.items()}
 
 
 def likelihoods(batches: list[Batch], answers: list[list[int]], chosen: np.ndarray) -> dict[int, float]:
@@ -75,14 +75,17 @@ class Spared:
     in_words: np.ndarray
     _known: dict[tuple, float] = field(default_factory=dict, repr=False)
 
-    def likelihood(self, answers: list[list[int]]) -> float:
-        """Mean over the requests of the log-probability a token (nats) that the unsteered model gives to `answers`."""
+    def likelihood(self, answers: list[list[int]]) -> float | None:
+        """Mean over the requests of the log-probability a token (nats) that the unsteered model gives to `answers`.
+
+        None where every request needs a tool.
+        """
         keys = {row: (row, *answers[row]) for row in np.flatnonzero(self.rows).tolist()}
         new = np.zeros(len(answers), bool)
         new[[row for row, key in keys.items() if key not in self._known]] = True
         found = likelihoods(self.batches, answers, new)
         self._known |= {keys[row]: value for row, value in found.items()}
-        return float(np.mean([self._known[key] for key in keys.values()]))
+        return mean_or_none([self._known[key] for key in keys.values()])
 
     def damage(self, answers: list[list[int]]) -> dict:
         """What became of their answers under an intervention, `[N]` answers.

@@ -7,7 +7,7 @@ whether they are any good. It shows, it does not choose: `tuning` does.
 import numpy as np
 
 from asa.damage import next_token_kl
-from asa.evaluation import confusion
+from asa.evaluation import confusion, mean_or_none
 from asa.processes import progress
 from asa.tuning import DOSES, gates, push_along, replay_triggers
 from asa.vectors import DIRECTIONS, mixed
@@ -33,11 +33,11 @@ def dose_curves(batches, states, labels, readers, directions, tau: float, trigge
         tau: Confidence the gate asks for.
         trigger_id: First token of the trigger.
         fitting: (rows `[N]` bool, layer, push `[N, H]`) -> share of these rows' answers that are calls whose arguments
-            fit their tool's schema; it generates.
+            fit their tool's schema, None without rows; it generates.
 
     Returns:
         A point a (direction, layer, dose): `f1`, `fpr`, `kl` (nats, mean over requests that need no tool and are
-        pushed) and `arguments`.
+        pushed; None where there are none) and `arguments`.
     """
     needed = np.asarray(labels) == 1
     points = []
@@ -54,7 +54,7 @@ def dose_curves(batches, states, labels, readers, directions, tau: float, trigge
                 scores = confusion(called, labels)
                 kl = next_token_kl(batches, states, layer, dose * push)[~needed & (gate != 0)]
                 point = {"direction": kind, "layer": layer, "dose": dose, "f1": scores["f1"], "fpr": scores["fpr"]}
-                point |= {"kl": float(kl.mean()) if len(kl) else 0.0, "arguments": fitting(sample, layer, dose * push)}
+                point |= {"kl": mean_or_none(kl), "arguments": fitting(sample, layer, dose * push)}
                 points.append(point)
     return points
 
@@ -63,7 +63,7 @@ def layer_curve(batches, states, labels, readers, directions, tau: float, trigge
     """F1 at its best dose, layer by layer; arguments as in `dose_curves`.
 
     Returns:
-        A layer each: `layer`, and direction -> best F1.
+        A layer each: `layer`, and direction -> best F1, None where none of its doses has one.
     """
     found = []
     for layer in progress(list(readers), desc="layers", unit="layer"):
@@ -71,6 +71,7 @@ def layer_curve(batches, states, labels, readers, directions, tau: float, trigge
         for kind in DIRECTIONS:
             _, push = _gated(readers[layer], directions[kind, layer], states[:, layer], tau)
             calls = (replay_triggers(batches, states, layer, dose * push, trigger_id) for dose in DOSES)
-            best[kind] = max(confusion(called, labels)["f1"] for called in calls)
+            reached = [confusion(called, labels)["f1"] for called in calls]
+            best[kind] = max((f1 for f1 in reached if f1 is not None), default=None)
         found.append(best)
     return found

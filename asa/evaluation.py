@@ -3,24 +3,38 @@
 Strict trigger: the profile's trigger stands in the *generated* tokens. "First token" asks only the token after the
 prompt. Every rate has a 95 % interval (Wilson), F1 a bootstrap over requests, and two runs on the same requests are
 compared by an exact McNemar test. After a trigger, three rates: the call parses, the tool is known, the arguments
-fit its schema. Nothing is chosen here, and nothing is read from a probe.
+fit its schema. What has no denominator is no number: it is None, and so is its interval; `why_missing` says why.
+Nothing is chosen here, and nothing is read from a probe.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 
 from asa.profiles import Profile
 from asa.tools import Tool, ToolCallError, check_call, parse_tool_calls
 
 BOOTSTRAP_ROUNDS = 2000
+NO_DENOMINATOR = {  # a rate -> why it can be missing; without requests all are, for one reason
+    "accuracy": "no request, so there are no rates",
+    "recall": "no request with need of a tool, so there is no recall",
+    "fpr": "no request without need of a tool, so there is no FPR",
+    "precision": "no call, so there is no precision",
+    "f1": "no call and no request with need of a tool, so there is no F1",
+}
 
 
-def confusion(called, labels) -> dict[str, float]:
+def ratio(part: float, whole: float) -> float | None:
+    """`part / whole`; None where there is nothing to divide by."""
+    return part / whole if whole else None
+
+
+def confusion(called, labels) -> dict[str, float | None]:
     """Counts and rates of trigger decisions `called` `[N]` (bool) against `labels` `[N]` (0 or 1).
 
-    Rates with an empty denominator are 0.
+    A rate without a denominator is None.
 
     >>> confusion(np.array([True, True, False, False]), np.array([1, 0, 1, 0]))["f1"]
     0.5
@@ -29,9 +43,6 @@ def confusion(called, labels) -> dict[str, float]:
     tp, fp = int((called & needed).sum()), int((called & ~needed).sum())
     fn, tn = int((~called & needed).sum()), int((~called & ~needed).sum())
 
-    def ratio(part: int, whole: int) -> float:
-        return part / whole if whole else 0.0
-
     return {
         "precision": ratio(tp, tp + fp), "recall": ratio(tp, tp + fn), "f1": ratio(2 * tp, 2 * tp + fp + fn),
         "fpr": ratio(fp, fp + tn), "accuracy": ratio(tp + tn, tp + fp + fn + tn),
@@ -39,17 +50,41 @@ def confusion(called, labels) -> dict[str, float]:
     }  # fmt: skip
 
 
-def wilson(hits: int, total: int) -> list[float]:
-    """Wilson 95 % interval of a rate, `[low, high]`; `[0, 1]` where nothing was counted."""
+def why_missing(runs: dict[str, dict]) -> list[str]:
+    """A sentence for every kind of rate that is None in the `confusion` of several runs; it names those it is about.
+
+    >>> why_missing({"baseline": confusion([True, False], [1, 1])})
+    ['No request without need of a tool, so there is no FPR.']
+    >>> why_missing({"baseline": confusion([False, False], [1, 0]), "ASA": confusion([True, True], [1, 0])})
+    ['baseline: no call, so there is no precision.']
+    """
+    found: dict[str, list[str]] = {}
+    for run, scores in runs.items():
+        missing = [name for name in NO_DENOMINATOR if scores.get(name, 0.0) is None]
+        for name in missing[:1] if missing[:1] == ["accuracy"] else missing:
+            found.setdefault(NO_DENOMINATOR[name], []).append(run)
+    return [
+        f"{reason[0].upper()}{reason[1:]}." if len(named) == len(runs) else f"{', '.join(named)}: {reason}."
+        for reason, named in found.items()
+    ]
+
+
+def auc_of(labels, scores) -> float | None:
+    """Area under the ROC curve of `scores` `[N]` against `labels` `[N]` (0 or 1); None where all labels are alike."""
+    return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) > 1 else None
+
+
+def wilson(hits: int, total: int) -> list[float] | None:
+    """Wilson 95 % interval of a rate, `[low, high]`; None where nothing was counted."""
     if total == 0:
-        return [0.0, 1.0]
+        return None
     interval = binomtest(hits, total).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
 
 
 def rate_of(hits: int, total: int) -> dict:
-    """A rate with its interval: `rate` (0 where nothing was counted), `interval`, `hits`, `total`."""
-    return {"rate": hits / total if total else 0.0, "interval": wilson(hits, total), "hits": hits, "total": total}
+    """A rate with its interval: `rate`, `interval` (both None where nothing was counted), `hits`, `total`."""
+    return {"rate": ratio(hits, total), "interval": wilson(hits, total), "hits": hits, "total": total}
 
 
 def f1_interval(called, labels, seed: int) -> list[float] | None:
@@ -64,7 +99,7 @@ def f1_interval(called, labels, seed: int) -> list[float] | None:
 
 
 def trigger_metrics(called, labels, seed: int) -> dict:
-    """`confusion` plus `intervals`: 95 % `[low, high]` for every rate, None for an F1 of 0 or 1."""
+    """`confusion` plus `intervals`: 95 % `[low, high]` for every rate; None without one, and for an F1 of 0 or 1."""
     scores = confusion(called, labels)
     tp, fp, fn, tn = (scores[name] for name in ("tp", "fp", "fn", "tn"))
     scores["intervals"] = {
@@ -87,19 +122,44 @@ def mcnemar(called_a, called_b, labels) -> dict[str, float]:
     return {"only_a": only_a, "only_b": only_b, "p_value": p_value}
 
 
-def gap_closed(f1_steered: float, f1_baseline: float, f1_probe: float) -> float:
-    """Share of the way from the baseline's F1 to the probe's that steering goes; 0 where there is no gap.
+def gap_closed(f1_steered: float | None, f1_baseline: float | None, f1_probe: float | None) -> float | None:
+    """Share of the way from the baseline's F1 to the probe's that steering goes; None where there is no gap.
 
     >>> round(gap_closed(0.6185, 0.5285, 0.8054), 2)
     0.33
     """
-    gap = f1_probe - f1_baseline
-    return (f1_steered - f1_baseline) / gap if gap > 0 else 0.0
+    if f1_steered is None or f1_baseline is None or f1_probe is None or f1_probe <= f1_baseline:
+        return None
+    return (f1_steered - f1_baseline) / (f1_probe - f1_baseline)
 
 
-def mean_and_std(values) -> dict[str, float]:
-    """`mean` and sample standard deviation `std` of repeated measurements; 0 of a single one."""
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+def difference(value: float | None, other: float | None) -> float | None:
+    """`value - other`; None where either is missing."""
+    return None if value is None or other is None else value - other
+
+
+def worth(f1: float | None) -> float:
+    """F1 to choose by: where it is None nothing was needed and nothing called, so nothing went wrong and it is 1."""
+    return 1.0 if f1 is None else f1
+
+
+def mean_or_none(values) -> float | None:
+    """The mean of `values`; None where there are none."""
+    return float(np.mean(values)) if len(values) else None
+
+
+def mean_and_std(values) -> dict[str, float | None]:
+    """`mean` and sample standard deviation `std` of repeated measurements, of those that are not None.
+
+    A mean needs one of them and a deviation two; without, it is None. Where some are missing, `counted` and `total` say
+    how many are there and how many were made.
+
+    >>> mean_and_std([0.25, None, 0.75])["mean"], mean_and_std([0.25, None, 0.75])["counted"]
+    (0.5, 2)
+    """
+    there = [value for value in values if value is not None]
+    of = {"mean": mean_or_none(there), "std": float(np.std(there, ddof=1)) if len(there) > 1 else None}
+    return of if len(there) == len(values) else of | {"counted": len(there), "total": len(values)}
 
 
 def call_validity(answers: list[str], tools: dict[str, Tool], markers: tuple[str, str]) -> dict:

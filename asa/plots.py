@@ -1,7 +1,7 @@
 """Figures: the layer sweep, the tuning curves, baseline against ASA, the cosines; and those of the proof.
 
 Each function draws one figure from plain numbers, saves it and returns it. In a notebook the figure also appears
-below its cell.
+below its cell. A number that is None is not drawn: a dash stands in a bar's place, and a line has a hole.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 
 from asa.files import write_atomic
 from asa.probes import LayerReading
+from asa.tables import printed
 from asa.tuning import Setting
 
 BLOCK_COLOURS = {"conv": "#e0a030", "full_attention": "#3f72af", "sliding_attention": "#7aa6c2"}
@@ -28,6 +29,17 @@ def save_figure(figure, path: str | Path):
     """Save as PNG, whole or not at all, and return the figure."""
     write_atomic(path, lambda scratch: figure.savefig(scratch, format="png", dpi=130, bbox_inches="tight"))
     return figure
+
+
+def _heights(values) -> np.ndarray:
+    """Numbers to draw, NaN for None; matplotlib leaves holes there."""
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def _draw_level(axes, height: float | None) -> None:
+    """A line across at the unsteered model's rate, if it has one."""
+    if height is not None:
+        axes.axhline(height, color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
 
 
 def plot_probe_sweep(readings: list[LayerReading], length_auc: float, kinds: list[str], chosen: dict[str, int], path):
@@ -70,7 +82,7 @@ def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline:
                 colour = DIRECTION_COLOURS[direction]
                 axes.plot(
                     [getattr(s, swept) for s in line],
-                    [getattr(s, measure) for s in line],
+                    _heights([getattr(s, measure) for s in line]),
                     "o-",
                     color=colour,
                     label=label,
@@ -80,7 +92,7 @@ def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline:
             ("dose (alpha / mean state norm)", "tau (gate confidence)", "beta (global share)")
         ):
             axes = rows[row, column]
-            axes.axhline(baseline[measure], color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
+            _draw_level(axes, baseline[measure])
             axes.grid(alpha=0.3)
             if row:
                 axes.set_xlabel(swept)
@@ -93,22 +105,23 @@ def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline:
 
 
 def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
-    """Test metrics with 95 % intervals where there are any, a bar a run."""
+    """Test metrics with 95 % intervals where there are any, a bar a run; a dash in place of a bar without a value."""
     figure, axes = plt.subplots(figsize=(9, 4.2))
     measures = ("precision", "recall", "f1", "fpr", "accuracy")
     runs = [run for run in ("baseline", "asa_paper", "asa", "probe") if run in test]
     width = 0.8 / len(runs)
     for number, run in enumerate(runs):
-        values = np.array([test[run][measure] for measure in measures])
+        values = _heights(test[run][measure] for measure in measures)
         bounds = np.array([test[run]["intervals"][measure] or [np.nan, np.nan] for measure in measures]).T
         errors = np.maximum(np.stack([values - bounds[0], bounds[1] - values]), 0)
         places = np.arange(len(measures)) + (number - (len(runs) - 1) / 2) * width
+        there = np.isfinite(values)
         hatch = "//" if run == "probe" else None
-        axes.bar(places, values, width, yerr=errors, color=RUN_COLOURS[run], label=RUN_NAMES[run], hatch=hatch,
-        capsize=2,
-                 edgecolor="white", error_kw={"lw": 0.8})  # fmt: skip
-        for place, value, high in zip(places, values, values + np.nan_to_num(errors[1]), strict=True):
-            axes.text(place, high + 0.015, f"{value:.2f}", ha="center", fontsize=7)
+        axes.bar(places[there], values[there], width, yerr=errors[:, there], color=RUN_COLOURS[run],
+                 label=RUN_NAMES[run], hatch=hatch, capsize=2, edgecolor="white", error_kw={"lw": 0.8})  # fmt: skip
+        tops = np.nan_to_num(values) + np.nan_to_num(errors[1])
+        for place, measure, top in zip(places, measures, tops, strict=True):
+            axes.text(place, top + 0.015, printed(test[run][measure], ".2f"), ha="center", fontsize=7)
     axes.set_xticks(range(len(measures)), ["precision", "recall", "F1", "FPR (lower is better)", "accuracy"])
     axes.set(ylim=(0, 1.12), title=title)
     axes.legend(fontsize=8, ncols=len(runs), loc="upper center", bbox_to_anchor=(0.5, -0.08))
@@ -145,9 +158,9 @@ def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path):
             for direction in directions:
                 line = [p for p in points if (p["layer"], p["direction"]) == (layer, direction)]
                 colour = DIRECTION_COLOURS[direction]
-                axes.plot([p["dose"] for p in line], [p[measure] for p in line], "o-", color=colour, label=direction)
-            if measure in unsteered:
-                axes.axhline(unsteered[measure], color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
+                heights = _heights(p[measure] for p in line)
+                axes.plot([p["dose"] for p in line], heights, "o-", color=colour, label=direction)
+            _draw_level(axes, unsteered.get(measure))
             axes.grid(alpha=0.3)
             if measure != "kl":
                 axes.set_ylim(-0.03, 1.03)
@@ -169,7 +182,7 @@ def plot_layer_curve(layers: list[dict], auc: dict[int, float], directions: tupl
     axes.plot(list(auc), list(auc.values()), "k.--", lw=1, label="read: the probe's AUC")
     for direction in directions:
         colour = DIRECTION_COLOURS[direction]
-        heights = [at[direction] for at in layers]
+        heights = _heights(at[direction] for at in layers)
         axes.plot([at["layer"] for at in layers], heights, "o-", color=colour, label=f"achieved: F1, {direction}")
     axes.set(
         xlabel="layer",

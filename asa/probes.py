@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from asa.evaluation import auc_of
 from asa.files import UserError
 
 PLATEAU = 0.005  # AUC below the best that still counts as the plateau
@@ -55,7 +55,14 @@ def is_constant(states: np.ndarray) -> bool:
 def _auc(fit, fit_labels, valid, valid_labels) -> float:
     scaler = StandardScaler().fit(fit)
     probe = LogisticRegression(C=1e-2, max_iter=1000).fit(scaler.transform(fit), fit_labels)
-    return float(roc_auc_score(valid_labels, probe.decision_function(scaler.transform(valid))))
+    return _read_auc(valid_labels, probe.decision_function(scaler.transform(valid)))
+
+
+def _read_auc(labels, scores) -> float:
+    area = auc_of(labels, scores)
+    if area is None:
+        raise ReadError("VALID has requests of one label only, so there is no AUC to choose by: add some of the other.")
+    return area
 
 
 def sweep_layers(fit, fit_labels, valid, valid_labels, seed: int) -> list[LayerReading]:
@@ -69,7 +76,7 @@ def sweep_layers(fit, fit_labels, valid, valid_labels, seed: int) -> list[LayerR
         seed: Of the label shuffle.
 
     Raises:
-        ReadError: Every layer is constant, or a state is not finite.
+        ReadError: Every layer is constant, a state is not finite, or `valid_labels` are all alike.
     """
     finite = np.isfinite(fit).all(axis=(0, 2)) & np.isfinite(valid).all(axis=(0, 2))
     if not finite.all():
@@ -179,12 +186,16 @@ def fit_readers(states, labels, domains: list[str], names: list[str], strength: 
 
 
 def choose_probe(fit, fit_labels, fit_domains, valid, valid_labels, names) -> tuple[float, float]:
-    """The strength and freedom with the best AUC on VALID at one layer's states `[N, H]`; ties to the stronger."""
+    """The strength and freedom with the best AUC on VALID at one layer's states `[N, H]`; ties to the stronger.
+
+    Raises:
+        ReadError: `valid_labels` are all alike.
+    """
     best = (-1.0, PROBE_C[0], PROBE_OWN[0])
     for strength in PROBE_C:
         for own in PROBE_OWN:
             readers = fit_readers(fit, fit_labels, fit_domains, names, strength, own)
-            auc = float(roc_auc_score(valid_labels, readers.p_tool(valid)))
+            auc = _read_auc(valid_labels, readers.p_tool(valid))
             if auc > best[0]:
                 best = (auc, strength, own)
     return best[1], best[2]

@@ -6,10 +6,10 @@ made from the numbers, so that they say what came out, also where it goes agains
 
 import numpy as np
 
-from asa.evaluation import call_validity, gap_closed, mcnemar, trigger_metrics
+from asa.evaluation import call_validity, gap_closed, mcnemar, trigger_metrics, worth
 from asa.ladder import FORCED
 from asa.probes import PROBE_C, PROBE_OWN
-from asa.tables import markdown_table, mean_and_deviation, rate_with_interval, with_interval
+from asa.tables import markdown_table, mean_and_deviation, printed, rate_with_interval, with_interval, with_reasons
 from asa.tools import Tool
 from asa.vectors import ACTION, DIRECTIONS, NECESSITY
 
@@ -118,20 +118,23 @@ def _robustness(robust: dict, kind: str) -> list[str]:
     ]
 
 
-def gaps(ladder: dict) -> dict[str, float]:
-    """Direction -> share of the gap between the baseline's F1 and the probe's that it closes, by generation."""
+def gaps(ladder: dict) -> dict[str, float | None]:
+    """Direction -> share of the gap between the baseline's F1 and the probe's that it closes, by generation.
+
+    None where there is no gap.
+    """
     base, probe = (ladder[name]["scores"]["f1"] for name in ("baseline", PROBE))
     return {kind: gap_closed(ladder[f"{kind}: full"]["scores"]["f1"], base, probe) for kind in DIRECTIONS}
 
 
 def _verdict(proof: dict) -> str:
     base, probe = (proof["ladder"][name]["scores"]["f1"] for name in ("baseline", PROBE))
-    if probe <= base:
-        return (
-            f"On this model the probe (F1 {probe:.3f}) is no better than the baseline ({base:.3f}): there is no gap to "
-            "close."
-        )
     closed = gaps(proof["ladder"])
+    if None in closed.values():
+        return (
+            f"On this model the probe (F1 {printed(probe)}) is no better than the baseline ({printed(base)}): there is "
+            "no gap to close."
+        )
     words = {kind: "closes" if share >= KEPT else "does not close" for kind, share in closed.items()}
     return (
         f"On this model the action direction {words[ACTION]} the gap ({closed[ACTION]:.2f} of it; {KEPT} counts as "
@@ -146,7 +149,7 @@ def _ladder_table(ladder: dict) -> str:
         tests = [rung["mcnemar"], rung["against_full"]]
         rows.append([name, *columns, *[f"{t['only_b']} / {t['only_a']}, p = {t['p_value']:.1g}" for t in tests]])
     heads = ["rung", "precision", "recall", "F1", "FPR", "accuracy", "McNemar against baseline", "the whole method"]
-    return markdown_table(heads, rows)
+    return with_reasons(markdown_table(heads, rows), {name: rung["scores"] for name, rung in ladder.items()})
 
 
 def _follow_table(ladder: dict) -> str:
@@ -168,7 +171,7 @@ def _forcing(proof: dict) -> str:
     paired = forced["against_full"]
 
     def pair(of) -> str:
-        return f"{of(forced):.3f} against {of(asa):.3f}"
+        return f"{printed(of(forced))} against {printed(of(asa))}"
 
     return (
         f"**Forcing or forbidding the trigger's first token against steering** ({proof['direction']} direction), same "
@@ -190,19 +193,19 @@ def _lora(run: dict) -> str:
         f"Trained on CAL and TRAIN in {run['seconds'] / 60:.1f} minutes: {run['parameters']:,} parameters, "
         f"{run['bytes'] / 1e6:.1f} MB, {run['steps']} steps, learning rate {run['rate']:g} (2e-4 did worse on "
         f"SmolLM2's VALID in an earlier run), loss {run['first_loss']:.2f} to {run['last_loss']:.2f} nats a token; on "
-        f"VALID, next token: F1 {run['valid_f1']:.3f}, FPR {run['valid_fpr']:.3f}. Left out, since their answers in "
-        f"words open a call later: {run['left_out']} requests."
+        f"VALID, next token: F1 {printed(run['valid_f1'])}, FPR {printed(run['valid_fpr'])}. Left out, since their "
+        f"answers in words open a call later: {run['left_out']} requests."
     )
 
 
 def _layers(layers: list[dict], auc: dict) -> str:
-    found = {kind: max(layers, key=lambda at: at[kind]) for kind in DIRECTIONS}
+    found = {kind: max(layers, key=lambda at: worth(at[kind])) for kind in DIRECTIONS}
     reads = max(auc, key=auc.get)
     return (
         f"The probe reads best at layer {reads} (AUC {float(auc[reads]):.3f}). At its best dose the action direction "
-        f"achieves most at layer {found[ACTION]['layer']} (F1 {found[ACTION][ACTION]:.3f}), the paper's at layer "
-        f"{found[NECESSITY]['layer']} (F1 {found[NECESSITY][NECESSITY]:.3f}). The dose is picked on the requests "
-        "that are shown, so these heights are somewhat optimistic."
+        f"achieves most at layer {found[ACTION]['layer']} (F1 {printed(found[ACTION][ACTION])}), the paper's at "
+        f"layer {found[NECESSITY]['layer']} (F1 {printed(found[NECESSITY][NECESSITY])}). The dose is picked on the "
+        "requests that are shown, so these heights are somewhat optimistic."
     )
 
 
@@ -226,10 +229,11 @@ def _target(target: dict) -> str:
     rows = [["probe, VALID", target["valid"]["probe"]["f1"], target["valid"]["probe"]["fpr"]]]
     rows += [[f"{run}, TEST", rates["f1"], rates["fpr"]] for run, rates in target["test"].items()]
     thresholds = ", ".join(f"{kind} {threshold:.3f}" for kind, threshold in target["thresholds"].items())
+    table = with_reasons(markdown_table(["run", "F1", "FPR"], rows), target["test"])
     return (
         "A direction obeys the probe of its layer, at a threshold that keeps this probe's false-positive rate on VALID "
         f"at or below {target['target_fpr']} ({thresholds}): above it a request is pushed toward a call, below it "
-        "away.\n\n" + markdown_table(["run", "F1", "FPR"], rows)
+        f"away.\n\n{table}"
     )
 
 
@@ -259,31 +263,33 @@ def _keywords(keywords: dict, kind: str) -> str:
         return f"No keywords are known for {', '.join(keywords['no_keywords'])}."
     if "one_label" in keywords:
         return f"The keywords give all CAL requests of {', '.join(keywords['one_label'])} one label: nothing to fit on."
-    rows = []
+    rows, scored = [], {}
     for source, of in keywords["fitted_on"].items():
         for against, runs in of.items():
+            truth = against.removeprefix("against_")
             cells = [runs[run][m] for run in ("baseline", "probe", kind) for m in ("f1", "fpr")]
-            rows.append([source, against.removeprefix("against_"), *cells])
+            rows.append([source, truth, *cells])
+            scored |= {f"{run}, fitted on {source}, against {truth}": runs[run] for run in ("baseline", "probe", kind)}
     heads = ["fitted on", "scored against", "baseline F1", "FPR", "probe F1", "FPR", f"{kind} F1", "FPR"]
     return (
         "Keyword rules like the original project's agree with the given labels on "
         f"{keywords['agreement']['all']:.3f} of the requests (Cohen's kappa {keywords['kappa']:.3f}).\n\n"
-        + markdown_table(heads, rows)
+        + with_reasons(markdown_table(heads, rows), scored)
     )
 
 
 def _probe_protocol(protocol: dict) -> str:
     claimed, ours = protocol["claimed"]["test"], protocol["ours"]
     real = [
-        f"{place} F1 {of['f1']:.3f}, FPR {of['fpr']:.3f} (dose {of['dose']}, beta {of['beta']})"
+        f"{place} F1 {printed(of['f1'])}, FPR {printed(of['fpr'])} (dose {of['dose']}, beta {of['beta']})"
         for place, of in protocol["real"].items()
     ]
     return (
         f"Scored by the probe's decision, {protocol['tied']} settings of dose and beta tie (tau {protocol['tau']}); "
-        f"the order of a grid decides which is taken. On TEST the probe claims F1 {claimed['f1']:.3f} and FPR "
-        f"{claimed['fpr']:.3f} for all of them. What the model does at the tied settings: {'; '.join(real)}. The same "
-        f"direction at the setting chosen by steering, with its own beta and tau (dose {ours['dose']}, beta "
-        f"{ours['beta']}, tau {ours['tau']}): F1 {ours['test']['f1']:.3f}, FPR {ours['test']['fpr']:.3f}."
+        f"the order of a grid decides which is taken. On TEST the probe claims F1 {printed(claimed['f1'])} and FPR "
+        f"{printed(claimed['fpr'])} for all of them. What the model does at the tied settings: {'; '.join(real)}. The "
+        f"same direction at the setting chosen by steering, with its own beta and tau (dose {ours['dose']}, beta "
+        f"{ours['beta']}, tau {ours['tau']}): F1 {printed(ours['test']['f1'])}, FPR {printed(ours['test']['fpr'])}."
     )
 
 
@@ -291,20 +297,20 @@ def _gates(gates: list[dict]) -> str:
     rows = [
         [
             row["gate"], *row["valid"].values(), *[mean_and_deviation(row["folds"][m]) for m in ("auc", "f1", "fpr")],
-            f"{row['ahead']['mean']:+.3f} ± {row['ahead']['std']:.3f}",
+            mean_and_deviation(row["ahead"], "+.3f"),
         ]
         for row in gates
     ]  # fmt: skip
     heads = ["gate", "VALID AUC", "F1", "FPR", "folds' AUC", "folds' F1", "folds' FPR", "F1 less that of ours"]
-    ours, best = gates[0], max(gates, key=lambda row: row["valid"]["f1"])
+    ours, best = gates[0], max(gates, key=lambda row: worth(row["valid"]["f1"]))
     return (
         "Fitted on CAL and TRAIN and judged on VALID; and on five folds of all three (fewer where a domain has fewer "
         "rows of a label), mean ± standard deviation. Our regularisation was picked by its AUC on VALID out of "
         f"{len(PROBE_C) * len(PROBE_OWN)}, while the rivals' hyperparameters are fixed or follow ours; the second "
         "layer of the pair was picked by its AUC on VALID too. The adapter's gate is the last: ours, fitted also on "
         "the labelled requests that no split took. "
-        f'By VALID\'s F1 the best is "{best["gate"]}" ({best["valid"]["f1"]:.3f}; ours {ours["valid"]["f1"]:.3f}).\n\n'
-        + markdown_table(heads, rows)
+        f'By VALID\'s F1 the best is "{best["gate"]}" ({printed(best["valid"]["f1"])}; ours '
+        f"{printed(ours['valid']['f1'])}).\n\n" + markdown_table(heads, rows)
     )
 
 

@@ -7,10 +7,10 @@ written.
 
 from pathlib import Path
 
-from asa.evaluation import gap_closed
+from asa.evaluation import difference, gap_closed
 from asa.files import write_atomic
 from asa.proof import proof_sections
-from asa.tables import markdown_table, rate_with_interval, with_interval
+from asa.tables import markdown_table, printed, rate_with_interval, with_interval, with_reasons
 from asa.vectors import NECESSITY
 
 OURS = "this run"
@@ -84,8 +84,8 @@ def _sections(results: dict) -> list[str]:
         _ablation_table(results["ablations"]),
         "## Where the need can be read",
         _auc_table(results),
-        f"Length alone reads {results['length_auc']:.3f}. L* is the paper's plateau rule; steering was tuned to layer "
-        f"{results['layer']}. {results['constant_note']}",
+        f"Length alone reads {printed(results['length_auc'])}. L* is the paper's plateau rule; steering was tuned to "
+        f"layer {results['layer']}. {results['constant_note']}",
         "## Cosines between the domains' directions",
         _cosine_table(results),
         *(proof_sections(results["proof"]) if results["proof"] else []),
@@ -100,27 +100,32 @@ def _test_table(test: dict) -> str:
     measures = ("precision", "recall", "f1", "accuracy", "fpr")
     ours = [[label, OURS, *[with_interval(test[run], m) for m in measures]] for run, label in RUN_LABELS.items()]
     heads = ["run", "origin", "precision", "recall", "F1", "accuracy", "FPR"]
-    return markdown_table(heads, ours + [list(row) for row in PUBLISHED_TEST])
+    table = markdown_table(heads, ours + [list(row) for row in PUBLISHED_TEST])
+    return with_reasons(table, {label: test[run] for run, label in RUN_LABELS.items()})
 
 
 def _in_words(results: dict) -> str:
     base, asa = results["test"]["baseline"], results["test"]["asa"]
     paired, papers = results["mcnemar"], results["mcnemar_paper"]
     original = gap_closed(0.6185, 0.5285, 0.8054)
+    closed = (
+        "The probe's F1 is not above the baseline's, so there is no gap to close"
+        if results["gap_closed"] is None
+        else f"Gap closed (F1 from baseline to probe): **{results['gap_closed']:.2f}** with the {results['direction']} "
+        f"direction, {printed(results['gap_closed_paper'], '.2f')} with the paper's"
+    )
     beside_papers = (
         ""
         if results["direction"] == NECESSITY
         else f"; against the paper's direction: {papers['only_b']} only ASA, {papers['only_a']} only the paper's, "
         f"p = {papers['p_value']:.2g}"
     )
+    change = {m: printed(difference(asa[m], base[m]), "+.3f") for m in ("f1", "fpr")}
     return (
-        f"Gap closed (F1 from baseline to probe): **{results['gap_closed']:.2f}** with the {results['direction']} "
-        f"direction, {results['gap_closed_paper']:.2f} with the paper's; the original's published run closed "
-        f"{original:.2f}. ASA against baseline, exact McNemar: {paired['only_b']} requests only ASA got right, "
-        f"{paired['only_a']} only the baseline, p = {paired['p_value']:.2g}{beside_papers}. Change of F1 "
-        f"{asa['f1'] - base['f1']:+.3f}, of FPR {asa['fpr'] - base['fpr']:+.3f} (original: +0.090 "
-        "and -0.409; paper, Qwen2.5-1.5B: +0.322 and -0.094; "
-        "LLaMA-8B: +0.226 and -0.014)."
+        f"{closed}; the original's published run closed {original:.2f}. ASA against baseline, exact McNemar: "
+        f"{paired['only_b']} requests only ASA got right, {paired['only_a']} only the baseline, p = "
+        f"{paired['p_value']:.2g}{beside_papers}. Change of F1 {change['f1']}, of FPR {change['fpr']} (original: "
+        "+0.090 and -0.409; paper, Qwen2.5-1.5B: +0.322 and -0.094; LLaMA-8B: +0.226 and -0.014)."
     )
 
 
@@ -130,17 +135,19 @@ def _first_token_table(results: dict) -> str:
         anywhere = results["test"][run]
         columns = [with_interval(scores, "f1"), with_interval(scores, "fpr"), anywhere["f1"], anywhere["fpr"]]
         rows.append([RUN_LABELS[run], *columns])
-    return markdown_table(["run", "F1, first token", "FPR, first token", "F1, anywhere", "FPR, anywhere"], rows)
+    table = markdown_table(["run", "F1, first token", "FPR, first token", "F1, anywhere", "FPR, anywhere"], rows)
+    return with_reasons(table, {RUN_LABELS[run]: scores for run, scores in results["first_token"].items()})
 
 
 def _domain_table(per_domain: dict) -> str:
+    ours = {(domain, run): of[domain] for run, of in per_domain.items() for domain in of}
     rows = [
         [domain, OURS, run, *[with_interval(scores, m) for m in ("f1", "precision", "recall", "fpr")]]
-        for run, domains in per_domain.items()
-        for domain, scores in domains.items()
+        for (domain, run), scores in ours.items()
     ]
     rows += [[domain, ORIGINAL, "asa", *rates] for domain, *rates in PUBLISHED_DOMAINS]
-    return markdown_table(["domain", "origin", "run", "F1", "precision", "recall", "FPR"], rows)
+    table = markdown_table(["domain", "origin", "run", "F1", "precision", "recall", "FPR"], rows)
+    return with_reasons(table, {f"{domain} ({run})": scores for (domain, run), scores in ours.items()})
 
 
 def _validity_table(validity: dict) -> str:
@@ -154,7 +161,7 @@ def _validity_table(validity: dict) -> str:
 def _ablation_table(ablations: dict) -> str:
     rows = [[name, OURS, with_interval(s, "f1"), with_interval(s, "fpr")] for name, s in ablations.items()]
     rows += [[name, ORIGINAL, f1, fpr] for name, f1, fpr in PUBLISHED_ABLATIONS]
-    return markdown_table(["variant", "origin", "F1", "FPR"], rows)
+    return with_reasons(markdown_table(["variant", "origin", "F1", "FPR"], rows), ablations)
 
 
 def _auc_table(results: dict) -> str:
@@ -164,7 +171,7 @@ def _auc_table(results: dict) -> str:
         (results["model"], len(results["layers"]), *plateau, OURS),
         *PUBLISHED_AUC,
     ]:
-        four = [None if value is None else f"{value:.4f}" for value in (auc, shuffled)]  # the paper's differ in the 4th
+        four = [printed(value, ".4f") for value in (auc, shuffled)]  # the paper's differ in the 4th
         rows.append([model, layers, layer, *four, origin])
     return markdown_table(["model", "layers", "L*", "AUC", "shuffled AUC", "origin"], rows)
 
@@ -179,8 +186,8 @@ def _configuration_table(results: dict) -> str:
         ["tau", results["tau"]],
         ["beta", results["beta"]],
         ["settings scored on VALID", results["settings_scored"]],
-        ["VALID F1 / FPR by replay", f"{valid['f1']:.3f} / {valid['fpr']:.3f}"],
-        ["VALID F1 / FPR confirmed by generation", f"{generated['f1']:.3f} / {generated['fpr']:.3f}"],
+        ["VALID F1 / FPR by replay", f"{printed(valid['f1'])} / {printed(valid['fpr'])}"],
+        ["VALID F1 / FPR confirmed by generation", f"{printed(generated['f1'])} / {printed(generated['fpr'])}"],
         ["adapter size, KB", round(results["adapter_bytes"] / 1024, 1)],
     ]
     return markdown_table(["parameter", "value"], rows)

@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
 from asa.engine import Batch
+from asa.evaluation import worth
 from asa.processes import progress
 from asa.requests import Request, RequestsError, split_requests
 from asa.running import Reading
@@ -217,13 +218,13 @@ def by_scoring_the_probe(pool: Pool, valid: Part, test: Part, committed: Trial) 
     truth = {"valid": pool.labels[valid.rows], "test": pool.labels[test.rows]}
     layer, vectors, ours = pool.layers[NECESSITY], committed.directions[NECESSITY], committed.settings[NECESSITY]
     p_valid, p_test = (p_needed(part, committed.readers, layer) for part in (valid, test))
-    tau = max(TAUS, key=lambda tau: (rates(p_valid >= tau, truth["valid"])["f1"], -tau))
+    tau = max(TAUS, key=lambda tau: (worth(rates(p_valid >= tau, truth["valid"])["f1"]), -tau))
     real = []
     for dose, beta in product(DOSES, BETAS):
         setting = Setting(NECESSITY, layer, dose, beta, tau)
         called = steered(pool, test, committed.readers, vectors, setting, gates(p_test, tau))
         real.append({"dose": dose, "beta": beta} | rates(called, truth["test"]))
-    real.sort(key=lambda outcome: outcome["f1"])
+    real.sort(key=lambda outcome: worth(outcome["f1"]))
     return {
         "tau": tau, "tied": len(real),
         "claimed": {"valid": rates(p_valid >= tau, truth["valid"]), "test": rates(p_test >= tau, truth["test"])},

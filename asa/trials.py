@@ -145,8 +145,8 @@ def steered(pool: Pool, part: Part, readers, directions, setting: Setting, signs
     return replay_triggers(part.batches, part.reading.states, setting.layer, push, pool.trigger_id)
 
 
-def rates(called, labels) -> dict[str, float]:
-    """F1 and false-positive rate."""
+def rates(called, labels) -> dict[str, float | None]:
+    """F1 and false-positive rate; None without a denominator."""
     scores = confusion(called, labels)
     return {name: scores[name] for name in ("f1", "fpr")}
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from asa.engine import Batch
-from asa.evaluation import confusion
+from asa.evaluation import confusion, worth
 from asa.probes import LayerReading, ReadError, Readers
 from asa.processes import gathered, progress
 from asa.vectors import mixed
@@ -36,8 +36,8 @@ class Setting:
         dose: alpha over the mean length of a state at `layer`.
         beta: Share of the global direction.
         tau: Confidence the gate asks for.
-        f1: Trigger F1 by the next token.
-        fpr: False-positive rate.
+        f1: Trigger F1 by the next token; None without a call and without need of one.
+        fpr: False-positive rate; None where every request needs a tool.
     """
 
     direction: str
@@ -45,8 +45,8 @@ class Setting:
     dose: float
     beta: float
     tau: float
-    f1: float = 0.0
-    fpr: float = 1.0
+    f1: float | None = 0.0
+    fpr: float | None = 1.0
 
 
 def layers_to_steer(readings: list[LayerReading], by_hand: str = "") -> list[int]:
@@ -157,16 +157,17 @@ def sweep_settings(
     return settings
 
 
-def best_setting(settings: list[Setting], unsteered_fpr: float, direction: str | None = None) -> Setting:
+def best_setting(settings: list[Setting], unsteered_fpr: float | None, direction: str | None = None) -> Setting:
     """The best setting by the objective above; of one `direction` where given.
 
-    Where none keeps the false-positive rate, the one with the lowest rate is returned.
+    Where none keeps the false-positive rate, the one with the lowest rate is returned. A false-positive rate of None
+    counts as 0: no request could be called for wrongly. An F1 of None counts as 1, see `evaluation.worth`.
     """
     pool = [s for s in settings if direction in (None, s.direction)]
-    allowed = [s for s in pool if s.fpr <= unsteered_fpr]
+    allowed = [s for s in pool if (s.fpr or 0.0) <= (unsteered_fpr or 0.0)]
     if not allowed:
-        return min(pool, key=lambda s: (s.fpr, -s.f1, s.dose))
-    return max(allowed, key=lambda s: (s.f1, -s.dose, -s.fpr))
+        return min(pool, key=lambda s: (s.fpr or 0.0, -worth(s.f1), s.dose))
+    return max(allowed, key=lambda s: (worth(s.f1), -s.dose, -(s.fpr or 0.0)))
 
 
 def settings_to_json(settings: list[Setting]) -> list[dict]:

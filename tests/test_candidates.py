@@ -58,6 +58,16 @@ def test_valid_is_judged_by_what_was_fitted_without_it(made):
     assert max(row["valid"]["auc"] for row in rows) < 0.1
 
 
+def test_a_valid_of_one_label_has_no_auc_and_no_fpr(made):
+    states, labels, domains = made
+    needed = np.where(np.arange(ROWS) < 120, labels, 1)
+    first, *_ = compare_gates(
+        states, needed, domains, np.arange(ROWS) < 120, 1, 0, NAMES, 0.1, 1.0, 0, none_spare(made)
+    )
+    assert (first["valid"]["auc"], first["valid"]["fpr"]) == (None, None) and first["valid"]["f1"] > 0.5
+    assert first["folds"]["auc"]["mean"] > 0.5  # the folds have both
+
+
 def test_spare_requests_are_fitted_by_the_last_gate_alone(made):
     """Many of them, with the opposite labels: it unlearns what the others find."""
     states, labels, domains = made

@@ -123,6 +123,15 @@ def test_unchanged_answers_are_no_damage(tiny_model, prompts, unsteered):
     assert others["log_p"] < same["log_p"] < 0 and others["unchanged"]["rate"] < 1
 
 
+def test_without_a_spared_request_there_is_no_damage_to_measure(unsteered):
+    batches, before = unsteered
+    none = np.zeros(12, bool)
+    nothing = {"rate": None, "interval": None, "hits": 0, "total": 0}
+    assert Spared(batches, before, none, none).damage(before) == {
+        "unchanged": nothing, "words_kept": nothing, "log_p": None,
+    }  # fmt: skip
+
+
 def test_an_answer_is_scored_once(unsteered, scored):
     """Again only where it is another, or another request's; what needs a tool is never scored."""
     batches, before = unsteered

@@ -93,14 +93,14 @@ def test_every_point_says_what_the_model_does_after_its_push(given):
 
 
 def test_the_distance_counts_only_pushed_requests_that_need_no_tool(given, monkeypatch):
-    """Their mean, and 0 where there are none."""
+    """Their mean, and None where there are none; then there is no false-positive rate either."""
     distances = np.array([100.0, 100, 100, 0.1, 0.4, 100])
     monkeypatch.setattr(doses, "next_token_kl", lambda *_: distances)
     readers = {1: SimpleNamespace(**vars(given["readers"][1]) | {"p_tool": lambda here: np.append(P_TOOL[:5], 0.5)})}
     points = dose_curves(**given | {"readers": readers}, fitting=lambda *_: 0.0)
     assert {point["kl"] for point in points} == {0.25}
     points = dose_curves(**given | {"readers": readers, "labels": [1] * 6}, fitting=lambda *_: 0.0)
-    assert {point["kl"] for point in points} == {0.0}
+    assert {(point["kl"], point["fpr"]) for point in points} == {(None, None)}
 
 
 def test_calls_are_generated_under_the_point_s_push_for_requests_that_need_a_tool(given):

@@ -8,14 +8,18 @@ import pytest
 from sklearn.metrics import f1_score
 
 from asa.evaluation import (
+    auc_of,
     call_validity,
     closing_test,
     confusion,
     f1_interval,
     gap_closed,
     mcnemar,
+    mean_and_std,
+    rate_of,
     trigger_metrics,
     trigger_test,
+    why_missing,
     wilson,
 )
 from asa.profiles import EMBEDDED
@@ -35,19 +39,59 @@ def test_confusion_worked_out_by_hand():
     assert confusion(np.array(called), np.array(labels)) == confusion(called, labels)
 
 
+RATES = ("precision", "recall", "f1", "fpr", "accuracy")
+NO_RECALL, NO_FPR, NO_PRECISION, NO_F1 = (
+    "No request with need of a tool, so there is no recall.",
+    "No request without need of a tool, so there is no FPR.",
+    "No call, so there is no precision.",
+    "No call and no request with need of a tool, so there is no F1.",
+)
+
+
 @pytest.mark.parametrize(
-    ("called", "labels", "expected"),
+    ("called", "labels", "expected", "why"),
     [
-        ([], [], 0.0),
-        ([False, False], [0, 0], 0.0),
-        ([False, False], [1, 1], 0.0),
-        ([True, True], [0, 0], 0.0),
-        ([True], [1], 1.0),
+        ([], [], (None, None, None, None, None), ["No request, so there are no rates."]),
+        ([False, False], [0, 0], (None, None, None, 0.0, 1.0), [NO_RECALL, NO_PRECISION, NO_F1]),
+        ([False, False], [1, 1], (None, 0.0, 0.0, None, 0.0), [NO_FPR, NO_PRECISION]),
+        ([False, False], [1, 0], (None, 0.0, 0.0, 0.0, 0.5), [NO_PRECISION]),
+        ([True, False], [0, 0], (0.0, None, 0.0, 0.5, 0.5), [NO_RECALL]),
+        ([True], [1], (1.0, 1.0, 1.0, None, 1.0), [NO_FPR]),
+        ([True, False], [1, 0], (1.0, 1.0, 1.0, 0.0, 1.0), []),
     ],
 )
-def test_empty_denominators_give_zero(called, labels, expected):
-    scores = confusion(called, labels)
-    assert scores["f1"] == scores["precision"] == scores["recall"] == expected
+def test_a_rate_without_a_denominator_is_none_and_says_why(called, labels, expected, why):
+    """And it has no interval; one that has a denominator has one, but for an F1 of 0 or 1."""
+    scores = trigger_metrics(called, labels, seed=0)
+    assert tuple(scores[name] for name in RATES) == expected
+    assert scores == confusion(called, labels) | {"intervals": scores["intervals"]}
+    for name in set(RATES) - {"f1"}:
+        assert (scores["intervals"][name] is None) == (scores[name] is None)
+    assert scores["intervals"]["f1"] is None
+    assert why_missing({"run": scores}) == why
+
+
+def test_a_reason_names_its_runs_unless_it_is_that_of_all():
+    calls, silent = confusion([True, True], [1, 1]), confusion([False, False], [1, 1])
+    assert why_missing({"baseline": silent, "probe": calls, "ASA": silent}) == [
+        NO_FPR, "baseline, ASA: no call, so there is no precision.",
+    ]  # fmt: skip
+    assert why_missing({"a": {"f1": None, "fpr": 0.0}, "b": {"f1": 0.0, "fpr": 0.0}}) == [f"a: n{NO_F1[1:]}"]
+
+
+def test_one_label_only_has_no_auc():
+    assert auc_of([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8]) == 1.0
+    assert auc_of([1, 1], [0.1, 0.9]) is auc_of([0], [0.5]) is auc_of([], []) is None
+
+
+def test_the_mean_is_that_of_what_there_is():
+    """And it says of how many; a deviation needs two."""
+    assert mean_and_std([0.25, 0.75]) == {"mean": 0.5, "std": pytest.approx(0.125**0.5)}
+    assert mean_and_std([0.25, None, 0.75]) == {
+        "mean": 0.5, "std": pytest.approx(0.125**0.5), "counted": 2, "total": 3,
+    }  # fmt: skip
+    assert mean_and_std([0.25]) == {"mean": 0.25, "std": None}
+    assert mean_and_std([None, None]) == {"mean": None, "std": None, "counted": 0, "total": 2}
 
 
 @pytest.mark.parametrize(
@@ -64,8 +108,10 @@ def test_wilson_gives_the_textbooks_intervals(hits, total, low, high):
     assert wilson(hits, total) == pytest.approx([low, high], abs=6e-5)
 
 
-def test_wilson_of_nothing_is_everything():
-    assert wilson(0, 0) == [0.0, 1.0]
+def test_a_rate_of_nothing_is_none():
+    assert wilson(0, 0) is None
+    assert rate_of(0, 0) == {"rate": None, "interval": None, "hits": 0, "total": 0}
+    assert rate_of(0, 20) == {"rate": 0.0, "interval": wilson(0, 20), "hits": 0, "total": 20}
 
 
 def runs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +223,7 @@ def test_call_validity_knows_other_markers():
 
 def test_call_validity_without_calls_divides_by_nothing():
     for rate in call_validity(["Four."], TOOLS, MARKERS).values():
-        assert rate == {"rate": 0.0, "interval": [0.0, 1.0], "hits": 0, "total": 0}
+        assert rate == {"rate": None, "interval": None, "hits": 0, "total": 0}
 
 
 def ids(tokenizer, text: str) -> list[int]:
@@ -274,4 +320,6 @@ def test_gap_closed():
     assert gap_closed(0.8, 0.4, 0.8) == pytest.approx(1.0)
     assert gap_closed(0.3, 0.4, 0.8) == pytest.approx(-0.25)
     assert gap_closed(0.9, 0.4, 0.8) == pytest.approx(1.25)
-    assert gap_closed(0.6, 0.8, 0.8) == gap_closed(0.6, 0.9, 0.8) == 0.0
+    assert gap_closed(0.6, 0.8, 0.8) is gap_closed(0.6, 0.9, 0.8) is None
+    assert gap_closed(None, 0.4, 0.8) is gap_closed(0.6, None, 0.8) is gap_closed(0.6, 0.4, None) is None
+    assert gap_closed(0.0, 0.0, 0.5) == 0.0  # a gap of which nothing is closed

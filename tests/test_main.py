@@ -31,13 +31,14 @@ def config(tiny_tokenizer, tiny_folder, monkeypatch):
 def score(tiny_lfm2, prompts, tmp_path, monkeypatch, capsys):
     """Run the command on an adapter with a config: (exit status, what it printed, what it printed as an error)."""
 
-    def run(config: dict) -> tuple[int, str, str]:
+    def run(config: dict, labels=(1, 0), form=("--json",)) -> tuple[int, str, str]:
         adapter = fit_adapter(tiny_lfm2, prompts, ("math", "code", "search", "translation")).adapter
         adapter.config |= config
         adapter.save(tmp_path / "assets")
-        rows = [{"text": "What is 12 times 7?", "label": 1}, {"text": "Why is the sky blue?", "label": 0}]
+        texts = ("What is 12 times 7?", "Why is the sky blue?")
+        rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        options = ["--assets", str(tmp_path / "assets"), "--requests", str(tmp_path / "rows.jsonl"), "--json"]
+        options = ["--assets", str(tmp_path / "assets"), "--requests", str(tmp_path / "rows.jsonl"), *form]
         monkeypatch.setattr(sys, "argv", ["asa", "evaluate", *options])
         status = asa.__main__.main()
         return status, *capsys.readouterr()
@@ -51,6 +52,32 @@ def test_an_adapter_is_scored_on_the_prompt_it_was_fitted_with(score, config):
     found = json.loads(out)
     assert found["n"] == 2
     assert all(found[run]["tp"] + found[run]["fn"] == 1 for run in ("baseline", "probe", "asa"))
+
+
+@pytest.mark.parametrize(
+    ("label", "missing", "measured", "why"),
+    [
+        (1, "fpr", "recall", "No request without need of a tool, so there is no FPR."),
+        (0, "recall", "fpr", "No request with need of a tool, so there is no recall."),
+    ],
+)
+def test_requests_of_one_label_only_leave_rates_out(score, config, label, missing, measured, why):
+    """`null` in JSON, which holds no NaN; a dash in the printed lines; and a sentence, beside the JSON on stderr."""
+    status, out, error = score(config, (label, label))
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert status == 0 and why in error.splitlines()
+    status, out, _ = score(config, (label, label), form=())
+    *lines, last = out.splitlines()[:4]
+    assert status == 0 and last == why
+    for run, line in zip(("baseline", "probe", "asa"), lines, strict=True):
+        assert found[run][missing] is found[run]["intervals"][missing] is None
+        assert found[run][measured] is not None and found[run]["intervals"][measured] is not None
+        assert line.startswith(run) and f"{missing} -" in line and f"{measured} {found[run][measured]:.3f}" in line
+        for name in ("precision", "f1"):
+            assert f"{name} -" in line if found[run][name] is None else f"{name} {found[run][name]:.3f}" in line
+    for run in ("baseline", "asa"):
+        rate = found[run]["validity"]["format"]
+        assert (rate["rate"] is None) == (rate["total"] == 0)
 
 
 @pytest.mark.parametrize("other", ["hash", "description"])

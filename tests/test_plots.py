@@ -156,10 +156,44 @@ def test_baseline_against_asa_takes_fewer_runs_and_empty_counts(tmp_path):
     figure = plot_baseline_vs_asa({"baseline": empty, "asa": empty}, "", tmp_path / "f.png")
     assert labels_of(figure.axes[0]) == ["baseline", "ASA"]
     bars = [container for container in figure.axes[0].containers if isinstance(container, mpl.container.BarContainer)]
-    for drawn in bars:  # an F1 of 0 has no interval, so no bar of width 0 either
-        ends = [len(segment) for segment in drawn.errorbar.lines[2][0].get_segments()]
-        assert ends == [2, 2, 0, 2, 2]
+    for drawn in bars:  # FPR 0 and accuracy 1; the others have no denominator
+        assert [bar.get_height() for bar in drawn] == [0.0, 1.0]
+    labels = [(text.get_text(), text.get_position()[1]) for text in figure.axes[0].texts[:5]]
+    assert [text for text, _ in labels] == ["-", "-", "-", "0.00", "1.00"]
+    assert [height for _, height in labels[:3]] == [pytest.approx(0.015)] * 3
+
+
+def test_baseline_against_asa_without_any_request_shows_dashes(tmp_path):
+    nothing = trigger_metrics([], [], 0)
+    figure = plot_baseline_vs_asa({"baseline": nothing, "asa": nothing}, "", tmp_path / "f.png")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["-"] * 10 and not figure.axes[0].patches
+    assert labels_of(figure.axes[0]) == ["baseline", "ASA"]
+
+
+def test_an_f1_of_0_or_1_has_a_bar_without_an_interval(tmp_path):
+    wrong = trigger_metrics([False, False, True], [1, 1, 0], 0)
+    figure = plot_baseline_vs_asa({"baseline": wrong}, "", tmp_path / "f.png")
+    (drawn,) = (c for c in figure.axes[0].containers if isinstance(c, mpl.container.BarContainer))
+    assert [len(segment) for segment in drawn.errorbar.lines[2][0].get_segments()] == [2, 2, 0, 2, 2]
     assert [text.get_position()[1] for text in figure.axes[0].texts][2] == pytest.approx(0.015)
+
+
+def test_lines_have_holes_where_a_rate_is_missing(tmp_path):
+    """And no line across where the unsteered model has no such rate."""
+    settings = [replace(setting, fpr=None) for setting in swept()]
+    rows = np.array(plot_settings(settings, BEST, {"f1": 0.33, "fpr": None}, tmp_path / "s.png").axes).reshape(2, 3)
+    assert np.isnan(line(rows[1, 0], "action, layer 2").get_ydata()).all()
+    assert len(rows[1, 0].get_lines()) == 2 and len(rows[0, 0].get_lines()) == 3
+    points = [
+        {"direction": "action", "layer": 4, "dose": dose, "f1": 0.5, "fpr": None, "kl": kl, "arguments": None}
+        for dose, kl in ((0.1, None), (0.5, 1.5))
+    ]
+    axes = plot_dose_curves(points, {"f1": 0.57, "fpr": None}, tmp_path / "d.png").axes
+    assert np.allclose(line(axes[3], "action").get_ydata(), [np.nan, 1.5], equal_nan=True)
+    assert np.isnan(line(axes[2], "action").get_ydata()).all() and len(axes[1].get_lines()) == 1
+    layers = [{"layer": 2, "necessity": None, "action": 0.7}, {"layer": 3, "necessity": 0.8, "action": 0.9}]
+    (axes,) = plot_layer_curve(layers, {2: 0.95}, ("necessity", "action"), tmp_path / "l.png").axes
+    assert np.allclose(line(axes, "achieved: F1, necessity").get_ydata(), [np.nan, 0.8], equal_nan=True)
 
 
 def test_cosines_are_shown_as_numbers_and_colours(tmp_path):

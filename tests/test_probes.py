@@ -11,6 +11,7 @@ from asa.probes import (
     PROBE_C,
     PROBE_OWN,
     LayerReading,
+    ReadError,
     choose_probe,
     fit_readers,
     is_constant,
@@ -90,6 +91,16 @@ def test_a_state_that_is_not_finite_is_refused():
         for pair in ((broken, fit), (fit, broken)):
             with pytest.raises(ValueError, match="NaN or infinity from layer 0 on: load the model in another dtype"):
                 sweep_layers(pair[0][:, None], labels, pair[1][:, None], labels, seed=0)
+
+
+def test_a_valid_of_one_label_is_refused():
+    """There is no AUC to choose a layer or a probe by."""
+    fit, labels = separable(40, 1)
+    for alike in (np.zeros(40, int), np.ones(40, int)):
+        with pytest.raises(ReadError, match="VALID has requests of one label only, so there is no AUC"):
+            sweep_layers(fit[:, None], labels, fit[:, None], alike, seed=0)
+        with pytest.raises(ReadError, match="VALID has requests of one label only, so there is no AUC"):
+            choose_probe(fit, labels, ["d"] * 40, fit, alike, ["d"])
 
 
 def test_nothing_but_constant_layers_is_refused():

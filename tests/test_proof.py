@@ -206,7 +206,7 @@ def test_gaps_are_shares_of_the_way_from_the_baseline_to_the_probe(proof):
     proof = with_gaps(proof, necessity=0.25, action=1.1)
     assert gaps(proof["ladder"]) == {"necessity": pytest.approx(0.25), "action": pytest.approx(1.1)}
     proof["ladder"][PROBE]["scores"]["f1"] = 0.4
-    assert gaps(proof["ladder"]) == {"necessity": 0.0, "action": 0.0}
+    assert gaps(proof["ladder"]) == {"necessity": None, "action": None}
 
 
 def verdict(proof: dict) -> str:
@@ -239,6 +239,40 @@ def test_the_verdict_says_where_there_is_no_gap(proof):
         assert verdict(proof) == (
             f"On this model the probe (F1 {f1:.3f}) is no better than the baseline (0.400): there is no gap to close."
         )
+
+
+def test_rates_that_are_missing_are_dashes_everywhere(proof):
+    """No number of the proof need be there for it to be written, but for those that are counts."""
+
+    def without(of):
+        if isinstance(of, dict):
+            gone = ("f1", "fpr", "precision", "recall", "accuracy", "rate", "interval", "log_p", "valid_f1",
+                    "valid_fpr", "gap_closed", "auc")  # fmt: skip
+            return {name: without(value) for name, value in of.items()} | {
+                name: without(of[name]) if isinstance(of[name], dict) else None for name in gone if name in of
+            }
+        return [without(value) for value in of] if isinstance(of, list) else of
+
+    found = without(proof) | {"auc": proof["auc"]}
+    found["lora"]["rate"] = proof["lora"]["rate"]  # of learning
+    for of in (found["robustness"]["splits"]["summary"]["baseline"], found["gates"][0]["folds"]):
+        of["f1"] = {"mean": None, "std": None, "counted": 0, "total": 3}
+    found["gates"][1]["ahead"] = {"mean": 0.25, "std": 0.125, "counted": 2, "total": 3}
+    for at in found["layers"]:
+        at |= {"action": None}
+    text = text_of(found)
+    assert "None" not in text and "nan" not in text
+    assert verdict(found) == (
+        "On this model the probe (F1 -) is no better than the baseline (-): there is no gap to close."
+    )
+    assert "No request, so there are no rates." in section(found, "The ladder")
+    assert "F1 - against -, FPR - against - (McNemar" in section(found, "What follows")
+    assert "on VALID, next token: F1 -, FPR -." in " ".join(section(found, "LoRA").split())
+    assert "achieves most at layer 1 (F1 -)" in section(found, "Doses and layers")
+    assert "the probe claims F1 - and FPR - for all" in section(found, "Scoring the probe")
+    assert rows_of(found, "Other splits")[0][2] == "-"
+    assert rows_of(found, "Other gates")[1][-1] == "+0.250 ± 0.125 (2 of 3 have one)"
+    assert rows_of(found, "A domain left out")[0] == ["math", "the others", *["-"] * 6]
 
 
 def test_the_ladder_shows_every_rung(proof):

@@ -1,5 +1,8 @@
 """Report: this run's numbers appear, published ones say where they come from, and empty counts break nothing."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -218,7 +221,44 @@ def test_empty_counts_divide_by_nothing(results, tmp_path):
         "domains": ["math"], "cosines": {"action": [[1.0]]},
     }  # fmt: skip
     text = write_report(results, tmp_path / "r.md")
-    assert rows_of(text, "Baseline against ASA")[0][2] == "0.000 (0.000-1.000)"
-    assert rows_of(text, "Baseline against ASA")[0][4] == "0.000 (-)"
-    assert rows_of(text, "After the trigger")[0][2] == "0"
+    assert rows_of(text, "Baseline against ASA")[0][2:] == ["-", "-", "-", "1.000 (0.722-1.000)", "0.000 (0.000-0.278)"]
+    words = section(text, "Baseline against ASA")
+    assert (
+        "No request with need of a tool, so there is no recall. No call, so there is no precision. No call and no "
+        "request with need of a tool, so there is no F1."
+    ) in words
+    assert "there is no gap to close" in words and "Change of F1 -, of FPR +0.000 (" in words
+    assert rows_of(text, "After the trigger")[0][2:] == ["0", "-", "-", "-"]
+    assert rows_of(text, "Ablations")[0] == ["full", OURS, "-", "-"]
+    assert "No request, so there are no rates." in section(text, "Ablations")
     assert rows_of(text, "Cosines") == []
+
+
+def test_one_label_only_has_no_fpr(results, tmp_path):
+    """All requests need a tool; one run never calls, and one domain has no requests."""
+    some, silent, absent = metrics(6, 0, 4, 0), metrics(0, 0, 10, 0), metrics(0, 0, 0, 0)
+    results["test"] = {"baseline": silent, "probe": some, "asa": some, "asa_paper": some}
+    results["first_token"] = dict.fromkeys(RUNS, some)
+    results["per_domain"] = {run: {"math": some, "weather": absent} for run in ("baseline", "asa")}
+    results["ablations"] = {"full": some, "no gate": some}
+    results["valid"] = results["valid_generated"] = {"f1": 0.9, "fpr": None}
+    text = write_report(results, tmp_path / "r.md")
+    words = section(text, "Baseline against ASA")
+    assert [row[6] for row in rows_of(text, "Baseline against ASA")[:4]] == ["-"] * 4
+    assert rows_of(text, "Baseline against ASA")[0][2:5] == ["-", "0.000 (0.000-0.278)", "0.000 (-)"]
+    assert (
+        "No request without need of a tool, so there is no FPR. baseline: no call, so there is no precision."
+    ) in words
+    assert "Change of F1 +0.750, of FPR - (" in words
+    assert ["weather", OURS, "asa", "-", "-", "-", "-"] in rows_of(text, "Per domain")
+    assert "weather (baseline), weather (asa): no request, so there are no rates." in section(text, "Per domain")
+    assert dict(rows_of(text, "Configuration"))["VALID F1 / FPR by replay"] == "0.900 / -"
+    assert "nan" not in text.lower() and "None" not in text
+
+
+def test_the_committed_reports_stay_as_they_are(tmp_path):
+    """Their runs have a denominator everywhere."""
+    outputs = Path(__file__).parents[1] / "outputs"
+    for folder in (outputs, outputs / "gemma3-270m"):
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        assert write_report(results, tmp_path / "r.md") == (folder / "report.md").read_text(encoding="utf-8")

@@ -234,7 +234,27 @@ def test_a_seed_that_cannot_be_split_is_passed_over(made, monkeypatch):
 
 def test_one_trial_has_no_deviation():
     run = {"baseline": {"f1": 0.5, "fpr": 0.1}}
-    assert summary([run], ()) == {"baseline": {"f1": {"mean": 0.5, "std": 0.0}, "fpr": {"mean": 0.1, "std": 0.0}}}
+    assert summary([run], ()) == {"baseline": {"f1": {"mean": 0.5, "std": None}, "fpr": {"mean": 0.1, "std": None}}}
+
+
+def test_trials_without_a_gap_are_left_out_of_its_mean():
+    """And it is said how many have one."""
+    trials = [{"action": {"f1": 0.5, "fpr": None, "gap_closed": gap}} for gap in (None, 0.25, 0.75)]
+    assert summary(trials, ("action",))["action"] == {
+        "f1": {"mean": 0.5, "std": 0.0}, "fpr": {"mean": None, "std": None, "counted": 0, "total": 3},
+        "gap_closed": {"mean": 0.5, "std": pytest.approx(0.125**0.5), "counted": 2, "total": 3},
+    }  # fmt: skip
+
+
+def test_runs_against_one_label_only_have_no_fpr_and_no_gap(made):
+    """As keywords may give all of TEST one label."""
+    *_, test, trial = made
+    runs = scored_runs(trial, np.ones(len(test.rows), int))
+    assert {run: of["fpr"] for run, of in runs.items()} == dict.fromkeys(runs)
+    assert all(of["f1"] > 0 for of in runs.values())
+    alike = scored_runs(trial, np.zeros(len(test.rows), int))
+    assert all(of["f1"] in (0.0, None) for of in alike.values())
+    assert {alike[kind]["gap_closed"] for kind in (ACTION, NECESSITY)} == {None}
 
 
 def test_a_domain_left_out_is_read_as_the_others_are(made):

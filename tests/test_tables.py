@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from asa.evaluation import call_validity, trigger_metrics
-from asa.tables import markdown_table, mean_and_deviation, rate_with_interval, with_interval
+from asa.tables import (
+    markdown_table,
+    mean_and_deviation,
+    printed,
+    rate_lines,
+    rate_with_interval,
+    with_interval,
+    with_reasons,
+)
 from asa.tools import Tool
 
 
@@ -34,6 +42,7 @@ def test_a_rate_stands_before_its_interval():
     assert with_interval(scores, "f1") == "0.944 (0.924-0.961)"
     assert with_interval(scores, "fpr") == "0.100 (0.050-0.200)"
     assert with_interval({"f1": 0.0, "intervals": {"f1": None}}, "f1") == "0.000 (-)"
+    assert with_interval({"fpr": None, "intervals": {"fpr": None}}, "fpr") == "-"
     assert rate_with_interval({"rate": 0.75, "interval": [0.5, 0.9], "hits": 3, "total": 4}) == "0.750 (0.500-0.900)"
 
 
@@ -47,3 +56,23 @@ def test_they_read_what_the_evaluation_gives():
 
 def test_a_mean_and_its_deviation():
     assert mean_and_deviation({"mean": 0.9444, "std": 0.01251}) == "0.944 ± 0.013"
+    assert mean_and_deviation({"mean": 0.25, "std": 0.125}, "+.3f") == "+0.250 ± 0.125"
+    assert mean_and_deviation({"mean": 0.5, "std": None}) == "0.500 ± -"
+    assert mean_and_deviation({"mean": 0.5, "std": 0.1, "counted": 2, "total": 3}) == "0.500 ± 0.100 (2 of 3 have one)"
+    assert mean_and_deviation({"mean": None, "std": None, "counted": 0, "total": 2}) == "-"
+
+
+def test_a_missing_number_is_a_dash():
+    assert (printed(0.0), printed(None), printed(-0.25, "+.2f"), printed(None, ".4f")) == ("0.000", "-", "-0.25", "-")
+
+
+def test_rates_are_printed_with_what_is_missing_and_why():
+    """One line per run, then a sentence; below a table the sentence stands in a paragraph of its own."""
+    runs = {"baseline": trigger_metrics([True, False], [1, 1], 0), "asa": trigger_metrics([True, True], [1, 1], 0)}
+    why = "No request without need of a tool, so there is no FPR."
+    assert rate_lines(runs, ("recall", "fpr")) == (
+        f"baseline   recall 0.500  fpr -\nasa        recall 1.000  fpr -\n{why}"
+    )
+    assert with_reasons("| table |", runs) == f"| table |\n\n{why}"
+    full = {"baseline": trigger_metrics([True, False], [1, 0], 0)}
+    assert rate_lines(full, ("fpr",)) == "baseline   fpr 0.000" and with_reasons("| table |", full) == "| table |"

@@ -164,6 +164,16 @@ def test_where_none_keeps_the_fpr_the_lowest_is_taken():
     assert best_setting([*settings, replace(settings[2], dose=0.05)], 0.1).dose == 0.05
 
 
+def test_a_rate_without_a_denominator_keeps_no_setting_out():
+    """Without requests that need no tool there is no FPR to keep; nothing needed and nothing called is all right."""
+    unneeded = [replace(GOOD, fpr=None), replace(GOOD, f1=0.9, dose=0.75, fpr=None)]
+    assert best_setting(unneeded, None) == unneeded[1]
+    calls_for_nothing = replace(GOOD, f1=0.0, fpr=0.05)
+    silent = replace(GOOD, f1=None, fpr=0.0, dose=0.75)
+    assert best_setting([calls_for_nothing, silent], 0.2) == silent
+    assert best_setting([calls_for_nothing, replace(silent, fpr=0.3)], 0.01) == calls_for_nothing
+
+
 def readings(*aucs: float | None) -> list[LayerReading]:
     return [LayerReading(i, 0.99 if a is None else a, 0.5, a is None) for i, a in enumerate(aucs)]
 
