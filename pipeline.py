@@ -147,6 +147,7 @@ prefix = shared_prefix([ids for rows in (*prompts.values(), spare_prompts) for i
 trigger_id = prompter.trigger_id
 triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
 checkpoints = Checkpoints(f"{OUT}/checkpoints")
+writer = checkpoints.writer
 run_key = key_of(
     model_source, weights_key(model), profile.name, str(model.dtype), model.device.type, prompter.key(),
     requests_key(splits), SEED,
@@ -323,10 +324,13 @@ for kind, best in best_by_direction.items():
     )
 print(f"the best, confirmed by generation: F1 {valid_generated['f1']:.3f}, FPR {valid_generated['fpr']:.3f}")
 chosen_layers = {"plateau rule, L*": plateau, "chosen by steering": chosen.layer}
-plot_probe_sweep(readings, swept["length"], kinds, chosen_layers, f"{OUT}/probe_sweep.png")
-plot_settings(settings, best_by_direction, valid_baseline, f"{OUT}/hp_sweep.png")
 cosines = {kind: cosine_matrix(directions[kind, chosen.layer], domains) for kind in DIRECTIONS}
-plot_cosines(cosines, domains, f"{OUT}/cosines.png")
+writer.write(
+    f"{OUT}/probe_sweep.png",
+    lambda path: plot_probe_sweep(readings, swept["length"], kinds, chosen_layers, path),
+)
+writer.write(f"{OUT}/hp_sweep.png", lambda path: plot_settings(settings, best_by_direction, valid_baseline, path))
+writer.write(f"{OUT}/cosines.png", lambda path: plot_cosines(cosines, domains, path))
 # %% [markdown] test-text
 # ## TEST
 # Looked at once: baseline, ASA and the paper's direction at its own best setting, by real generation. The ablations
@@ -569,8 +573,12 @@ test = {run: trigger_metrics(called[run], test_labels, SEED) for run in ("baseli
 adapter.config["test"] = {
     run: {m: test[run][m] for m in ("precision", "recall", "f1", "fpr")} for run in ("baseline", "asa")
 }
-adapter.save(f"{OUT}/asa_assets")
-write_quickstart_files(f"{OUT}/asa_assets", readers[chosen.layer], vectors)
+assets = f"{OUT}/asa_assets"
+writer.write(f"{assets}/adapter.safetensors and config.json", lambda _: adapter.save(assets))
+writer.write(
+    f"{assets}/steering_vectors.npz, router.pkl, probes.pkl and scaler.pkl",
+    lambda _: write_quickstart_files(assets, readers[chosen.layer], vectors),
+)
 results = {
     "profile": profile.name, "model": model_source, "benchmark": {"name": benchmark, "n_test": len(test_labels)},
     "layer": chosen.layer, "direction": chosen.direction, "alpha": adapter.alpha, "dose": chosen.dose,
@@ -620,21 +628,23 @@ if PROOF:
         "doses": curves["doses"],
         "layers": curves["layers"], "geometry": cosines_by_layer, "gates": compared, "robustness": robustness,
     }  # fmt: skip
-    plot_dose_curves(curves["doses"], valid_baseline, f"{OUT}/dose_curves.png")
-    plot_layer_curve(curves["layers"], auc, DIRECTIONS, f"{OUT}/layer_curve.png")
+    writer.write(f"{OUT}/dose_curves.png", lambda path: plot_dose_curves(curves["doses"], valid_baseline, path))
+    writer.write(f"{OUT}/layer_curve.png", lambda path: plot_layer_curve(curves["layers"], auc, DIRECTIONS, path))
     if robustness:
-        plot_reliability(robustness["target_fpr"]["reliability"], f"{OUT}/reliability.png")
+        bins = robustness["target_fpr"]["reliability"]
+        writer.write(f"{OUT}/reliability.png", lambda path: plot_reliability(bins, path))
 results["seconds"] = round(sum(results["stage_seconds"].values()), 2)
-write_json(f"{OUT}/results.json", results)
-write_report(results, f"{OUT}/report.md")
+writer.write(f"{OUT}/results.json", lambda path: write_json(path, results))
+writer.write(f"{OUT}/report.md", lambda path: write_report(results, path))
 decisions = [Decision(**decision) for decision in tested["asa_decisions"]]
-write_errors(
-    splits["test"], called["baseline"].tolist(), called["asa"].tolist(), tested["p_own"], decisions,
-    load_notes("data/error_notes.csv"), f"{OUT}/errors.md",
-)  # fmt: skip
-plot_baseline_vs_asa(
-    test, f"{profile.name}, {benchmark}: {len(test_labels)} TEST requests, 95 % intervals", f"{OUT}/baseline_vs_asa.png"
+before_and_after = [called[run].tolist() for run in ("baseline", "asa")]
+notes = load_notes("data/error_notes.csv")
+writer.write(
+    f"{OUT}/errors.md",
+    lambda path: write_errors(splits["test"], *before_and_after, tested["p_own"], decisions, notes, path),
 )
+title = f"{profile.name}, {benchmark}: {len(test_labels)} TEST requests, 95 % intervals"
+writer.write(f"{OUT}/baseline_vs_asa.png", lambda path: plot_baseline_vs_asa(test, title, path))
 print(
     rate_lines(
         {run: test[run] for run in ("baseline", "asa_paper", "asa", "probe")},
@@ -646,7 +656,7 @@ print(
     f"(paper's direction {printed(results['gap_closed_paper'], '.2f')})"
     + ("" if results["gap_closed"] is not None else ": the probe is no better than the baseline, so there is no gap")
 )
-print(f"all stages {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/results.json, {OUT}/asa_assets")
+print(f"all stages {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/results.json, {assets}")
 
 # %% [markdown] demo-text
 # ## Demo
@@ -674,3 +684,10 @@ from asa.chat import answer_twice
 if CHAT:
     while text := input("request (empty line ends): "):
         show_comparisons([answer_twice(model, prompter, adapter, text)], profile.trigger)
+
+# %% [markdown] end-text
+# ## Files that are missing
+# Where the disk refused a file, the run went on without it; this cell then names it and says what to do.
+
+# %% end
+writer.finish()

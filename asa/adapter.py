@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from asa.blocks import decoder_layers, is_compiled
-from asa.files import VERSION, write_atomic, write_json
+from asa.files import VERSION, json_text, write_together
 from asa.fingerprint import fingerprint, model_difference
 from asa.hook import AdapterError, Steering, generating_model
 
@@ -195,11 +195,17 @@ class ASAAdapter:
             warnings.warn("nothing was generated inside adapter.steer(), so nothing was steered.", stacklevel=3)
 
     def save(self, folder: str | Path) -> None:
-        """Write `config.json` and `adapter.safetensors`, whole or not at all; of several processes the first writes."""
-        folder = Path(folder)
-        arrays = {name: array.cpu().contiguous() for name, array in self.arrays.items()}
-        write_atomic(folder / "adapter.safetensors", lambda scratch: save_file(arrays, scratch))
-        write_json(folder / "config.json", {"format": FORMAT} | self.config | {"asa_version": VERSION})
+        """Write `config.json` and `adapter.safetensors`, both or neither; of several processes the first writes.
+
+        Raises:
+            OSError: The disk is full or the folder cannot be written.
+        """
+        arrays = save({name: array.cpu().contiguous() for name, array in self.arrays.items()})
+        config = json_text({"format": FORMAT} | self.config | {"asa_version": VERSION})
+        write_together({
+            Path(folder, "adapter.safetensors"): lambda scratch: scratch.write_bytes(arrays),
+            Path(folder, "config.json"): lambda scratch: scratch.write_text(config, encoding="utf-8"),
+        })  # fmt: skip
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "ASAAdapter":

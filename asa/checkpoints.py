@@ -2,11 +2,12 @@
 
 A stage's file holds NumPy arrays and plain JSON values, and the key it depends on: model, data, prompt, settings. A
 second run with the same key reads it; with another key, or from a damaged file, the stage runs again. Files appear
-whole or not at all. Of several processes the first alone reads and writes, and all go on with its result. No file is
-unpickled, and nothing here knows what a stage computes.
+whole or not at all; where the disk refuses one, the run goes on with the result. Of several processes the first alone
+reads and writes, and all go on with its result. No file is unpickled, and nothing here knows what a stage computes.
 """
 
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from asa.files import is_first, write_atomic
+from asa.files import Writer, is_first, write_atomic
 from asa.processes import from_first
 
 
@@ -27,14 +28,16 @@ class Checkpoints:
 
     Attributes:
         seconds: Stage -> seconds it took when it was computed, also where it was reused.
+        writer: Writes the files, and knows which could not be written.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.seconds: dict[str, float] = {}
+        self.writer = Writer()
 
     def stage(self, name: str, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The stage's result, from its file where `key` fits, else computed and kept.
+        """The stage's result, from its file where `key` fits, else computed and kept if the disk allows.
 
         Args:
             name: File name without ending.
@@ -66,11 +69,11 @@ class Checkpoints:
                     **arrays,
                 )
 
-        write_atomic(path, write)
+        self.writer.write(path, lambda place: write_atomic(place, write))
         return arrays | json.loads(json.dumps(rest))
 
     def _read(self, path: Path, key: str) -> dict[str, Any] | None:
-        if not path.exists():
+        if not os.path.exists(path):  # unlike Path's, it raises nothing where the folder is closed to us
             return None
         try:
             with np.load(path, allow_pickle=False) as file:

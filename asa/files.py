@@ -1,18 +1,23 @@
 """Files: hashes, atomic writes, and the one base class of errors that a user can mend.
 
-A file appears whole or not at all, and of several processes the first alone writes. Nothing here knows what a file
-holds, and nothing loads torch.
+A file appears whole or not at all, and of several processes the first alone writes. `Writer` lets a run go on where
+the disk refuses a file. Nothing here knows what a file holds, and nothing loads torch.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 VERSION = "0.2.0"  # of the package; saved adapters say which wrote them
 CHECKPOINT_FORMAT = 2  # raise it when a stage comes to hold something else
+FULL = {os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)}  # what a disk without room says
 
 
 class UserError(ValueError):
@@ -33,7 +38,7 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps([CHECKPOINT_FORMAT, parts], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then put it in place; on an error nothing changes.
 
     Of several processes only the first writes.
@@ -41,19 +46,84 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     Raises:
         OSError: The disk is full or the folder cannot be written.
     """
+    write_together({path: write})
+
+
+def write_together(files: dict[str | Path, Callable[[Path], object]]) -> None:
+    """`write_atomic` for files that belong together: none is put in place before all are filled.
+
+    Raises:
+        OSError: The disk is full or a folder cannot be written.
+    """
     if not is_first():
         return
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{os.getpid()}-{path.name}")
+    scratches: dict[Path, Path] = {}
     try:
-        write(scratch)
-        os.replace(scratch, path)
+        for path, write in files.items():
+            path = Path(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_name(f".{os.getpid()}-{path.name}")
+            scratches[scratch] = path
+            write(scratch)
+        for scratch, path in scratches.items():
+            os.replace(scratch, path)
     finally:
-        scratch.unlink(missing_ok=True)
+        for scratch in scratches:
+            with contextlib.suppress(OSError):  # the one that stopped the writing is the one to tell
+                scratch.unlink(missing_ok=True)
+
+
+def json_text(value: Any) -> str:
+    """`value` as indented JSON; NaN and infinity, which JSON does not have, become null."""
+    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    return json.dumps(plain, indent=2) + "\n"
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity, which JSON does not have, become null."""
-    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    write_atomic(path, lambda scratch: scratch.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8"))
+    """Write `value` as `json_text`, atomically."""
+    write_atomic(path, lambda scratch: scratch.write_text(json_text(value), encoding="utf-8"))
+
+
+class Writer:
+    """Writes what a run leaves; a file that the disk refuses is named and remembered, and the run goes on.
+
+    Attributes:
+        refused: Path -> why, of what could not be written.
+    """
+
+    def __init__(self):
+        self.refused: dict[str, str] = {}
+
+    def write(self, path: str | Path, write: Callable[[Any], object]) -> None:
+        """Call `write(path)`; an OSError of it becomes a sentence on stderr."""
+        try:
+            write(path)
+        except OSError as error:
+            self.refused[str(path)] = error.strerror or str(error)
+            print(
+                f"{path} could not be written ({self.refused[str(path)]}); the run goes on without it.", file=sys.stderr
+            )
+        else:
+            self.refused.pop(str(path), None)
+
+    def finish(self) -> None:
+        """End the run, if need be with an error.
+
+        Raises:
+            UserError: Something could not be written; the message names it and says what to do.
+        """
+        if not self.refused:
+            return
+        missing = {why: [path for path in self.refused if self.refused[path] == why] for why in self.refused.values()}
+        named = "; ".join(f"{', '.join(paths)} ({why})" for why, paths in missing.items())
+        folder = next(place for place in Path(next(iter(self.refused))).parents if os.path.exists(place))
+        free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free"
+        remedy = (
+            f"free some space on the disk of {folder}, where {free},"
+            if FULL & missing.keys()
+            else f"make {folder} writable or give another output folder ({free} on this one's disk)"
+        )
+        raise UserError(
+            f"not everything could be written, missing are {named}: {remedy} and run again; the stages that were "
+            "written are reused."
+        )

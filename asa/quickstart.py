@@ -11,19 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from asa.files import write_atomic
+from asa.files import write_together
 from asa.probes import Readers
 
 
 def write_quickstart_files(folder: str | Path, readers: Readers, vectors: np.ndarray) -> None:
-    """Write the four files beside an adapter.
+    """Write the four files beside an adapter, all or none.
 
     Args:
         folder: The adapter's folder.
         readers: Of the steered layer.
         vectors: `[D, H]`, the mixed unit vectors in the order of `readers.domains`.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written.
     """
-    folder = Path(folder)
 
     def write_vectors(scratch: Path) -> None:
         with zipfile.ZipFile(scratch, "w") as archive:  # np.savez cannot name an array "file"
@@ -31,6 +33,9 @@ def write_quickstart_files(folder: str | Path, readers: Readers, vectors: np.nda
                 with archive.open(f"{domain}.npy", "w") as file:
                     np.lib.format.write_array(file, vector, allow_pickle=False)
 
-    write_atomic(folder / "steering_vectors.npz", write_vectors)
-    for name, fitted in (("router", readers.router), ("probes", readers.probes), ("scaler", readers.scaler)):
-        write_atomic(folder / f"{name}.pkl", lambda scratch, fitted=fitted: scratch.write_bytes(pickle.dumps(fitted)))
+    fitted = {"router": readers.router, "probes": readers.probes, "scaler": readers.scaler}
+    pickled = {
+        Path(folder, f"{name}.pkl"): lambda scratch, part=part: scratch.write_bytes(pickle.dumps(part))
+        for name, part in fitted.items()
+    }
+    write_together({Path(folder, "steering_vectors.npz"): write_vectors} | pickled)

@@ -30,6 +30,20 @@ write_atomic(Path(__file__).parent / f"by-{here}", lambda scratch: scratch.write
 quiet_unless_first()
 print("printed by", here)
 """
+REFUSED = """
+import sys
+from pathlib import Path
+from asa.checkpoints import Checkpoints
+from asa.processes import gathered, this_process
+out = Path(__file__).parent / "out"
+if this_process().process_index == 0:
+    out.write_text("a file where the folder should be")
+kept = Checkpoints(out)
+for name in ("one", "two"):
+    sys.stderr.write(f"{gathered([kept.stage(name, 'k', lambda: {'a': name})['a']])} in all\\n")
+kept.writer.finish()
+sys.stderr.write(f"end of {this_process().process_index}\\n")
+"""
 
 
 def launch(count: int, *command: str) -> subprocess.CompletedProcess:
@@ -89,6 +103,18 @@ def test_processes_share_work_and_tell_each_other(tmp_path):
     assert sorted(said) == [f"{number} {expected} first" for number in (0, 1)]
     assert done.stdout.split("printed by")[1:] == [" 0\n"]
     assert [path.name for path in tmp_path.glob("by-*")] == ["by-0"]
+
+
+def test_where_the_first_cannot_write_all_go_on_and_the_launcher_fails(tmp_path):
+    """The first alone knows, at the end; the other waits for nothing."""
+    (tmp_path / "refused.py").write_text(REFUSED)
+    done = launch(2, tmp_path / "refused.py")
+    assert done.returncode != 0
+    for name in ("one", "two"):
+        assert done.stderr.count(f"{[name, name]} in all") == 2
+        assert done.stderr.count(f"{name}.npz could not be written (") == 1
+    assert done.stderr.count("asa.files.UserError: not everything could be written") == 1
+    assert "end of 1" in done.stderr and "end of 0" not in done.stderr
 
 
 def test_one_process_has_all_the_work_and_talks_to_nobody():
