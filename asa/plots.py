@@ -123,7 +123,7 @@ def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
         for place, measure, top in zip(places, measures, tops, strict=True):
             axes.text(place, top + 0.015, printed(test[run][measure], ".2f"), ha="center", fontsize=7)
     axes.set_xticks(range(len(measures)), ["precision", "recall", "F1", "FPR (lower is better)", "accuracy"])
-    axes.set(ylim=(0, 1.12), title=title)
+    axes.set(xlim=(-0.64, len(measures) - 0.36), ylim=(0, 1.12), title=title)  # room for bars that are not there too
     axes.legend(fontsize=8, ncols=len(runs), loc="upper center", bbox_to_anchor=(0.5, -0.08))
     return save_figure(figure, path)
 

@@ -161,6 +161,8 @@ def test_baseline_against_asa_takes_fewer_runs_and_empty_counts(tmp_path):
     labels = [(text.get_text(), text.get_position()[1]) for text in figure.axes[0].texts[:5]]
     assert [text for text, _ in labels] == ["-", "-", "-", "0.00", "1.00"]
     assert [height for _, height in labels[:3]] == [pytest.approx(0.015)] * 3
+    left, right = figure.axes[0].get_xlim()
+    assert all(left < text.get_position()[0] < right for text in figure.axes[0].texts)
 
 
 def test_baseline_against_asa_without_any_request_shows_dashes(tmp_path):
