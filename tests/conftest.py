@@ -185,8 +185,8 @@ def small_requests(tmp_path_factory) -> Path:
 
 
 @contextlib.contextmanager
-def one_push(model: PreTrainedModel, layer: int, delta: torch.Tensor) -> Iterator[list[int]]:
-    """Add `delta` to block `layer`'s output at the last column, at its first call only; yields the calls' lengths.
+def one_push(model: PreTrainedModel, layer: int, delta: torch.Tensor, column: int = -1) -> Iterator[list[int]]:
+    """Add `delta` to block `layer`'s output at one column, at its first call only; yields the calls' lengths.
 
     The plainest form of what engine and adapter do, written here once more so that they can be compared with it.
     """
@@ -198,7 +198,7 @@ def one_push(model: PreTrainedModel, layer: int, delta: torch.Tensor) -> Iterato
         if len(lengths) > 1:
             return output
         changed = hidden.clone()
-        changed[:, -1] += delta
+        changed[:, column] += delta
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     handle = model.get_decoder().layers[layer].register_forward_hook(hook)
