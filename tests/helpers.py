@@ -1,40 +1,22 @@
 """How near two ways of computing one thing must come, measured on the machine that runs the test.
 
-Rounding differs from one processor to the next, so no bound is written down. Truth is a plain full forward of the same
-weights in float64, and what is tested may be no further from it than a few times what the plain way is. Greedy
-answers must be equal token for token, up to a step at which the true scores of the two tokens are tied within the
-plain way's own error.
+Truth is a plain full forward of the same weights in float64, and what is tested may be no further from it than a few
+times what the plain way is (benchmarks/truth.py). Greedy answers must be equal token for token, up to a step at which
+the true scores of the two tokens are tied within that error.
 """
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from functools import cache
 
 import torch
-from conftest import one_push
-from torch.overrides import TorchFunctionMode
+from conftest import last_token, one_push
 from transformers import PreTrainedModel
+from truth import NothingInFloat32, allowed_error, doubled, error
 
-TIMES = 5  # in 16 bit the shared-prefix attention rounds its scores, the plain one does not: up to 2.7 times its error
-FLOOR = 1  # eps: where the plain way happens to round next to nothing
+from asa.engine import LastToken
 
-
-class NothingInFloat32(TorchFunctionMode):
-    """Runs in float64 what a model's code asks for in float32 by name: norms, rotary angles, the softmax."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.float:
-            return args[0].double()
-        args = [torch.float64 if arg is torch.float32 else arg for arg in args]
-        kwargs = {name: torch.float64 if arg is torch.float32 else arg for name, arg in (kwargs or {}).items()}
-        return func(*args, **kwargs)
-
-
-@cache
-def doubled(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of `model` with every weight in float64; kept, as the tests share their models."""
-    return copy.deepcopy(model).double()
+doubled = cache(doubled)  # the tests share their models
 
 
 @contextlib.contextmanager
@@ -44,20 +26,16 @@ def exact(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         yield doubled(model)
 
 
-def error(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Distance of vectors `[..., H]` from the true ones, relative to these `[...]`."""
-    return (found.double() - true).norm(dim=-1) / true.norm(dim=-1)
+def assert_near(found: torch.Tensor, true: torch.Tensor, allowed: float) -> None:
+    """No vector `[..., H]` is further from the true one than `allowed_error` says."""
+    assert found.shape == true.shape
+    assert error(found, true).max() <= allowed
 
 
-def allowed_error(plain: torch.Tensor, true: torch.Tensor) -> float:
-    """The most that `error` may be: a few times the largest of the plain way's vectors `[..., H]`."""
-    return TIMES * max(error(plain, true).max().item(), FLOOR * torch.finfo(plain.dtype).eps)
-
-
-def assert_as_exact(found: torch.Tensor, plain: torch.Tensor, true: torch.Tensor) -> None:
-    """No vector `[..., H]` is further from the true one than a few times what the plain way's furthest is."""
-    assert found.shape == plain.shape == true.shape
-    assert error(found, true).max() <= allowed_error(plain, true)
+def full_forwards(model, prompts: list[list[int]]) -> LastToken:
+    """States and logits of every prompt by one plain full forward each."""
+    states, logits = zip(*(last_token(model, prompt) for prompt in prompts), strict=True)
+    return LastToken(torch.stack(states), torch.stack(logits))
 
 
 def full_logits(model, prompt: list[int], answer: list[int], push: tuple[int, torch.Tensor] | None) -> torch.Tensor:
@@ -68,6 +46,21 @@ def full_logits(model, prompt: list[int], answer: list[int], push: tuple[int, to
     pushing = one_push(model, *push, column=len(prompt) - 1) if push else contextlib.nullcontext()
     with pushing, torch.no_grad():
         return model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0]
+
+
+def full_likelihood(model, prompt: list[int], answer: list[int]) -> float:
+    """Mean log-probability a token by a plain full forward over prompt and answer."""
+    logits = full_logits(model, prompt, answer[:-1], None)[len(prompt) - 1 :]
+    return float(logits.float().log_softmax(-1)[range(len(answer)), answer].mean())
+
+
+def assert_likely(found: list[float], model, prompts: list[list[int]], answers: list[list[int]]) -> None:
+    """Mean log-probabilities, as one vector, are as near the true ones as those of plain full forwards."""
+    pairs = list(zip(prompts, answers, strict=True))
+    plain = torch.tensor([full_likelihood(model, *pair) for pair in pairs])
+    with exact(model) as twin:
+        true = torch.tensor([full_likelihood(twin, *pair) for pair in pairs], dtype=torch.float64)
+    assert_near(torch.tensor(found, dtype=torch.float64), true, allowed_error((plain, true)))
 
 
 class Answer(list):
@@ -84,8 +77,7 @@ class Answer(list):
 
     def __init__(self, tokens: list[int], model, prompt: list[int], push: tuple[int, torch.Tensor] | None = None):
         super().__init__(tokens)
-        self.asked = list(prompt)
-        self.model, self.push = model, push
+        self.model, self.prompt, self.push = model, list(prompt), push
 
     def __eq__(self, other) -> bool:
         if list.__eq__(self, other):
@@ -99,8 +91,8 @@ class Answer(list):
 
     def _tied(self, step: int, token: int) -> bool:
         """Whether the token at `step` and another are as likely, as far as the plain way can tell."""
-        plain = full_logits(self.model, self.asked, self[:step], self.push)
+        plain = full_logits(self.model, self.prompt, self[:step], self.push)
         with exact(self.model) as twin:
-            true = full_logits(twin, self.asked, self[:step], self.push)
-        unsure = allowed_error(plain, true) * true[-1].square().mean().sqrt()
+            true = full_logits(twin, self.prompt, self[:step], self.push)
+        unsure = allowed_error((plain, true)) * true[-1].square().mean().sqrt()
         return bool((true[-1, self[step]] - true[-1, token]).abs() <= 2 * unsure)

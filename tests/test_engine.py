@@ -4,11 +4,14 @@ Wherever the engine splits, buckets, joins, replays or compacts, the model must 
 and nothing that the caller owns, batch, model or hooks, may have changed afterwards.
 """
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from conftest import HIDDEN, PREFIX, hooks_of, last_token, make_gemma3, make_lfm2, make_llama, make_prompts, one_push
+from helpers import Answer, assert_likely, assert_near, exact, full_forwards
+from truth import allowed_error
 
 import asa.engine
 from asa.blocks import decoder_layers, final_norm
@@ -16,7 +19,6 @@ from asa.engine import Batch, Engine, LastToken
 from asa.prompts import shared_prefix
 
 LIMIT = 12
-CLOSE = {"atol": 1e-4, "rtol": 1e-5}
 
 
 def closed(answer: list[int]) -> bool:
@@ -24,14 +26,16 @@ def closed(answer: list[int]) -> bool:
     return answer[-1] % 7 == 0
 
 
-def generated(model, prompt: list[int]) -> list[int]:
-    """The model's own greedy answer to one prompt, with the same ends."""
+def generated(model, prompt: list[int], push: tuple[int, torch.Tensor] | None = None) -> Answer:
+    """The model's own greedy answer to one prompt, with the same ends; `push` (layer, `[H]`) by a one-shot hook."""
     ids = torch.tensor([prompt])
     ends = list(range(0, model.config.vocab_size, 7))
-    out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=LIMIT, eos_token_id=ends
-    )
-    return out[0, len(prompt) :].tolist()
+    with one_push(model, *push) if push else contextlib.nullcontext([len(prompt)]) as lengths:
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=LIMIT, eos_token_id=ends
+        )
+    assert lengths[0] == len(prompt)
+    return Answer(out[0, len(prompt) :].tolist(), model, prompt, push)
 
 
 def in_order(batches: list[Batch], values: list) -> list:
@@ -55,24 +59,31 @@ def random_push(states: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return push / push.norm(dim=1, keepdim=True) * states.norm(dim=1, keepdim=True)
 
 
-def plain_readings(model, prompts: list[list[int]]) -> LastToken:
-    """States and logits of every prompt by one plain full forward each."""
-    states, logits = zip(*(last_token(model, prompt) for prompt in prompts), strict=True)
-    return LastToken(torch.stack(states), torch.stack(logits))
-
-
-def plain_pushed(model, prompts: list[list[int]], layer: int, push: torch.Tensor) -> torch.Tensor:
-    """Logits of every prompt by a full forward with a hook that adds the row's push."""
+def truly_pushed(model, prompts: list[list[int]], layer: int, push: torch.Tensor) -> torch.Tensor:
+    """True logits of every prompt, by a full forward with a hook that adds the row's push."""
     logits = []
     for prompt, delta in zip(prompts, push, strict=True):
-        with one_push(model, layer, delta):
-            logits.append(last_token(model, prompt)[1])
+        with exact(model) as twin, one_push(twin, layer, delta):
+            logits.append(last_token(twin, prompt)[1])
     return torch.stack(logits)
+
+
+def truth_of(model, prompts: list[list[int]]) -> tuple[LastToken, float]:
+    """True states and logits, and how far from them one may be."""
+    plain = full_forwards(model, prompts)
+    with exact(model) as twin:
+        true = full_forwards(twin, prompts)
+    return true, allowed_error((plain.states, true.states), (plain.logits, true.logits))
 
 
 @pytest.fixture(scope="module")
 def plain(tiny_model, prompts) -> LastToken:
-    return plain_readings(tiny_model, prompts)
+    return full_forwards(tiny_model, prompts)
+
+
+@pytest.fixture(scope="module")
+def truth(tiny_model, prompts) -> tuple[LastToken, float]:
+    return truth_of(tiny_model, prompts)
 
 
 @pytest.fixture
@@ -80,21 +91,22 @@ def batches(tiny_model, prompts) -> list[Batch]:
     return list(Engine(tiny_model, shared_prefix(prompts)).batches(prompts, "test"))
 
 
-def check_against_plain(model, prompts: list[list[int]], prefix: list[int], plain: LastToken) -> None:
-    """States, logits, replay at every layer and decoding, pushed and not, against the plain way."""
+def check_against_plain(model, prompts: list[list[int]], prefix: list[int], truth: tuple[LastToken, float]) -> None:
+    """States, logits and replay at every layer against the truth, decoding against the plain way."""
+    true, allowed = truth
     batches = list(Engine(model, prefix).batches(prompts, "test"))
     read = [batch.last_token() for batch in batches]
-    torch.testing.assert_close(torch.stack(in_order(batches, [part.states for part in read])), plain.states, **CLOSE)
-    torch.testing.assert_close(torch.stack(in_order(batches, [part.logits for part in read])), plain.logits, **CLOSE)
+    assert_near(torch.stack(in_order(batches, [part.states for part in read])), true.states, allowed)
+    assert_near(torch.stack(in_order(batches, [part.logits for part in read])), true.logits, allowed)
     for layer in range(len(decoder_layers(model))):
-        push = random_push(plain.states[:, layer], seed=layer)
-        pushed = plain_pushed(model, prompts, layer, push)
-        assert ((pushed - plain.logits).abs().amax(1) > 0.1).all()  # the push matters, or the next line proves little
+        push = random_push(true.states[:, layer].float(), seed=layer)
+        pushed = truly_pushed(model, prompts, layer, push)
+        assert ((pushed - true.logits).abs().amax(1) > 0.1).all()  # the push matters, or the next line proves little
         replayed = [
             batch.replay(layer, part.states[:, layer] + push[batch.rows])
             for batch, part in zip(batches, read, strict=True)
         ]
-        torch.testing.assert_close(torch.stack(in_order(batches, replayed)), pushed, **CLOSE)
+        assert_near(torch.stack(in_order(batches, replayed)), pushed, allowed)
     assert decoded(batches) == [generated(model, prompt) for prompt in prompts]
 
 
@@ -108,15 +120,15 @@ def test_the_fixtures_can_show_a_fault(tiny_model, prompts, plain):
     assert len({token for answer in answers for token in answer}) > 20
 
 
-def test_equals_the_plain_way(tiny_model, prompts, plain):
+def test_equals_the_plain_way(tiny_model, prompts, truth):
     """States, logits, replay at every layer and greedy answers are those of the prompt alone."""
-    check_against_plain(tiny_model, prompts, shared_prefix(prompts), plain)
+    check_against_plain(tiny_model, prompts, shared_prefix(prompts), truth)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, PREFIX - 1])
-def test_any_prefix(tiny_model, prompts, plain, length):
+def test_any_prefix(tiny_model, prompts, truth, length):
     """A prefix shorter than a convolution's reach, and one that ends before the prompts part."""
-    check_against_plain(tiny_model, prompts, prompts[0][:length], plain)
+    check_against_plain(tiny_model, prompts, prompts[0][:length], truth)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +140,7 @@ def test_any_lfm2_pattern(prompts, layers):
     kinds = tuple({"conv": "conv", "attention": "full_attention"}[kind] for kind in layers.split())
     model = make_lfm2(kinds, seed=3)
     assert model.dtype == torch.float32
-    check_against_plain(model, prompts, shared_prefix(prompts), plain_readings(model, prompts))
+    check_against_plain(model, prompts, shared_prefix(prompts), truth_of(model, prompts))
 
 
 def test_replay_of_the_unchanged_state_changes_no_bit(batches):
@@ -154,11 +166,7 @@ def test_decode_with_a_push_equals_generate_with_a_one_shot_hook(tiny_model, bat
     """One push at the last prompt token, none at the tokens after it, and convolutions and keys above carry it on."""
     layer %= len(decoder_layers(tiny_model))
     push = random_push(plain.states[:, layer], seed=9)
-    expected = []
-    for prompt, delta in zip(prompts, push, strict=True):
-        with one_push(tiny_model, layer, delta) as lengths:
-            expected.append(generated(tiny_model, prompt))
-        assert lengths[0] == len(prompt)
+    expected = [generated(tiny_model, prompt, (layer, row)) for prompt, row in zip(prompts, push, strict=True)]
     assert decoded(batches, (layer, push)) == expected
     assert sum(a != b for a, b in zip(expected, decoded(batches), strict=True)) > len(prompts) // 2
 
@@ -195,7 +203,8 @@ def test_decode_with_a_push_of_zero_is_decode(batches):
 def test_an_opening_begins_the_answer_and_the_model_goes_on_from_there(tiny_model, batches, prompts, opening):
     """As it goes on alone behind prompt and opening; the limit counts both."""
     said = in_order(batches, [batch.decode(LIMIT, closed, opening=opening) for batch in batches])
-    assert said == [opening + generated(tiny_model, prompt + opening)[: LIMIT - len(opening)] for prompt in prompts]
+    begun = [opening + generated(tiny_model, prompt + opening)[: LIMIT - len(opening)] for prompt in prompts]
+    assert said == [Answer(answer, tiny_model, prompt) for answer, prompt in zip(begun, prompts, strict=True)]
     assert max(map(len, said)) == LIMIT
     assert opening not in [answer[: len(opening)] for answer in decoded(batches)]
 
@@ -217,7 +226,7 @@ def test_an_avoided_token_gives_way_to_the_best_of_the_others(tiny_model, batche
         others = [token for token in range(len(logits)) if token != avoid]
         first = others[int(logits[others].argmax())]
         rest = [] if closed([first]) else generated(tiny_model, [*prompt, first])[: LIMIT - 1]
-        assert answer == [first, *rest]
+        assert answer == Answer([first, *rest], tiny_model, prompt)
         assert (answer == before) == (before[0] != avoid)
     assert (said[row] == usual[row]) == (place == 1)
 
@@ -228,24 +237,17 @@ def answers_of_all_lengths(count: int) -> list[list[int]]:
     return [torch.randint(0, 400, (1 + 5 * row % 9,), generator=generator).tolist() for row in range(count)]
 
 
-def plain_likelihood(model, prompt: list[int], answer: list[int]) -> float:
-    """Mean log-probability a token by a plain full forward over prompt and answer."""
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 : -1]
-    return float(logits.double().log_softmax(-1)[range(len(answer)), answer].mean())
-
-
 @pytest.mark.parametrize("at_once", [1, 5, 16])
 def test_the_likelihood_of_answers_is_that_of_plain_full_forwards(tiny_model, batches, prompts, monkeypatch, at_once):
     """However many are scored at once, and whatever stands beside them."""
     monkeypatch.setattr(asa.engine, "SCORED_ROWS", at_once)
     answers = answers_of_all_lengths(len(prompts))
-    expected = [plain_likelihood(tiny_model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    assert len({len(answer) for answer in answers}) == 9 and max(expected) - min(expected) > 1
+    assert len({len(answer) for answer in answers}) == 9
     for batch in batches:
         batch.decode(3, closed)  # whatever was done before
-    found = [batch.log_likelihood([answers[row] for row in batch.rows]) for batch in batches]
-    assert in_order(batches, found) == pytest.approx(expected, abs=1e-4)
+    found = in_order(batches, [batch.log_likelihood([answers[row] for row in batch.rows]) for batch in batches])
+    assert max(found) - min(found) > 1
+    assert_likely(found, tiny_model, prompts, answers)
 
 
 def test_the_likelihood_through_a_sliding_window(monkeypatch):
@@ -255,15 +257,16 @@ def test_the_likelihood_through_a_sliding_window(monkeypatch):
     answers = answers_of_all_lengths(len(prompts))
     (batch,) = Engine(model, shared_prefix(prompts)).batches(prompts, "test")
     found = batch.log_likelihood([answers[row] for row in batch.rows])
-    expected = [plain_likelihood(model, prompts[row], answers[row]) for row in batch.rows]
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert_likely(found, model, [prompts[row] for row in batch.rows], [answers[row] for row in batch.rows])
 
 
-def test_the_likeliest_first_tokens_are_what_the_model_says(batches, plain):
-    """Scoring and speaking are one model: no other token of the vocabulary is likelier than the greedy one."""
+def test_the_likeliest_first_tokens_are_what_the_model_says(tiny_model, batches, prompts):
+    """Scoring and speaking are one model: the likelihood of the first token is that of the plain way."""
     for batch in batches:
-        said = batch.log_likelihood([[int(plain.logits[row].argmax())] for row in batch.rows])
-        assert said == pytest.approx(plain.logits[batch.rows].log_softmax(-1).amax(1).tolist(), abs=1e-4)
+        firsts = batch.decode(1, closed)
+        said = batch.log_likelihood(firsts)
+        assert_likely(said, tiny_model, [prompts[row] for row in batch.rows], firsts)
+        assert said == pytest.approx(batch.last_token().logits.log_softmax(-1).amax(1).tolist())
 
 
 def test_decode_ends_rows_where_told(batches):
@@ -318,19 +321,20 @@ def test_a_second_use_says_the_same(batches):
 
 
 @pytest.mark.parametrize("places", [[3], [0, 5, 7], [11, 2, 8, 4]])
-def test_selected_rows_say_what_the_whole_batch_says(batches, plain, places):
+def test_selected_rows_say_what_the_model_says(tiny_model, batches, prompts, truth, places):
     """In any order, and after the whole batch has been read."""
-    (batch,) = batches
-    whole, answers = batch.last_token(), batch.decode(LIMIT, closed)
+    (batch,), (true, allowed) = batches, truth
+    batch.last_token()
     part = batch.select(places)
     assert part.rows == [batch.rows[place] for place in places]
-    torch.testing.assert_close(part.last_token().states, whole.states[places], **CLOSE)
-    torch.testing.assert_close(part.last_token().logits, whole.logits[places], **CLOSE)
-    hidden = plain.states[batch.rows, 1] * 1.5
-    torch.testing.assert_close(part.replay(1, hidden[places]), batch.replay(1, hidden)[places], **CLOSE)
-    assert part.decode(LIMIT, closed) == [answers[place] for place in places]
-    pushed = batch.decode(LIMIT, closed, push=(1, hidden))
-    assert part.decode(LIMIT, closed, push=(1, hidden[places])) == [pushed[place] for place in places]
+    asked, read = [prompts[row] for row in part.rows], part.last_token()
+    assert_near(read.states, true.states[part.rows], allowed)
+    assert_near(read.logits, true.logits[part.rows], allowed)
+    push = random_push(read.states[:, 1])
+    assert_near(part.replay(1, read.states[:, 1] + push), truly_pushed(tiny_model, asked, 1, push), allowed)
+    assert part.decode(LIMIT, closed) == [generated(tiny_model, prompt) for prompt in asked]
+    pushed = [generated(tiny_model, prompt, (1, row)) for prompt, row in zip(asked, push, strict=True)]
+    assert part.decode(LIMIT, closed, push=(1, push)) == pushed
 
 
 def failing(*_args):
@@ -403,14 +407,14 @@ def test_prompts_without_the_prefix_are_refused(tiny_model, prompts, fault):
         list(engine.batches([prompts[0], prompts[1], bad, prompts[3]], "test"))
 
 
-def test_rows_find_back_to_their_prompts(tiny_model, prompts, plain, monkeypatch):
+def test_rows_find_back_to_their_prompts(tiny_model, prompts, truth, monkeypatch):
     """However prompts are ordered and batches cut, a row is its prompt's."""
     monkeypatch.setattr(asa.engine, "BATCH_ROWS", 5)
     order = [7, 0, 11, 3, 5, 1, 9, 2, 10, 8, 4, 6]
     engine = Engine(tiny_model, shared_prefix(prompts))
     batches = list(engine.batches([prompts[place] for place in order], "test"))
-    logits = torch.stack(in_order(batches, [batch.last_token().logits for batch in batches]))
-    torch.testing.assert_close(logits, plain.logits[order], **CLOSE)
+    logits, (true, allowed) = torch.stack(in_order(batches, [batch.last_token().logits for batch in batches])), truth
+    assert_near(logits, true.logits[order], allowed)
 
 
 @pytest.mark.parametrize(
@@ -424,22 +428,23 @@ def test_rows_find_back_to_their_prompts(tiny_model, prompts, plain, monkeypatch
         ({"BUCKET_TOKENS": 9, "BATCH_ROWS": 9}, [9, 3]),
     ],
 )
-def test_batch_limits_change_no_answer(tiny_model, prompts, plain, monkeypatch, limits, batch_sizes):
+def test_batch_limits_change_no_answer(tiny_model, prompts, truth, monkeypatch, limits, batch_sizes):
     """They hold, and they are about memory only."""
     for name, value in limits.items():
         monkeypatch.setattr(asa.engine, name, value)
     batches = list(Engine(tiny_model, shared_prefix(prompts)).batches(prompts, "test"))
     assert [len(batch.rows) for batch in batches] == batch_sizes
     states = torch.stack(in_order(batches, [batch.last_token().states for batch in batches]))
-    torch.testing.assert_close(states, plain.states, **CLOSE)
+    assert_near(states, truth[0].states, truth[1])
     assert decoded(batches) == [generated(tiny_model, prompt) for prompt in prompts]
 
 
 @pytest.mark.parametrize("below", [0.0, 0.5, 1.1])
-def test_dropping_finished_rows_changes_no_answer(batches, plain, monkeypatch, below):
+def test_dropping_finished_rows_changes_no_answer(tiny_model, batches, prompts, plain, monkeypatch, below):
     """Never, at half, and at every step."""
     push = random_push(plain.states[:, 1])
-    expected, pushed = decoded(batches), decoded(batches, (1, push))
+    expected = [generated(tiny_model, prompt) for prompt in prompts]
+    pushed = [generated(tiny_model, prompt, (1, row)) for prompt, row in zip(prompts, push, strict=True)]
     monkeypatch.setattr(asa.engine, "COMPACT_BELOW", below)
     widths = []
     for batch in batches:

@@ -21,9 +21,10 @@ import accelerate
 import pytest
 import torch
 from conftest import PAD, hooks_of, last_token, make_lfm2, make_prompts, one_push
-from helpers import Answer, allowed_error, error, exact, full_logits
+from helpers import Answer, assert_near, exact, full_forwards, full_logits
 from torch.nn.functional import normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompileConfig, DynamicCache
+from truth import allowed_error, error
 
 import asa.engine
 from asa import AdapterError, ASAAdapter
@@ -66,24 +67,20 @@ def case_of(name: str, dtype: torch.dtype) -> SimpleNamespace:
         model = make_lfm2([KINDS[kind] for kind in name], seed=3)
         prompts = make_prompts((5, 5, 5, 9, 2, 14, 3, 9), seed=6, prefix=20)
     model = model.to(dtype).eval()
-    found = readings(model, prompts)
+    found = full_forwards(model, prompts)
     with exact(model) as twin:
-        states, logits = readings(twin, prompts)
+        true = full_forwards(twin, prompts)
+    states = true.states
     depth = states.shape[1]
     layer = min(depth // 2, depth - 2)
     adapter = adapter_of(model, layer, states[:, layer].float(), dose=8.0 if name == "nano" else 2.0)
     pushes = [(layer, push) for push in adapter.push(states[:, layer])[0].to(dtype)]
     plain, steered = answers_of(model, prompts, [None] * len(prompts)), answers_of(model, prompts, pushes)
-    pairs = [(found[0], states), (found[1], logits), steered[1:]]
+    limit = allowed_error((found.states, true.states), (found.logits, true.logits), steered[1:])
     return SimpleNamespace(
-        model=model, prompts=prompts, prefix=shared_prefix(prompts), adapter=adapter, states=states, logits=logits,
-        plain=(plain[0], plain[2]), steered=(steered[0], steered[2]), limit=max(allowed_error(*pair) for pair in pairs),
+        model=model, prompts=prompts, prefix=shared_prefix(prompts), adapter=adapter, states=states,
+        logits=true.logits, plain=(plain[0], plain[2]), steered=(steered[0], steered[2]), limit=limit,
     )  # fmt: skip
-
-
-def readings(model, prompts: list[list[int]]) -> tuple[torch.Tensor, ...]:
-    """States `[N, layers, H]` and logits `[N, vocabulary]` of every prompt by one full forward each."""
-    return tuple(torch.stack(part) for part in zip(*(last_token(model, prompt) for prompt in prompts), strict=True))
 
 
 def answers_of(model, prompts: list[list[int]], pushes: list) -> tuple[list[Answer], torch.Tensor, torch.Tensor]:
@@ -135,11 +132,6 @@ def greedy(model, prompts: list[list[int]], **options) -> tuple[list[list[int]],
 
 def never(_answer: list[int]) -> bool:
     return False
-
-
-def assert_close(case, found: torch.Tensor, true: torch.Tensor) -> None:
-    """Every vector as near the true one as the plain way comes to its own."""
-    assert found.shape == true.shape and error(found, true).max() <= case.limit
 
 
 def assert_same_answers(found: list[list[int]], expected: list[Answer]) -> None:
@@ -203,15 +195,15 @@ def test_a_prefix_cache_equals_the_full_forward(case, batch, monkeypatch):
     """One prompt after the other, in three calls: prefix, own tokens, last token."""
     monkeypatch.setattr(asa.engine, "BATCH_ROWS", 1)
     for one in batch.engine.batches(case.prompts, "test"):
-        assert_close(case, one.last_token().states, case.states[one.rows])
-        assert_close(case, one.last_token().logits, case.logits[one.rows])
+        assert_near(one.last_token().states, case.states[one.rows], case.limit)
+        assert_near(one.last_token().logits, case.logits[one.rows], case.limit)
 
 
 def test_buckets_equal_the_full_forward(case, batch):
     """Rows of one length are prefilled together and then stand beside rows of other lengths."""
     assert len(batch.rows) == len(case.prompts)
-    assert_close(case, batch.last_token().states, case.states[batch.rows])
-    assert_close(case, batch.last_token().logits, case.logits[batch.rows])
+    assert_near(batch.last_token().states, case.states[batch.rows], case.limit)
+    assert_near(batch.last_token().logits, case.logits[batch.rows], case.limit)
 
 
 def first_logits(batch: Batch, push: tuple[int, torch.Tensor] | None) -> torch.Tensor:
@@ -236,7 +228,7 @@ def test_replay_equals_a_hook(case, batch):
         for place, row in list(enumerate(batch.rows))[layer % 2 :: 2]:  # half of them, to be fast
             with exact(case.model) as twin, one_push(twin, layer, push[row]):
                 _, hooked = last_token(twin, case.prompts[row])
-            assert_close(case, replayed[place], hooked)
+            assert_near(replayed[place], hooked, case.limit)
             assert error(case.logits[row], hooked) > case.limit  # what is compared does matter
 
 
@@ -288,7 +280,7 @@ def test_one_shot_steering(case, way):
     decisions = case.adapter.push(case.states[: len(prompts), case.adapter.layer])[1]
     assert [(d.domain, d.gate) for d in trace.decisions] == [(d.domain, d.gate) for d in decisions]
     expected, true = (part[: len(prompts)] for part in case.steered)
-    assert_close(case, logits[:, 0], true)
+    assert_near(logits[:, 0], true, case.limit)
     assert_same_answers(answers, expected)
 
 
@@ -300,7 +292,7 @@ def test_chunks_by_hand(small):
             small.model(chunk, past_key_values=kv, use_cache=True)
         with small.adapter.steer(small.model):
             logits = small.model(prompt[:, 18:], past_key_values=kv, use_cache=True).logits[0, -1]
-        assert_close(small, logits, small.steered[1][0])
+        assert_near(logits, small.steered[1][0], small.limit)
         with small.adapter.steer(small.model), pytest.raises(ValueError, match=r"^a prompt's next chunk: prefill all"):
             kv = small.model(prompt[:, :9], use_cache=True).past_key_values
             small.model(prompt[:, 9:], past_key_values=kv, use_cache=True)
