@@ -6,7 +6,7 @@ the true scores of the two tokens are tied within that error.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
@@ -32,6 +32,21 @@ def assert_near(found: torch.Tensor, true: torch.Tensor, allowed: float) -> None
     assert error(found, true).max() <= allowed
 
 
+def plain_and_true(model, compute: Callable) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `compute` gives of a model, as numbers or a tensor, and what it gives of it in float64."""
+    plain = torch.as_tensor(compute(model))
+    with exact(model) as twin:
+        return plain, torch.as_tensor(compute(twin)).double()
+
+
+def assert_same_gradients(found: list[torch.Tensor], plain: list[torch.Tensor], true: list[torch.Tensor]) -> None:
+    """Every tensor as a whole is as near the true one as the plain way's furthest is to its own."""
+    found, plain, true = ([part.detach().flatten() for part in parts] for parts in (found, plain, true))
+    allowed = allowed_error(*zip(plain, true, strict=True))
+    for one, other in zip(found, true, strict=True):
+        assert_near(one, other, allowed)
+
+
 def full_forwards(model, prompts: list[list[int]]) -> LastToken:
     """States and logits of every prompt by one plain full forward each."""
     states, logits = zip(*(last_token(model, prompt) for prompt in prompts), strict=True)
@@ -48,19 +63,17 @@ def full_logits(model, prompt: list[int], answer: list[int], push: tuple[int, to
         return model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0]
 
 
-def full_likelihood(model, prompt: list[int], answer: list[int]) -> float:
-    """Mean log-probability a token by a plain full forward over prompt and answer."""
+def full_likelihood(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """Mean log-probability of a token, by a plain full forward over prompt and answer."""
     logits = full_logits(model, prompt, answer[:-1], None)[len(prompt) - 1 :]
-    return float(logits.float().log_softmax(-1)[range(len(answer)), answer].mean())
+    return logits.float().log_softmax(-1)[range(len(answer)), answer].mean()
 
 
 def assert_likely(found: list[float], model, prompts: list[list[int]], answers: list[list[int]]) -> None:
     """Mean log-probabilities, as one vector, are as near the true ones as those of plain full forwards."""
     pairs = list(zip(prompts, answers, strict=True))
-    plain = torch.tensor([full_likelihood(model, *pair) for pair in pairs])
-    with exact(model) as twin:
-        true = torch.tensor([full_likelihood(twin, *pair) for pair in pairs], dtype=torch.float64)
-    assert_near(torch.tensor(found, dtype=torch.float64), true, allowed_error((plain, true)))
+    plain, true = plain_and_true(model, lambda of: torch.stack([full_likelihood(of, *pair) for pair in pairs]))
+    assert_near(torch.tensor(found), true, allowed_error((plain, true)))
 
 
 class Answer(list):

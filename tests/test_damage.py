@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import last_token, one_push
+from helpers import assert_likely, assert_near, full_likelihood, full_logits, plain_and_true
 from scipy.stats import entropy
+from truth import allowed_error
 
 import asa.engine
 from asa.damage import Spared, forced_kl, kl_by_gate, likelihoods, next_token_kl
@@ -30,16 +31,19 @@ def test_the_distance_is_kl_of_the_steered_from_the_unsteered_distribution(tiny_
     push = np.random.default_rng(0).standard_normal(reading.states[:, LAYER].shape).astype(np.float32)
     push *= np.linspace(0.05, 3.0, 12)[:, None].astype(np.float32)
     push[[0, 6]] = 0
-    expected, turned = [], []
-    for prompt, delta in zip(prompts, torch.from_numpy(push), strict=True):
-        before = last_token(tiny_model, prompt)[1].double().softmax(-1)
-        with one_push(tiny_model, LAYER, delta):
-            after = last_token(tiny_model, prompt)[1].double().softmax(-1)
-        expected.append(entropy(after, before))
-        turned.append(entropy(before, after))
+
+    def distances(model) -> list[tuple[float, float]]:
+        pairs = []
+        for prompt, delta in zip(prompts, torch.from_numpy(push), strict=True):
+            pushes = (None, (LAYER, delta))
+            before, after = (full_logits(model, prompt, [], pushed)[-1].softmax(-1) for pushed in pushes)
+            pairs.append((entropy(after, before), entropy(before, after)))
+        return pairs
+
+    plain, true = plain_and_true(tiny_model, distances)
     found = next_token_kl(batches, reading.states, LAYER, push)
-    assert found == pytest.approx(np.array(expected), abs=1e-3)
-    assert np.abs(found - turned).max() > 0.1 and found.max() > 0.5
+    assert_near(torch.from_numpy(found), true[:, 0], allowed_error((plain[:, 0].float(), true[:, 0])))
+    assert np.abs(found - true[:, 1].numpy()).max() > 0.1 and found.max() > 0.5
     assert found[[0, 6]].tolist() == [0, 0] and (found >= 0).all()
 
 
@@ -64,13 +68,6 @@ def test_distances_are_averaged_gate_by_gate():
     assert kl_by_gate(apart[:1], np.array([0])) == {"-1": [None, 0], "+0": [0.1, 1], "+1": [None, 0]}
 
 
-def plain_likelihood(model, prompt: list[int], answer: list[int]) -> float:
-    """Mean log-probability a token by a plain full forward over prompt and answer."""
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 : -1]
-    return float(logits.double().log_softmax(-1)[range(len(answer)), answer].mean())
-
-
 @pytest.fixture
 def unsteered(engine, prompts):
     """Batches and what the model says, four tokens at most."""
@@ -91,9 +88,8 @@ def test_likelihoods_of_the_chosen_rows(tiny_model, prompts, unsteered, scored):
     answers = [[10 + row, 300 - row][: 1 + row % 2] for row in range(12)]
     found = likelihoods(batches, answers, ROWS)
     assert sorted(scored) == np.flatnonzero(ROWS).tolist()
-    assert found == {
-        row: pytest.approx(plain_likelihood(tiny_model, prompts[row], answers[row]), abs=1e-4) for row in sorted(scored)
-    }
+    assert sorted(found) == sorted(scored)
+    assert_likely(list(found.values()), tiny_model, *([of[row] for row in found] for of in (prompts, answers)))
     assert likelihoods(batches, answers, np.zeros(12, bool)) == {}
 
 
@@ -109,8 +105,10 @@ def test_damage_counts_the_spared_answers_only(tiny_model, prompts, unsteered):
     rows = np.flatnonzero(ROWS)
     assert list(found) == ["unchanged", "words_kept", "log_p"]
     assert (found["unchanged"], found["words_kept"]) == (rate_of(6, 8), rate_of(2, 3))
-    plain = np.mean([plain_likelihood(tiny_model, prompts[row], answers[row]) for row in rows])
-    assert found["log_p"] == pytest.approx(plain, abs=1e-4)
+    plain, true = plain_and_true(
+        tiny_model, lambda model: torch.stack([full_likelihood(model, prompts[row], answers[row]) for row in rows])
+    )
+    assert_near(torch.tensor([found["log_p"]]), true.mean(0, keepdim=True), allowed_error((plain, true)))
 
 
 def test_unchanged_answers_are_no_damage(tiny_model, prompts, unsteered):

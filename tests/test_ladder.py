@@ -1,5 +1,6 @@
 """The ladder: rivals and ablations answer row by row as promised, and nothing is asked for twice."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HIDDEN, last_token, one_push
+from helpers import Answer
 
 import asa.engine
 from asa.ablations import Steered, pushes
@@ -27,11 +29,13 @@ def closed(answer: list[int]) -> bool:
     return answer[-1] % 5 == 0
 
 
-def generated(model, prompt: list[int], limit: int = LIMIT) -> list[int]:
-    """The model's own greedy answer, with the same ends."""
+def generated(model, prompt: list[int], limit: int = LIMIT, push: tuple[int, torch.Tensor] | None = None) -> Answer:
+    """The model's own greedy answer, with the same ends; `push` (layer, `[H]`) by a one-shot hook."""
     ids = torch.tensor([prompt])
     options = {"attention_mask": torch.ones_like(ids), "eos_token_id": list(range(0, model.config.vocab_size, 5))}
-    return model.generate(ids, **options, do_sample=False, max_new_tokens=limit)[0, len(prompt) :].tolist()
+    with one_push(model, *push) if push else contextlib.nullcontext():
+        out = model.generate(ids, **options, do_sample=False, max_new_tokens=limit)
+    return Answer(out[0, len(prompt) :].tolist(), model, prompt, push)
 
 
 @pytest.fixture
@@ -66,8 +70,7 @@ def test_pushed_rows_answer_as_under_the_plain_push_and_the_others_are_left_alon
         if row in (2, 5, 11):
             assert said[row] is answers.unsteered[row]
             continue
-        with one_push(tiny_lfm2, LAYER, torch.from_numpy(push[row])):
-            assert said[row] == generated(tiny_lfm2, prompt)
+        assert said[row] == generated(tiny_lfm2, prompt, push=(LAYER, torch.from_numpy(push[row])))
     assert sum(said[row] != generated(tiny_lfm2, prompt) for row, prompt in enumerate(prompts)) > 6
 
 
@@ -122,7 +125,8 @@ def test_forced_and_forbidden_rows_and_those_left_alone(tiny_lfm2, prompts, answ
             allowed = firsts[row].clone()
             allowed[trigger] = -torch.inf
             first = int(allowed.argmax())
-        assert said[row] == [first, *([] if closed([first]) else generated(tiny_lfm2, [*prompt, first], LIMIT - 1))]
+        rest = [] if closed([first]) else generated(tiny_lfm2, [*prompt, first], LIMIT - 1)
+        assert said[row] == Answer([first, *rest], tiny_lfm2, prompt)
 
 
 def test_begun_answers_go_on_from_their_own_opening(tiny_lfm2, prompts, answers, asked):
@@ -131,7 +135,8 @@ def test_begun_answers_go_on_from_their_own_opening(tiny_lfm2, prompts, answers,
     assert sorted(asked) == [row for row in range(12) if row % 4 != 1]
     for row, (prompt, opening) in enumerate(zip(prompts, begins, strict=True)):
         if opening:
-            assert said[row] == opening + generated(tiny_lfm2, prompt + opening, LIMIT - len(opening))
+            rest = generated(tiny_lfm2, prompt + opening, LIMIT - len(opening))
+            assert said[row] == Answer(opening + rest, tiny_lfm2, prompt)
         else:
             assert said[row] is answers.unsteered[row]
 

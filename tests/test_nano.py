@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import assert_same_gradients
 from nano.texts import held_out, training_samples
 from nano.train import batch_loss, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from truth import NothingInFloat32, doubled
 
 from asa.profiles import choose_profile
 from asa.prompts import Prompter
@@ -111,15 +113,20 @@ def test_training_on_one_shared_prefix_is_exact():
     model = make_model(300).train()
     prefix = torch.randint(14, 300, (20,)).tolist()
     rows = [(torch.randint(14, 300, (n,)).tolist(), torch.randint(14, 300, (m,)).tolist()) for n, m in ((2, 5), (7, 3))]
-    loss = batch_loss(model, prefix, rows)
-    loss.backward()
-    shared = [weight.grad.clone() for weight in model.parameters()]
-    model.zero_grad()
-    alone = torch.zeros(())
-    for prompt, answer in rows:
-        logits = model(input_ids=torch.tensor([prefix + prompt + answer]), use_cache=False).logits[0, :-1]
-        target = torch.tensor(answer)
-        alone = alone + torch.nn.functional.cross_entropy(logits[-len(answer) :], target, reduction="sum") / 8
-    alone.backward()
-    torch.testing.assert_close(loss, alone)
-    torch.testing.assert_close(shared, [weight.grad for weight in model.parameters()], rtol=1e-3, atol=1e-6)
+
+    def alone(of) -> torch.Tensor:
+        losses = []
+        for prompt, answer in rows:
+            logits = of(input_ids=torch.tensor([prefix + prompt + answer]), use_cache=False).logits[0, :-1]
+            target = torch.tensor(answer)
+            losses.append(torch.nn.functional.cross_entropy(logits[-len(answer) :], target, reduction="sum") / 8)
+        return sum(losses)
+
+    def gradients(of, loss: torch.Tensor) -> list[torch.Tensor]:
+        return [loss, *torch.autograd.grad(loss, list(of.parameters()))]
+
+    found, plain = gradients(model, batch_loss(model, prefix, rows)), gradients(model, alone(model))
+    with NothingInFloat32():
+        twin = doubled(model)
+        true = gradients(twin, alone(twin))
+    assert_same_gradients(found, plain, true)

@@ -1,11 +1,14 @@
 """Running over splits: readings and answers, row by row, against the plain way."""
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import fit_adapter, last_token, one_push
+from conftest import fit_adapter, one_push
+from helpers import Answer, assert_near, exact, full_forwards
+from truth import allowed_error
 
 import asa.engine
 from asa.engine import Batch, Engine, LastToken
@@ -20,12 +23,13 @@ def closed(answer: list[int]) -> bool:
     return answer[-1] % 5 == 0
 
 
-def generated(model, prompt: list[int]) -> list[int]:
-    """The model's own greedy answer, with the same ends."""
+def generated(model, prompt: list[int], push: tuple[int, torch.Tensor] | None = None) -> Answer:
+    """The model's own greedy answer, with the same ends; `push` (layer, `[H]`) by a one-shot hook."""
     ids = torch.tensor([prompt])
     options = {"attention_mask": torch.ones_like(ids), "eos_token_id": list(range(0, model.config.vocab_size, 5))}
-    out = model.generate(ids, **options, do_sample=False, max_new_tokens=LIMIT)
-    return out[0, len(prompt) :].tolist()
+    with one_push(model, *push) if push else contextlib.nullcontext():
+        out = model.generate(ids, **options, do_sample=False, max_new_tokens=LIMIT)
+    return Answer(out[0, len(prompt) :].tolist(), model, prompt, push)
 
 
 @pytest.fixture
@@ -42,21 +46,22 @@ def fitted(tiny_model, prompts):
 
 def test_a_reading_is_what_the_model_holds(tiny_model, engine, prompts):
     """States, the next token and its log-odds, in the order of the prompts; kept batches or not makes no difference."""
-    plain = [last_token(tiny_model, prompt) for prompt in prompts]
-    trigger = int(plain[3][1].argmax())  # what prompt 3 says next
+    plain = full_forwards(tiny_model, prompts)
+    with exact(tiny_model) as twin:
+        true = full_forwards(twin, prompts)
+    trigger = int(true.logits[3].argmax())  # what prompt 3 says next
     reading, batches = read_prompts(engine, prompts, trigger, "test")
     again = read_states(engine, prompts, trigger, "test")
     assert [len(batch.rows) for batch in batches] == [5, 5, 2]
     for name in ("states", "called", "log_odds"):
         assert np.array_equal(getattr(reading, name), getattr(again, name))
     assert reading.states.dtype == reading.log_odds.dtype == np.float32
-    states = torch.stack([states for states, _ in plain]).numpy()
-    np.testing.assert_allclose(reading.states, states, atol=1e-4, rtol=1e-5)
+    assert_near(torch.from_numpy(reading.states), true.states, allowed_error((plain.states, true.states)))
     assert reading.called.dtype == bool
-    assert reading.called.tolist() == [int(logits.argmax()) == trigger for _, logits in plain]
+    assert reading.called.tolist() == (true.logits.argmax(1) == trigger).tolist()
     assert reading.called[3] and not reading.called.all()
-    p = torch.stack([logits for _, logits in plain]).double().softmax(-1)[:, trigger].numpy()
-    np.testing.assert_allclose(reading.log_odds, np.log(p / (1 - p)), atol=1e-3)
+    odds, true_odds = (of.logits.double().softmax(-1)[:, trigger].logit() for of in (plain, true))
+    assert_near(torch.from_numpy(reading.log_odds), true_odds, allowed_error((odds.float(), true_odds)))
 
 
 def of_logits(logits: torch.Tensor, trigger: int) -> Reading:
@@ -101,8 +106,7 @@ def test_steered_answers(tiny_model, engine, prompts, fitted):
         if not gate:
             assert answer is given[row]
             continue
-        with one_push(tiny_model, adapter.layer, delta[row]):
-            assert answer == generated(tiny_model, prompts[row])
+        assert answer == generated(tiny_model, prompts[row], (adapter.layer, delta[row]))
     pushed = [row for row, gate in enumerate(gates) if gate]
     assert sum(answers[row] != generated(tiny_model, prompts[row]) for row in pushed) > len(pushed) // 2
 
