@@ -112,11 +112,16 @@ def answer(model, prompt: list[int], limit: int, ends: list[int], layer: int, ho
     return out.sequences[0, len(prompt) :].tolist()
 
 
-def score_gap(model, prompt, step: int, tokens: tuple[int, int], layer: int, hook: PlainHook | None) -> float:
-    """How far apart the scores of two tokens are at `step` of the greedy answer."""
+def scores(model, prompt: list[int], step: int, layer: int, hook: PlainHook | None) -> torch.Tensor:
+    """The logits `[vocabulary]` that the token at `step` of the greedy answer is chosen by."""
     out = _generate(model, prompt, layer, hook, max_new_tokens=step + 1, eos_token_id=None, output_logits=True)
-    scores = out.logits[step][0]
-    return abs(float(scores[tokens[0]] - scores[tokens[1]]))
+    return out.logits[step][0].float().cpu()
+
+
+@torch.no_grad()
+def logits(model, ids: list[int]) -> torch.Tensor:
+    """The logits of every token `[T, vocabulary]`, by one full forward pass."""
+    return model(input_ids=torch.tensor([ids], device=model.device)).logits[0].cpu()
 
 
 @torch.no_grad()

@@ -1,22 +1,21 @@
 """The rows that compare both sides on the model: states, a sweep setting and answers.
 
 Every function measures one kind of work and checks that both sides say the same. A faster path that differed by more
-than rounding would show here as `equal: false`; a differing answer is reported with how close the scores of the two
-tokens were.
+than rounding would show here as `equal: false`; how much rounding is, truth.py measures on the machine at hand. Answers
+may part where the two tokens' scores are tied within it, which is reported.
 """
 
 import numpy as np
 import torch
 from bench import Bench, Compared, Row, Sizes, compare, spread
-from plain import PlainHook, answer, hook_of, last_token, next_token, score_gap
+from plain import PlainHook, answer, hook_of, last_token, logits, next_token, scores
+from truth import NothingInFloat32, allowed_error, doubled, error
 
 from asa.adapter import ASAAdapter
 from asa.blocks import final_norm
 from asa.engine import Engine
 from asa.running import answer_all, answer_steered, read_prompts, read_states
 from asa.tuning import replay_triggers
-
-TOLERANCE = 1e-4  # largest difference of a state, relative to its layer's largest entry
 
 
 def extraction(bench: Bench, sizes: Sizes) -> tuple[Row, Compared]:
@@ -29,25 +28,38 @@ def extraction(bench: Bench, sizes: Sizes) -> tuple[Row, Compared]:
     both = compare(
         prompts, sizes.rounds, sizes.sampled_states, ours, lambda row: last_token(bench.model, prompts[row])[0]
     )
-    worst = np.max([state_difference(bench.model, both.ours[row], theirs) for row, theirs in both.theirs.items()], 0)
-    largest = max(float(np.abs(theirs).max()) for theirs in both.theirs.values())
-    note = (
-        f"the prefix' prefill included; {_sampled(both)}; equal: within {TOLERANCE:.0e} of the layer's largest entry; "
-        f"largest difference of a state {worst[0]:.1e} (entries up to {largest:.0f}), in that measure {worst[1]:.1e}"
-    )
+    equal, said = compare_states(bench, [(prompts[row], both.ours[row], theirs) for row, theirs in both.theirs.items()])
     work = f"last-token states, all layers, {len(prompts)} requests"
-    return Row(work, both.ours_s, both.theirs_s, "10 x", bool(worst[1] <= TOLERANCE), note), both
+    note = f"the prefix' prefill included; {_sampled(both)}; {said}"
+    return Row(work, both.ours_s, both.theirs_s, "10 x", equal, note), both
 
 
-def state_difference(model, ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Largest difference of states `[layers, H]`: as it is, and relative to the largest entry of its layer.
+@torch.no_grad()
+def compare_states(bench: Bench, sample: list[tuple[list[int], np.ndarray, np.ndarray]]) -> tuple[bool, str]:
+    """Whether our states are no further from float64 than rounding leaves theirs, and in words how far both are.
 
     A model puts its last state out behind the final norm, so ours goes through it too.
+
+    Args:
+        bench: Whose states they are.
+        sample: (prompt, our states `[layers, H]`, theirs).
     """
-    with torch.no_grad():
-        normed = final_norm(model)(torch.from_numpy(ours[-1:]).to(model.device)).float().cpu().numpy()
-    apart = np.abs(np.concatenate([ours[:-1], normed]) - theirs).max(axis=1)
-    return float(apart.max()), float((apart / np.abs(theirs).max(axis=1)).max())
+    norm, twin = final_norm(bench.model), doubled(bench.model)
+    ours, theirs, true = [], [], []
+    for prompt, mine, yours in sample:
+        mine = torch.from_numpy(mine)
+        last = norm(mine[-1:].to(bench.model.device, bench.model.dtype)).float().cpu()
+        ours.append(torch.cat([mine[:-1], last]))
+        theirs.append(torch.from_numpy(yours))
+        with NothingInFloat32():
+            true.append(torch.from_numpy(last_token(twin, prompt)[0]))
+    ours, theirs, true = torch.stack(ours), torch.stack(theirs), torch.stack(true)
+    worst, allowed = error(ours, true).max().item(), allowed_error((theirs, true))
+    said = (
+        f"largest error of a state against float64, relative to its length: ours {worst:.1e}, "
+        f"theirs {error(theirs, true).max().item():.1e}; equal: at most {allowed:.1e}"
+    )
+    return worst <= allowed, said
 
 
 def _sampled(both: Compared) -> str:
@@ -117,7 +129,7 @@ def plain_answers(bench: Bench, prompt: list[int], layer: int, hook: PlainHook, 
 
 
 def compare_answers(bench: Bench, prompts, ours, theirs: dict, layer: int, hook: PlainHook) -> tuple[bool, str]:
-    """Whether all answers are equal token for token, and in words how many are, and how near the others' scores."""
+    """Whether all answers are equal token for token up to a tie; in words how many are, and how near the others'."""
     same, gaps = 0, []
     for row, pair in theirs.items():
         for mine, yours, steering in zip(ours[row], pair, (None, hook), strict=True):
@@ -125,8 +137,26 @@ def compare_answers(bench: Bench, prompts, ours, theirs: dict, layer: int, hook:
                 same += 1
                 continue
             step = next(i for i, (a, b) in enumerate(zip([*mine, -1], [*yours, -1], strict=False)) if a != b)
-            gaps.append(score_gap(bench.model, prompts[row], step, (mine[step], yours[step]), layer, steering))
+            gaps.append(score_gap(bench.model, prompts[row], yours[:step], (mine[step], yours[step]), layer, steering))
     said = f"{same} of {2 * len(theirs)} answers equal token for token"
     if gaps:
-        said += f"; where they part, the two tokens' scores are at most {max(gaps):.1e} apart"
-    return not gaps, said
+        gap, allowed = max(gaps, key=lambda pair: pair[0] / pair[1])
+        said += f"; where they part, the two tokens' scores are {gap:.1e} apart, where rounding allows {allowed:.1e}"
+    return all(gap <= allowed for gap, allowed in gaps), said
+
+
+def score_gap(
+    model, prompt: list[int], answer: list[int], tokens: tuple[int, int], layer: int, hook: PlainHook | None
+) -> tuple[float, float]:
+    """How far apart the scores of two tokens are behind a prompt and the beginning of its answer.
+
+    Returns:
+        (gap, how large rounding may make it).
+    """
+    twin = doubled(model)
+    plain = logits(model, prompt + answer)
+    with NothingInFloat32():
+        true = logits(twin, prompt + answer)
+    said = scores(model, prompt, len(answer), layer, hook)
+    allowed = 2 * allowed_error((plain, true)) * float(said.square().mean().sqrt())
+    return abs(float(said[tokens[0]] - said[tokens[1]])), allowed

@@ -143,9 +143,8 @@ def test_a_part_of_a_real_batch_replays_as_the_whole(tiny_model, prompts):
         return out
 
     whole = logits(batches, reading.states)[wanted]
-    plain, true = plain_and_true(
-        tiny_model, lambda model: full_forwards(model, [prompts[row] for row in wanted]).logits
-    )
+    asked = [prompts[row] for row in wanted]
+    plain, true = plain_and_true(tiny_model, lambda model: full_forwards(model, asked).logits)
     for found in (logits(part.batches, part.reading.states), whole):
         assert_near(found, true, allowed_error((plain, true)))
 
