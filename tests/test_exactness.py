@@ -325,16 +325,28 @@ def dispatched(small, places: str, folder: Path):
 
 @pytest.mark.parametrize("places", PLACES)
 def test_the_engine_under_accelerate(small, places, tmp_path):
-    """Capture, replay and pushed decoding are, to the bit, those of the model undispatched; no hook stays."""
+    """Capture, replay and pushed decoding are those of the model undispatched; no hook stays.
+
+    Weights that lie elsewhere in memory may be summed in another order, so that this holds up to rounding.
+    """
     model = dispatched(small, places, tmp_path)
     before, found = hooks_of(model), []
     for one in (model, small.model):
         (batch,) = Engine(one, small.prefix).batches(small.prompts, "test")
         read = batch.last_token()
         hidden = [(layer, read.states[:, layer].flip(0)) for layer in range(4)]
-        answers = torch.tensor([batch.decode(NEW, never, push=push) for push in hidden])
-        found.append([read.states, read.logits, answers, *(batch.replay(*push) for push in hidden)])
-    assert_equal(*found)
+        said = [
+            Answer(answer, small.model, small.prompts[row], (layer, push))
+            for layer, pushes in hidden
+            for row, answer, push in zip(
+                batch.rows, batch.decode(NEW, never, push=(layer, pushes)), pushes, strict=True
+            )
+        ]
+        found.append((said, [read.states, read.logits, *(batch.replay(*push) for push in hidden)]))
+    (answers, ours), (expected, theirs) = found
+    assert answers == expected
+    for one, other in zip(ours, theirs, strict=True):
+        assert_near(one, other, small.limit)
     assert hooks_of(model) == before
 
 
