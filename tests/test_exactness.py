@@ -191,6 +191,29 @@ def test_the_cases_can_show_a_fault(name):
     assert len(moved) > 1 and all(decisions[row].gate for row in moved)
 
 
+def test_truth_is_in_float64_throughout(name):
+    """In two calls with a cache it comes to the same; one float32 anywhere would leave 1e-8."""
+    case = case_of(name, torch.float32)
+    kv = DynamicCache(config=case.model.config)
+    with exact(case.model) as twin, torch.no_grad():
+        twin(torch.tensor([case.prompts[0][:9]]), past_key_values=kv, use_cache=True)
+        logits = twin(torch.tensor([case.prompts[0][9:]]), past_key_values=kv, use_cache=True).logits[0, -1]
+    assert error(logits, case.logits[0]) < 1e-12
+
+
+def test_answers_may_part_at_a_tie_only(small):
+    """Where two tokens have the same score, whatever follows; nowhere else, and none may end early."""
+    model, prompt = copy.deepcopy(small.model), small.prompts[0]
+    (tokens,), _ = greedy(model, [prompt])
+    other, third = (token for token in (398, 399) if token not in [*prompt, *tokens])
+    answer = Answer(tokens, model, prompt)
+    assert answer == list(tokens) and answer != [*tokens[:2], other] and answer != tokens[:2]
+    model.lm_head.weight.data[other] = model.lm_head.weight[tokens[2]]
+    answer = Answer(tokens, copy.deepcopy(model), prompt)
+    assert answer == [*tokens[:2], other] and [*tokens[:2], other, third] == answer
+    assert answer != [*tokens[:2], third] and answer != [tokens[0], other, *tokens[2:]]
+
+
 def test_a_prefix_cache_equals_the_full_forward(case, batch, monkeypatch):
     """One prompt after the other, in three calls: prefix, own tokens, last token."""
     monkeypatch.setattr(asa.engine, "BATCH_ROWS", 1)
