@@ -2,8 +2,8 @@
 
 Three sources give the same `Request`: Alpaca rows named by `data/annotations.csv` (joined by row and hash, the text
 itself is never kept), the hand-written `data/requests.jsonl`, and a user's own JSON lines. A split holds as many
-requests with and without need in every domain; near-duplicates stay on one side. No label is guessed and no row is
-made up.
+requests with and without need in every domain; near-duplicates stay on one side, whatever their script, and those of
+the prompt's examples stay out. No label is guessed and no row is made up.
 """
 
 import csv
@@ -22,9 +22,20 @@ from asa.files import UserError, key_of
 
 ALPACA_ID = "tatsu-lab/alpaca"
 NEAR_DUPLICATE = 0.7  # Jaccard similarity of the word sets
+NEAR_DUPLICATE_DENSE = 0.45  # the same for texts in dense scripts: a place name is a larger part of a request there
 SPLIT_UNITS = {"cal": 1, "train": 1, "valid": 1, "test": 2}  # shares per domain and label
 LARGEST_UNIT = 40  # 40/40/40/80 a domain and label: the 1,600-request benchmark
 _NO_INPUT = re.compile(r"<?\s*no\s*input\s*>?\.?", re.IGNORECASE)
+_HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_HIRAGANA = r"\u3041-\u309f"
+_KATAKANA = r"\u30a1-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+_LETTERS_UNSPACED = (  # Thai, Lao, Tibetan, Burmese; Khmer; Tai Le to Khmer symbols; Tai Tham; Balinese; Javanese, Cham
+    r"\u0e00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\uaadf"
+)
+_UNSPACED = _HAN + _HIRAGANA + _KATAKANA + _LETTERS_UNSPACED
+_PIECE = re.compile(rf"[{_HAN}]|[{_HIRAGANA}]+|[{_KATAKANA}]+|[{_LETTERS_UNSPACED}]+|(?:(?![{_UNSPACED}])\w)+")
+_HANGUL = r"\u1100-\u11ff\uac00-\ud7a3"  # has spaces, but a word carries its particle: few words a request
+_DENSE = re.compile(rf"[{_UNSPACED}{_HANGUL}]")
 
 
 class RequestsError(UserError):
@@ -226,25 +237,37 @@ def spare_requests(requests: list[Request], splits: dict[str, list[Request]]) ->
 
     They may help to fit, and can spoil no test, however the splits' own requests are dealt again.
     """
-    taken = [request for rows in splits.values() for request in rows]
-    held = set(taken)
-    pool = [request for request in dict.fromkeys(requests) if request not in held]
-    groups = near_duplicate_groups([request.text for request in taken + pool])
-    near = {row for group in groups if group[0] < len(taken) for row in group}
-    return [request for row, request in enumerate(pool, len(taken)) if row not in near]
+    taken = dict.fromkeys(request for rows in splits.values() for request in rows)
+    pool = [request for request in dict.fromkeys(requests) if request not in taken]
+    return apart_from([request.text for request in taken], pool)
+
+
+def apart_from(texts: list[str], requests: list[Request]) -> list[Request]:
+    """Those of `requests` that are linked by near-duplicates to none of `texts`, in their order."""
+    groups = near_duplicate_groups([*texts, *(request.text for request in requests)])
+    near = {row for group in groups if group[0] < len(texts) for row in group}
+    return [request for row, request in enumerate(requests, len(texts)) if row not in near]
 
 
 def near_duplicate_groups(texts: list[str]) -> list[list[int]]:
-    """Indices of `texts` in groups that are linked by near-duplicates (word sets with Jaccard above `NEAR_DUPLICATE`).
+    """Indices of `texts` in groups that are linked by near-duplicates.
+
+    Two texts are near-duplicates where the Jaccard similarity of their words (`text_words`) is above `NEAR_DUPLICATE`,
+    or above `NEAR_DUPLICATE_DENSE` where most words of both are in scripts without spaces or in Hangul.
 
     >>> near_duplicate_groups(["a red big cat", "why", "a RED big cat!"])
     [[0, 2], [1]]
     """
-    pattern = r"\w+|^\W+$"  # a text without words is one
-    words = CountVectorizer(binary=True, token_pattern=pattern).fit_transform(texts).astype(np.float32)
+    if not texts:
+        return []
+    counter = CountVectorizer(binary=True, analyzer=text_words)
+    words = counter.fit_transform(texts).astype(np.float32)
     common = (words @ words.T).toarray()
     sizes = common.diagonal()
-    similar = common > NEAR_DUPLICATE * (sizes[:, None] + sizes[None, :] - common)
+    dense_words = np.array([bool(_DENSE.match(word)) for word in counter.get_feature_names_out()], np.float32)
+    dense = words @ dense_words > sizes / 2
+    limit = np.where(dense[:, None] & dense[None, :], np.float32(NEAR_DUPLICATE_DENSE), np.float32(NEAR_DUPLICATE))
+    similar = common > limit * (sizes[:, None] + sizes[None, :] - common)
     groups, seen = [], set()
     for start in range(len(texts)):
         group, frontier = [], [start]
@@ -257,6 +280,27 @@ def near_duplicate_groups(texts: list[str]) -> list[list[int]]:
         if group:
             groups.append(sorted(group))
     return groups
+
+
+def text_words(text: str) -> list[str]:
+    """The words of a text, lower-case; scripts without spaces give what comes nearest to words.
+
+    A Han character is one. A run of kana beside Han characters is one, since the script changes where a word ends.
+    Letters of other such scripts, and kana alone, give all pairs of neighbours. A text without any word is one.
+
+    >>> text_words("Is 東京タワー open?"), text_words("のてん")
+    (['is', '東', '京', 'タワー', 'open'], ['のて', 'てん'])
+    """
+    text = text.lower()
+    pieces = _PIECE.findall(text) or [text]
+    paired = _LETTERS_UNSPACED + (_HIRAGANA + _KATAKANA) * (not re.search(f"[{_HAN}]", text))
+    words = []
+    for piece in pieces:
+        if len(piece) > 2 and re.match(f"[{paired}]", piece):
+            words += [piece[place : place + 2] for place in range(len(piece) - 1)]
+        else:
+            words.append(piece)
+    return words
 
 
 def requests_key(splits: dict[str, list[Request]]) -> str:
