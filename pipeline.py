@@ -98,13 +98,14 @@ quiet_unless_first()
 # ## Requests and tools
 # Labelled requests, split into CAL (vectors), TRAIN (readers, with CAL), VALID (every choice) and TEST (looked at
 # once). What the balanced splits leave, and the hand-written requests where Alpaca is the benchmark, help to fit the
-# readers, unless they resemble a request of a split.
+# readers, unless they resemble a request of a split. What stands among the tools' examples, or resembles one, is in
+# none: its answer is in a prompt.
 
 # %% requests
 from asa.loading import hub_answers
 from asa.processes import from_first
 from asa.profiles import choose_profile
-from asa.prompts import with_examples
+from asa.prompts import with_examples, without_examples
 from asa.requests import choose_requests, load_requests, requests_key, spare_requests, split_requests
 from asa.tools import load_tools
 
@@ -117,11 +118,15 @@ domains = [tool.domain for tool in tools.values()]
 requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, "data", domains)
 print(f"profile {profile.name} ({profile.model_id}): {profile_why}")
 print(f"requests: {len(requests)} {benchmark} ({requests_why})")
+number_given = len(requests)
 if profile.few_shot:
     tools, requests = with_examples(tools, requests)
+requests = without_examples(requests, tools)  # whatever the profile: the proof's other prompts show examples too
+if len(requests) < number_given:
+    print(f"{number_given - len(requests)} left out, which are among the tools' examples or resemble one")
 splits = split_requests(requests, SEED)
 hand_written = load_requests("data/requests.jsonl", domains) if benchmark == "alpaca" else []
-spare = spare_requests(requests + hand_written, splits)
+spare = spare_requests(requests + without_examples(hand_written, tools), splits)
 labels = {name: [request.label for request in rows] for name, rows in splits.items()}
 print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in splits.items()), f"and {len(spare)} for the readers")
 

@@ -16,11 +16,11 @@ from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics
 from asa.files import UserError
 from asa.loading import hub_answers, load_model
 from asa.profiles import profile_from_json
-from asa.prompts import Prompter, PromptError, shared_prefix
-from asa.requests import load_requests
+from asa.prompts import Prompter, PromptError, shared_prefix, without_examples
+from asa.requests import Request, RequestsError, load_requests
 from asa.running import answer_all, answer_steered, read_prompts
 from asa.tables import rate_lines
-from asa.tools import tools_from_json
+from asa.tools import Tool, tools_from_json
 
 
 def evaluate(assets: str, requests_file: str) -> dict:
@@ -31,7 +31,8 @@ def evaluate(assets: str, requests_file: str) -> dict:
         requests_file: JSON lines with `text`, `label` and, optionally, `domain`.
 
     Returns:
-        `n`, and `evaluation.trigger_metrics` for `baseline`, `probe` (its decision alone) and `asa`, with
+        `n`, how many are scored, `left_out`, how many are not since the prompt's examples hold their like, and
+        `evaluation.trigger_metrics` for `baseline`, `probe` (its decision alone) and `asa`, with
         `validity` of the calls and `mcnemar`. A rate without a denominator is None.
 
     Raises:
@@ -45,6 +46,9 @@ def evaluate(assets: str, requests_file: str) -> dict:
     requests = load_requests(requests_file)
     profile = profile_from_json(adapter.config["profile"])
     tools = tools_from_json(adapter.config["tools"], f"{assets}/config.json")
+    given = len(requests)
+    if profile.few_shot:
+        requests = unseen_requests(requests, tools, requests_file)
     model, tokenizer, _ = load_model(profile, hub_answers())
     adapter.check_model(model)
     prompter = Prompter(tokenizer, profile, tools)
@@ -65,13 +69,30 @@ def evaluate(assets: str, requests_file: str) -> dict:
         "probe": [decision.p_tool >= 0.5 for decision in decisions],
         "asa": [triggered(ids) for ids in steered],
     }
-    result: dict = {"n": len(requests)}
+    result: dict = {"n": len(requests), "left_out": given - len(requests)}
     result |= {run: trigger_metrics(np.array(calls), labels, seed=0) for run, calls in called.items()}
     for run, answers in (("baseline", plain), ("asa", steered)):
         texts = [tokenizer.decode(ids) for ids in answers]
         result[run]["validity"] = call_validity(texts, tools, profile.markers)
     result["mcnemar"] = mcnemar(called["baseline"], called["asa"], labels)
     return result
+
+
+def unseen_requests(requests: list[Request], tools: dict[str, Tool], requests_file: str) -> list[Request]:
+    """Those whose answers the prompt's examples do not give away; what is left out is said.
+
+    Raises:
+        RequestsError: None is left.
+    """
+    unseen = without_examples(requests, tools)
+    if not unseen:
+        raise RequestsError(f"{requests_file}: all requests resemble the prompt's examples: give others to score.")
+    if len(unseen) < len(requests):
+        kept = set(unseen)
+        seen = [request.source for request in requests if request not in kept]
+        named = ", ".join(seen[:5]) + (", ..." if len(seen) > 5 else "")
+        print(f"left out, since the prompt's examples hold their like: {named} ({len(seen)} in all)", file=sys.stderr)
+    return unseen
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from asa.files import UserError
 from asa.profiles import Profile
-from asa.requests import Request, RequestsError
+from asa.requests import Request, RequestsError, apart_from
 from asa.tools import Example, Tool, ToolCall, check_call, render_call
 
 
@@ -148,7 +148,8 @@ def _common_start(rows: list[list[int]]) -> list[int]:
 def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[dict[str, Tool], list[Request]]:
     """Give every tool one example call and one answer in words, from its own examples or else from the requests.
 
-    A request used as an example leaves the pool. Its call is a plain one: the request in the first text argument.
+    A request used as an example makes a plain call: it stands itself in the text arguments. All that stand among the
+    examples, or resemble one, leave the pool: their answers are in the prompt.
 
     Returns:
         The tools, and the requests that are left.
@@ -180,7 +181,12 @@ def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[
             else:
                 examples.append(Example(found.text, answer="I can answer that in words."))
         filled[name] = replace(tool, examples=tuple(examples))
-    return filled, pool
+    return filled, without_examples(pool, filled)
+
+
+def without_examples(requests: list[Request], tools: dict[str, Tool]) -> list[Request]:
+    """Those of `requests` that neither stand among the tools' examples nor resemble one, in their order."""
+    return apart_from([example.request for tool in tools.values() for example in tool.examples], requests)
 
 
 def plain_arguments(schema: dict, text: str) -> dict:

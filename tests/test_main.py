@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from conftest import fit_adapter
 
 import asa.__main__
-from asa.profiles import choose_profile, profile_to_json
+from asa.profiles import choose_profile, profile_from_json, profile_to_json
 from asa.prompts import Prompter
 from asa.tools import load_tools, tools_to_json
 
 ROOT = Path(__file__).parents[1]
+ROWS = [{"text": "What is 12 times 7?", "label": 1}, {"text": "Why is the sky blue?", "label": 0}]
 
 
 @pytest.fixture
@@ -22,8 +24,12 @@ def config(tiny_tokenizer, tiny_folder, monkeypatch):
     monkeypatch.setattr(asa.__main__, "hub_answers", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     profile, _ = choose_profile(str(tiny_folder), hub=False, gpu=False)
+    return config_of(profile, tiny_tokenizer)
+
+
+def config_of(profile, tokenizer) -> dict:
     tools = load_tools(ROOT / "data" / "tools.json")
-    key = Prompter(tiny_tokenizer, profile, tools).key()
+    key = Prompter(tokenizer, profile, tools).key()
     return {"profile": profile_to_json(profile), "tools": tools_to_json(tools), "prompt_hash": key}
 
 
@@ -31,12 +37,11 @@ def config(tiny_tokenizer, tiny_folder, monkeypatch):
 def score(tiny_lfm2, prompts, tmp_path, monkeypatch, capsys):
     """Run the command on an adapter with a config: (exit status, what it printed, what it printed as an error)."""
 
-    def run(config: dict, labels=(1, 0), form=("--json",)) -> tuple[int, str, str]:
+    def run(config: dict, rows: list[dict] = ROWS, labels=(1, 0), form=("--json",)) -> tuple[int, str, str]:
         adapter = fit_adapter(tiny_lfm2, prompts, ("math", "code", "search", "translation")).adapter
         adapter.config |= config
         adapter.save(tmp_path / "assets")
-        texts = ("What is 12 times 7?", "Why is the sky blue?")
-        rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+        rows = [row | {"label": label} for row, label in zip(rows, labels, strict=False)] if rows is ROWS else rows
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         options = ["--assets", str(tmp_path / "assets"), "--requests", str(tmp_path / "rows.jsonl"), *form]
         monkeypatch.setattr(sys, "argv", ["asa", "evaluate", *options])
@@ -50,7 +55,7 @@ def test_an_adapter_is_scored_on_the_prompt_it_was_fitted_with(score, config):
     status, out, _ = score(config)
     assert status == 0
     found = json.loads(out)
-    assert found["n"] == 2
+    assert (found["n"], found["left_out"]) == (2, 0)
     assert all(found[run]["tp"] + found[run]["fn"] == 1 for run in ("baseline", "probe", "asa"))
 
 
@@ -99,3 +104,24 @@ def test_tools_that_are_none_are_refused(score, config, tmp_path):
     status, out, error = score(config)
     assert (status, out) == (1, "")
     assert error.startswith(f"error: {tmp_path}/assets/config.json, entry 1: ") and error.count("\n") == 1
+
+
+SEEN = [  # the tools file's examples
+    {"text": "what is 23% of 1840", "label": 1},
+    {"text": "Who won the last Tour de France?", "label": 1},
+]
+
+
+def test_what_the_prompt_s_examples_answer_is_not_scored(score, config, tiny_tokenizer):
+    """It is left out aloud where the prompt shows examples, and scored where it does not."""
+    plain = profile_from_json(config["profile"])
+    showing = config_of(replace(plain, few_shot=True), tiny_tokenizer)
+    status, out, error = score(showing, [SEEN[0], *ROWS, SEEN[1]])
+    assert status == 0
+    assert (json.loads(out)["n"], json.loads(out)["left_out"]) == (2, 2)
+    assert "left out, since the prompt's examples hold their like: rows.jsonl:1, rows.jsonl:4 (2 in all)\n" in error
+    status, out, error = score(showing, SEEN)
+    assert (status, out) == (1, "")
+    assert error.endswith("rows.jsonl: all requests resemble the prompt's examples: give others to score.\n")
+    _, out, _ = score(config, SEEN + ROWS)
+    assert (json.loads(out)["n"], json.loads(out)["left_out"]) == (4, 0)

@@ -172,6 +172,18 @@ def test_own_requests_and_own_tools_without_examples(tiny_folder, tmp_path):
     ]
 
 
+def test_the_examples_of_the_tools_file_are_kept_out_of_the_requests(tmp_path):
+    """For any profile: the requests come before the model, which is none here."""
+    tools = json.loads((ROOT / "data" / "tools.json").read_text())
+    rows = [{"text": f"{tool['examples'][0]['request']}!", "label": 1, "domain": tool["domain"]} for tool in tools]
+    own = (ROOT / "data" / "requests.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + own)
+    done = run_script("--profile", "no-such/model", "--requests", str(tmp_path / "rows.jsonl"))
+    assert (
+        "requests: 644 rows (given)\n4 left out, which are among the tools' examples or resemble one\n" in done.stdout
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

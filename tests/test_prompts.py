@@ -12,8 +12,16 @@ from transformers import AutoTokenizer
 
 from asa.loading import cache_folder
 from asa.profiles import EMBEDDED, GEMMA3, LFM25, PROMPT_STYLES, Profile, choose_profile
-from asa.prompts import Prompter, PromptError, plain_arguments, shared_prefix, system_text, with_examples
-from asa.requests import Request, RequestsError
+from asa.prompts import (
+    Prompter,
+    PromptError,
+    plain_arguments,
+    shared_prefix,
+    system_text,
+    with_examples,
+    without_examples,
+)
+from asa.requests import Request, RequestsError, load_requests, split_requests
 from asa.tools import Example, Tool, ToolCall, check_call, load_tools, parse_tool_calls, tools_from_json, tools_to_json
 
 ROOT = Path(__file__).parents[1]
@@ -318,6 +326,49 @@ def test_only_the_missing_example_is_taken():
     tools, pool = with_examples(called, POOL)
     assert [example.request for example in tools["add"].examples] == ["1+1?", "What is a sum?"]
     assert pool == [POOL[0], *POOL[2:]]
+
+
+def test_what_stands_among_the_examples_or_resembles_one_leaves_the_pool():
+    """Of the file's own examples and of those taken from the pool, whatever the label; its answer is in the prompt."""
+    seen = [
+        Request("1+1?", 1, "math", "m:9"),
+        Request("hi!", 1, "search", "s:9"),
+        Request("WHO won", 1, "search", "s:1 again"),
+        Request("Why  search?", 1, "math", "m:8"),
+    ]
+    tools, pool = with_examples(TOOLS, POOL + seen)
+    assert [example.request for example in tools["look"].examples] == ["Who won?", "Why search?"]
+    assert pool == [POOL[0], POOL[1], POOL[2], POOL[4]]
+    assert without_examples(pool + seen, tools) == pool and without_examples(seen[2:], TOOLS) == seen[2:]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_split_holds_what_the_prompt_answers(seed):
+    """The project's own file with the tools' examples in it, as they are and slightly changed, and a line twice."""
+    tools = load_tools(ROOT / "data" / "tools.json")
+    own = load_requests(ROOT / "data" / "requests.jsonl")
+    examples = [example.request for tool in tools.values() for example in tool.examples]
+    leaks = [
+        Request(text, label, "math", f"leak:{number}:{label}")
+        for number, said in enumerate(examples)
+        for label, text in enumerate((said, f"{said.upper()} please"))
+    ]
+    tools["calculator"] = replace(tools["calculator"], examples=tools["calculator"].examples[1:])
+    drawn = next(request for request in own if (request.domain, request.label) == ("math", 1))
+    filled, pool = with_examples(tools, [*own, *leaks, replace(drawn, source="twice")])
+    assert filled["calculator"].examples[-1].request == drawn.text
+    assert pool == [request for request in own if request != drawn] + leaks[:2]  # the example that was taken out
+    splits = split_requests(pool, seed)
+    texts = {request.text for rows in splits.values() for request in rows}
+    assert texts.isdisjoint([*examples[1:], drawn.text])
+
+
+def test_the_project_s_requests_resemble_no_example():
+    """So its splits and scores are what they were before examples were kept out."""
+    tools = load_tools(ROOT / "data" / "tools.json")
+    for file in ("requests.jsonl", "held_out.jsonl"):
+        given = load_requests(ROOT / "data" / file)
+        assert without_examples(given, tools) == given
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -19,6 +19,7 @@ from asa.requests import (
     NEAR_DUPLICATE,
     Request,
     RequestsError,
+    apart_from,
     choose_requests,
     load_alpaca,
     load_requests,
@@ -347,12 +348,12 @@ def test_equal_texts_are_one_group_even_without_a_word():
 
 
 PLACES = {  # requests that differ in a place alone, of 8 to 26 characters
-    "Chinese": ("{}明天的天气怎么样？", ["北京", "上海", "哈尔滨", "呼和浩特"]),
+    "Chinese": ("{}明天的天气怎么样", ["北京", "上海", "哈尔滨", "呼和浩特"]),
     "Chinese, short": ("{}天气怎么样", ["北京", "石家庄", "哈尔滨"]),
     "Chinese, polite": ("请告诉我{}有多少人口", ["北京", "上海", "广州", "石家庄"]),
     "Chinese, rare characters": ("{}明天会下雨吗", ["北京", "㐀𠀀县", "上海"]),
     "Japanese": ("{}の天気を教えて", ["東京", "大阪", "名古屋", "鹿児島"]),
-    "Japanese, loanwords": ("{}の天気は？", ["ロンドン", "マドリード", "ストックホルム", "パリ"]),
+    "Japanese, loanwords": ("{}の天気は", ["ロンドン", "マドリード", "ストックホルム", "パリ"]),
     "Japanese, half width": ("{}の人口は何人ですか", ["ﾛﾝﾄﾞﾝ", "ﾏﾄﾞﾘｰﾄﾞ", "ﾍﾞﾙﾘﾝ"]),
     "Japanese, hiragana": ("{}のてんきをおしえて", ["とうきょう", "おおさか"]),
     "Thai": ("วันนี้อากาศที่{}เป็นอย่างไร", ["กรุงเทพ", "เชียงใหม่", "ภูเก็ต"]),
@@ -394,7 +395,7 @@ def test_requests_without_spaces_share_a_side(seed):
         ["光合成とは何ですか", "インフレとは何ですか", "量子力学とは何ですか", "民主主義とは何ですか"],
         ["どうすればよく眠れますか", "どうすれば英語が上達しますか", "どうすれば貯金できますか"],
         ["ช่วยบอกวิธีทำต้มยำกุ้งหน่อย", "ช่วยบอกวิธีเรียนภาษาอังกฤษหน่อย", "ช่วยบอกอากาศที่กรุงเทพวันนี้หน่อย"],
-        ["날씨 알려줘", "환율 알려줘", "김치찌개 만드는 법을 알려줘", "영어 공부 방법을 알려줘", "양자역학이 무엇인가요?"],
+        ["날씨 알려줘", "환율 알려줘", "김치찌개 만드는 법을 알려줘", "영어 공부 방법을 알려줘", "양자역학이 뭐야?"],
         ["Translate 你好 into French", "Translate 谢谢 into French"],
     ],
 )
@@ -483,6 +484,8 @@ def near_duplicates_across(splits) -> list[tuple[str, str]]:
 def test_the_benchmark_has_1600_real_requests():
     requests = load_alpaca(DATA / "annotations.csv", str(ALPACA))
     assert len(requests) == 2130
+    tools = load_tools(DATA / "tools.json")
+    assert apart_from([e.request for tool in tools.values() for e in tool.examples], requests) == requests
     splits = split_requests(requests, seed=0)
     assert {name: len(rows) for name, rows in splits.items()} == {"cal": 320, "train": 320, "valid": 320, "test": 640}
     assert_shares(splits, 40, DOMAINS)
