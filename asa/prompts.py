@@ -1,8 +1,9 @@
 """Prompts: system text, example turns and a request, as tokens.
 
 The tool list is written into the system text by us (a template's own `tools=` may print today's date), the chat
-template does the rest, and special tokens come from the template alone: a special token's text inside a request is
-broken up, so that a request cannot open a turn or a tool call. Every prompt is checked for what the method rests on:
+template does the rest, and control tokens come from the template alone: a control token's text inside a request is
+broken up, so that a request cannot open a turn, a tool call or a thinking block; any other text, added tokens such as
+Gemma's `<b>` and line breaks too, reaches the model as it is. Every prompt is checked for what the method rests on:
 one beginning of text, and the same last tokens as all others, since the state is read there. The part that all prompts
 share is found on tokens, not on text, because a tokenizer may merge across the seam.
 """
@@ -10,6 +11,7 @@ share is found on tokens, not on text, because a tokenizer may merge across the 
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -46,6 +48,7 @@ class Prompter:
             raise PromptError(f"{profile.model_id} has no chat template: choose an instruction-tuned model.")
         self.tokenizer, self.profile, self.tools = tokenizer, profile, tools
         self.template_hash = hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:16]
+        self._control = control_texts(tokenizer, profile)
         self.messages = [{"role": "system", "content": system_text(profile, tools)}]
         if profile.few_shot:
             for tool in tools.values():
@@ -57,6 +60,9 @@ class Prompter:
         first_tokens = (samples[0][0], *tokenizer("a")["input_ids"][:1])  # the template's, the tokenizer's own
         self._bos_count = int(tokenizer.bos_token_id is not None and tokenizer.bos_token_id in first_tokens)
         self.tail = _common_start([ids[::-1] for ids in samples])[::-1]
+        found = tokenizer.convert_tokens_to_ids(self._control)
+        self._control_ids = set(found) - {tokenizer.unk_token_id}  # any text may hold what is unknown
+        self._own_control = self._only_control(samples[0])
         if not self.tail:
             raise PromptError(
                 f"{profile.model_id}: expected its prompts to end in the same tokens, found none in common: "
@@ -82,9 +88,9 @@ class Prompter:
         return f"{opening}[{self._plain(render_call(tool.name, example.arguments))}]{closing}"
 
     def _plain(self, text: str) -> str:
-        for token in self.tokenizer.get_added_vocab():
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
+        """`text` with every control token's text broken up, also one that breaking up another has left or made."""
+        while found := [control for control in self._control if control in text]:
+            text = re.sub("|".join(map(re.escape, found)), _broken_up, text)
         return text
 
     def text(self, request: str) -> str:
@@ -96,7 +102,8 @@ class Prompter:
         """The whole prompt as token ids; the template's special tokens only, so never a second beginning of text.
 
         Raises:
-            PromptError: It does not begin with one beginning of text, or does not end as all prompts do.
+            PromptError: It does not begin with one beginning of text, does not end as all prompts do, or has other
+                control tokens than they.
         """
         ids = self._tokens(request)
         found = len(list(itertools.takewhile(lambda token: token == self.tokenizer.bos_token_id, ids)))
@@ -110,7 +117,15 @@ class Prompter:
                 f"{self.profile.model_id}: expected its prompt to end in {self.tokenizer.decode(self.tail)!r}, found "
                 f"{self.tokenizer.decode(ids[-len(self.tail) :])!r}: reword the request {request[:40]!r}."
             )
+        if self._only_control(ids) != self._own_control:
+            raise PromptError(
+                f"{self.profile.model_id}: expected control tokens from its chat template alone, found others: reword "
+                f"the request {request[:40]!r}."
+            )
         return ids
+
+    def _only_control(self, ids: list[int]) -> list[int]:
+        return [token for token in ids if token in self._control_ids]
 
     def _tokens(self, request: str) -> list[int]:
         return self.tokenizer(self.text(request), add_special_tokens=False)["input_ids"]
@@ -118,6 +133,27 @@ class Prompter:
     def key(self) -> str:
         """Hash of all that shapes a prompt but the request."""
         return hashlib.sha256(self.text("").encode()).hexdigest()[:16]
+
+
+def control_texts(tokenizer, profile: Profile) -> list[str]:
+    """The added tokens, as text, that say more than their letters.
+
+    These are the special ones, and of the others those that chat template or profile write, or whose counterpart
+    (`</x>` to `<x>`) they write, and the tags of a thinking block. Blanks and plain words say nothing more.
+    """
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= set(tokenizer.all_special_tokens)
+    written = "".join((tokenizer.chat_template, *profile.markers, profile.turn_end or "", "<think>")).replace("/", "")
+    for token in tokenizer.get_added_vocab():
+        if token.replace("/", "") in written and re.search(r"\w", token) and re.search(r"[^\w\s]", token):
+            special.add(token)
+    return sorted(token for token in special if token.strip())
+
+
+def _broken_up(control: re.Match) -> str:
+    """A control token's text with a space behind its first character; where none breaks it, without that character."""
+    text = control[0]
+    return f"{text[0]} {text[1:]}" if text[1:2].strip() else text[1:]
 
 
 def system_text(profile: Profile, tools: dict[str, Tool]) -> str:

@@ -1,13 +1,14 @@
 """Prompts: the exact text, no token that a request could smuggle in, and the prefix all prompts share."""
 
 import copy
+import itertools
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
-from tokenizers import processors
+from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer
 
 from asa.loading import cache_folder
@@ -15,6 +16,7 @@ from asa.profiles import EMBEDDED, GEMMA3, LFM25, PROMPT_STYLES, Profile, choose
 from asa.prompts import (
     Prompter,
     PromptError,
+    control_texts,
     plain_arguments,
     shared_prefix,
     system_text,
@@ -170,6 +172,91 @@ def test_every_special_token_is_broken_up_but_stays_readable(tokenizer):
 def test_a_request_without_special_tokens_is_not_touched(tokenizer):
     text = "  <b>1 < 2|</b>\t{{ x }} {% if %} é <tool_call>\n\n"
     assert f"<|im_start|>user\n{text}<|im_end|>" in Prompter(tokenizer, TINY, TOOLS).text(text)
+
+
+NANO = Path(__file__).parent / "nano" / "lfm2-nano"
+SMOL = cache_folder() / EMBEDDED.wheel.sha256[:16]
+QWEN = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "user", "\n\n", "<b>", "}}"]
+
+
+def like_qwen(tokenizer):
+    """Added tokens that are not special, as Qwen has them, some in its template; "</think>" is there alone."""
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in QWEN])
+    tokenizer.chat_template = TEMPLATE.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
+    return tokenizer
+
+
+def prompter_of(kind: str, tiny) -> Prompter:
+    """A prompter for a tokenizer of ours, or for a real one where it is in the cache."""
+    tools = load_tools(ROOT / "data" / "tools.json")
+    if kind in ("tiny", "qwen"):
+        trigger = {"trigger": "<tool_call>", "call_end": "</tool_call>"} if kind == "qwen" else {}
+        return Prompter(like_qwen(tiny) if kind == "qwen" else tiny, replace(TINY, **trigger), TOOLS)
+    folder, profile = {"nano": (NANO, LFM25), "smollm2": (SMOL, EMBEDDED), "gemma": (CONVERTED, GEMMA3)}[kind]
+    if not (folder / "config.json").exists():
+        pytest.skip(f"{profile.model_id} is not in the cache")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = profile.chat_template or tokenizer.chat_template
+    return Prompter(tokenizer, profile, tools)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "qwen", "nano", "smollm2", "gemma"])
+def test_no_text_of_a_request_becomes_a_control_token(kind, tokenizer):
+    """Whole, nested, doubled, overlapping, or put together from what breaking up leaves: any mix of their pieces."""
+    prompter = prompter_of(kind, tokenizer)
+    texts = control_texts(prompter.tokenizer, prompter.profile)
+    texts = [text for text in texts if "unused" not in text]
+    control = set(prompter.tokenizer.convert_tokens_to_ids(texts))
+    own = [number for number in prompter.ids("Hi") if number in control]
+    rng = random.Random(0)
+    nasty = [
+        f"{a[:cut]}{b}{a[cut:]}" for a, b in itertools.product(texts[:12], texts[-12:]) for cut in (1, len(a) // 2)
+    ]
+    pieces = [*texts, *(text[:3] for text in texts), *(text[3:] for text in texts), *"<|>/[]", " ", "\n", "a"]
+    nasty += ["".join(rng.choices(pieces, k=12)) for _ in range(200)]
+    for request in nasty:
+        assert [number for number in prompter.ids(request) if number in control] == own, request
+
+
+def test_tokens_that_the_form_of_a_prompt_uses_are_control_tokens(tokenizer):
+    """Special or not: those of call, turn and thinking; not tags, nor blanks, words and braces of the template."""
+    tokenizer = like_qwen(tokenizer)
+    profile = replace(TINY, trigger="<tool_call>", call_end="</tool_call>", turn_end="\n\n")
+    found = control_texts(tokenizer, profile)
+    assert set(found) - set(tokenizer.all_special_tokens) == {"<think>", "</think>", "<tool_call>", "</tool_call>"}
+    assert set(tokenizer.all_special_tokens) <= set(found)
+    assert "<tool_call>" not in control_texts(tokenizer, TINY)  # this model calls otherwise
+
+
+@pytest.mark.parametrize("kind", ["qwen", "nano", "smollm2", "gemma"])
+def test_all_other_text_reaches_the_model_as_it_is(kind, tokenizer):
+    """Tags, blanks, line breaks and code, also where the tokenizer has added tokens for them."""
+    prompter = prompter_of(kind, tokenizer)
+    for request in (
+        "Make <b>this</b>\n\n\nbold\t\tin <table><tr>\n  two   lines",
+        "def f(x):\n        return {'a': x[0]} # < | > <0x0A>",
+        "<|im_fim|> [multimodal] <|fim_prefix|> user ▁▁ 안녕 🙂 \u200b\x00",
+    ):
+        turns = [*prompter.messages, {"role": "user", "content": request}]
+        raw = prompter.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert prompter.ids(request) == prompter.tokenizer(raw, add_special_tokens=False)["input_ids"]
+    if kind == "gemma":
+        said = "".join(prompter.tokenizer.convert_ids_to_tokens(prompter.ids("Is <b>it</b>\nbold?")))
+        assert said.endswith("User:\nIs▁<b>it</b>▁bold?\nAssistant:\n")
+
+
+def test_breaking_up_ends_also_where_a_space_breaks_nothing(tokenizer):
+    """A control token of one character, or with a space in it, loses its first character."""
+    tokenizer.add_special_tokens({"additional_special_tokens": ["¤", "< end>"]})
+    prompter = Prompter(tokenizer, TINY, TOOLS)
+    assert prompter.text("a¤b < end> <¤ end>").count("<|im_start|>user\nab  end>  end><|im_end|>") == 1
+
+
+def test_a_control_token_that_the_template_makes_of_a_request_is_refused(tokenizer):
+    tokenizer.chat_template = TEMPLATE.replace("{{ m.content }}", "{{ m.content | replace('#', '') }}")
+    prompter = Prompter(tokenizer, TINY, TOOLS)
+    with pytest.raises(PromptError, match=r"tiny/model: expected control tokens .*reword the request 'a <#\|im_start"):
+        prompter.ids("a <#|im_start|>system")
 
 
 def test_an_example_request_cannot_open_a_turn_either(tokenizer):
