@@ -56,7 +56,7 @@ import sys
 from argparse import ArgumentParser
 
 from asa.files import UserError
-from asa.processes import quiet_unless_first
+from asa.processes import print_any_text, quiet_unless_first
 
 parser = ArgumentParser(description="Fit, tune, test and save an activation-steering adapter for tool calling.")
 parser.add_argument(
@@ -93,6 +93,7 @@ def say_in_one_sentence(kind, error, trace):
 
 sys.excepthook = say_in_one_sentence
 quiet_unless_first()
+print_any_text()
 
 # %% [markdown] requests-text
 # ## Requests and tools
@@ -138,7 +139,7 @@ from asa.checkpoints import Checkpoints
 from asa.files import key_of
 from asa.evaluation import closing_test, trigger_test
 from asa.loading import load_model, weights_key
-from asa.prompts import Prompter, shared_prefix
+from asa.prompts import Prompter, fitting_prompts, shared_prefix
 
 import time
 
@@ -146,8 +147,8 @@ started = time.perf_counter()
 model, tokenizer, model_source = load_model(profile, hub, DEVICE_MAP)
 seconds_loading = time.perf_counter() - started
 prompter = Prompter(tokenizer, profile, tools)
-prompts = {name: [prompter.ids(request.text) for request in rows] for name, rows in splits.items()}
-spare_prompts = [prompter.ids(request.text) for request in spare]
+prompts = {name: fitting_prompts(prompter, model, rows) for name, rows in splits.items()}
+spare_prompts = fitting_prompts(prompter, model, spare)
 prefix = shared_prefix([ids for rows in (*prompts.values(), spare_prompts) for ids in rows])
 trigger_id = prompter.trigger_id
 triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)

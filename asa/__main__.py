@@ -15,8 +15,9 @@ from asa.engine import Engine
 from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test, why_missing
 from asa.files import UserError
 from asa.loading import hub_answers, load_model
+from asa.processes import print_any_text
 from asa.profiles import profile_from_json
-from asa.prompts import Prompter, PromptError, shared_prefix, without_examples
+from asa.prompts import Prompter, PromptError, fitting_prompts, shared_prefix, without_examples
 from asa.requests import Request, RequestsError, load_requests
 from asa.running import answer_all, answer_steered, read_prompts
 from asa.tables import rate_lines
@@ -58,7 +59,7 @@ def evaluate(assets: str, requests_file: str) -> dict:
             f"{profile.model_id}: expected the prompt that the adapter was fitted with ({expected}), found another one "
             f"({found}): load the tokenizer and chat template of that time, or fit again."
         )
-    prompts = [prompter.ids(request.text) for request in requests]
+    prompts = fitting_prompts(prompter, model, requests)
     triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
     reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, prompter.trigger_id, "prefill")
     plain = answer_all(batches, profile.max_new_tokens, closed, "baseline")
@@ -102,6 +103,7 @@ def main() -> int:
     command.add_argument("--assets", required=True, help="adapter folder or hub id")
     command.add_argument("--requests", required=True, help="JSON lines with text, label and optionally domain")
     command.add_argument("--json", action="store_true", help="print JSON")
+    print_any_text()
     options = parser.parse_args()
     try:
         result = evaluate(options.assets, options.requests)

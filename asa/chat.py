@@ -10,12 +10,19 @@ from asa.adapter import ASAAdapter
 from asa.blocks import input_device
 from asa.demo import Comparison
 from asa.evaluation import closing_test
-from asa.prompts import Prompter
+from asa.prompts import Prompter, fitting_prompts
+from asa.requests import Request
 
 
 def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -> Comparison:
-    """Answer `request` greedily, unsteered and steered."""
-    ids = torch.tensor([prompter.ids(request)], device=input_device(model))
+    """Answer `request` greedily, unsteered and steered.
+
+    Raises:
+        PromptError: It cannot be put to the model.
+        RequestsError: It is too long for the model.
+    """
+    ids = torch.tensor(fitting_prompts(prompter, model, [Request(request, 0, "", "the request")]))
+    ids = ids.to(input_device(model))
     closed = closing_test(prompter.tokenizer, model, prompter.profile)
 
     def ended(sequences: torch.Tensor, _scores, **_more) -> torch.Tensor:

@@ -5,10 +5,13 @@ vanish as a tag).
 """
 
 import html
+import re
 from dataclasses import dataclass
 
 from asa.adapter import Decision
 from asa.environment import notebook_shell
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that a terminal obeys
 
 
 @dataclass(frozen=True)
@@ -74,5 +77,5 @@ def _said(answer: str, trigger: str) -> str:
 
 
 def _one_line(text: str, most: int) -> str:
-    flat = " ".join(text.split())
+    flat = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
     return flat if len(flat) <= most else flat[: most - 1] + "…"

@@ -42,7 +42,7 @@ def load_notes(path: str | Path) -> dict[str, tuple[bool, str]]:
     """Source -> whether its label is in doubt, and the note; empty where there is no such file."""
     if not Path(path).exists():
         return {}
-    with Path(path).open(encoding="utf-8", newline="") as file:
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
         return {line["source"]: (line["doubt"] == "1", line["note"]) for line in csv.DictReader(file)}
 
 

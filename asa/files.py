@@ -24,6 +24,19 @@ class UserError(ValueError):
     """Something that the user can mend; the message is one sentence that names the thing at fault and what to do."""
 
 
+def half_character(text: str) -> str:
+    """The first lone surrogate of `text`, escaped: half a character, which JSON can name and no model reads; or "".
+
+    >>> half_character("a" + chr(0xD83D)), half_character("a")
+    ('\\\\ud83d', '')
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return ascii(text[error.start])[1:-1]
+    return ""
+
+
 def is_first() -> bool:
     """Whether this is the first of several processes, by the launcher's word alone: asking makes no contact."""
     return os.environ.get("RANK", "0") == "0"

@@ -11,11 +11,12 @@ share is found on tokens, not on text, because a tokenizer may merge across the 
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from asa.files import UserError
+from asa.files import UserError, half_character
 from asa.profiles import Profile
 from asa.requests import Request, RequestsError, apart_from
 from asa.tools import Example, Tool, ToolCall, check_call, render_call
@@ -102,9 +103,11 @@ class Prompter:
         """The whole prompt as token ids; the template's special tokens only, so never a second beginning of text.
 
         Raises:
-            PromptError: It does not begin with one beginning of text, does not end as all prompts do, or has other
-                control tokens than they.
+            PromptError: It holds half a character, does not begin with one beginning of text, does not end as all
+                prompts do, or has other control tokens than they.
         """
+        if half := half_character(request):
+            raise PromptError(f"the request {request[:40]!r} has half a character, {half}: write the whole character.")
         ids = self._tokens(request)
         found = len(list(itertools.takewhile(lambda token: token == self.tokenizer.bos_token_id, ids)))
         if found != self._bos_count:
@@ -128,7 +131,7 @@ class Prompter:
         return [token for token in ids if token in self._control_ids]
 
     def _tokens(self, request: str) -> list[int]:
-        return self.tokenizer(self.text(request), add_special_tokens=False)["input_ids"]
+        return self.tokenizer(self.text(request), add_special_tokens=False, verbose=False)["input_ids"]
 
     def key(self) -> str:
         """Hash of all that shapes a prompt but the request."""
@@ -165,6 +168,33 @@ def system_text(profile: Profile, tools: dict[str, Tool]) -> str:
         signatures = [f"{t.name}({', '.join(t.parameters.get('properties', {}))})" for t in tools.values()]
         listed = "\n".join(f"{s}: {t.description}" for s, t in zip(signatures, tools.values(), strict=True))
     return profile.system.replace("{tools}", listed)
+
+
+def fitting_prompts(prompter: Prompter, model, requests: list[Request]) -> list[list[int]]:
+    """The prompts of `requests` as token ids, each with room for its answer in what the model takes.
+
+    Raises:
+        PromptError: System text, tools and examples leave no room for any request, or a prompt is unusable.
+        RequestsError: A request is too long; a model would need much memory for it, and answer it badly.
+    """
+    takes = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    model_id, answer = prompter.profile.model_id, prompter.profile.max_new_tokens
+    alone = len(prompter.ids("a"))
+    if alone + answer > takes:
+        raise PromptError(
+            f"{model_id} takes {takes} tokens, and a prompt without its request has {alone} and an answer up to "
+            f"{answer}: give fewer or shorter tools and examples."
+        )
+    prompts = []
+    for request in requests:
+        ids = prompter.ids(request.text)
+        if len(ids) + answer > takes:
+            raise RequestsError(
+                f"{request.source}: {model_id} takes {takes} tokens, and this request's prompt has {len(ids)} and an "
+                f"answer up to {answer}: shorten the request, or leave it out."
+            )
+        prompts.append(ids)
+    return prompts
 
 
 def shared_prefix(prompts: list[list[int]]) -> list[int]:

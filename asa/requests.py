@@ -18,7 +18,7 @@ from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 from sklearn.feature_extraction.text import CountVectorizer
 
-from asa.files import UserError, key_of
+from asa.files import UserError, half_character, key_of
 
 ALPACA_ID = "tatsu-lab/alpaca"
 NEAR_DUPLICATE = 0.7  # Jaccard similarity of the word sets
@@ -85,7 +85,7 @@ def load_alpaca(annotations: str | Path, parquet: str = "") -> list[Request]:
     if not {"instruction", "input"} <= set(rows.column_names):
         raise RequestsError(f"{parquet or ALPACA_ID}: has no columns instruction and input, so it is not Alpaca.")
     requests = []
-    with open(annotations, encoding="utf-8", newline="") as file:
+    with open(annotations, encoding="utf-8-sig", newline="") as file:
         for line in csv.DictReader(file):
             number = int(line["row"])
             if number >= len(rows):
@@ -113,35 +113,43 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
         domains: Allowed domains; a line may leave its domain out where there is just one. None: any, or none.
 
     Raises:
-        RequestsError: The file is missing or empty, or a line is not such an object.
+        RequestsError: The file is missing or empty, or a line is not such an object in UTF-8.
     """
     path = Path(path)
     if not path.is_file():
         raise RequestsError(f"{path}: no such file; give a file of JSON lines with text, label and domain.")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise RequestsError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
     requests = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
         where = f"{path} line {number}"
         try:
+            line = raw.decode().removeprefix("\ufeff")  # what some editors begin a UTF-8 file with
+        except UnicodeDecodeError as error:
+            raise RequestsError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8.") from None
+        if not line.strip():
+            continue
+        try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RequestsError(f"{where}: not JSON ({error.msg}); write one object a line.") from None
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "nested too deep, or a number too long")
+            raise RequestsError(f"{where}: not JSON ({reason}); write one JSON object per line.") from None
         if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
             raise RequestsError(f'{where}: needs a non-empty "text".')
         if row.get("label") not in (0, 1):
             raise RequestsError(f'{where}: "label" must be 1 (needs a tool) or 0, not {row.get("label")!r}.')
         domain = row.get("domain", domains[0] if domains and len(domains) == 1 else "")
+        if half := half_character(f"{row['text']}{domain}"):
+            raise RequestsError(f"{where}: {half} is half a character; write the whole character, or remove it.")
         if domains is not None and domain not in domains:
             raise RequestsError(f"{where}: unknown domain {domain!r}; the tools file has {', '.join(domains)}.")
-        requests.append(Request(row["text"], int(row["label"]), str(domain), f"{path.name}:{number}"))
+        requests.append(Request(row["text"], int(row["label"]), str(domain), f"{printable_name(path.name)}:{number}"))
     if not requests:
-        raise RequestsError(f"{path}: holds no request; write one JSON object a line.")
+        raise RequestsError(f"{path}: holds no request; write one JSON object per line.")
     return requests
+
+
+def printable_name(name: str) -> str:
+    """A file's name as text: bytes of it that are not UTF-8, which Python keeps as lone surrogates, are escaped."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def choose_requests(
@@ -169,9 +177,9 @@ def choose_requests(
         unserved = [domain for domain in domains if all(request.domain != domain for request in given)]
         if unserved:
             raise RequestsError(f"{requests}: no request for {', '.join(unserved)}: add some, or leave its tool out.")
-        return given, Path(requests).stem, "given"
+        return given, printable_name(Path(requests).stem), "given"
     annotated = Path(data) / "annotations.csv"
-    with annotated.open(encoding="utf-8", newline="") as file:
+    with annotated.open(encoding="utf-8-sig", newline="") as file:
         known = {line["domain"] for line in csv.DictReader(file)}
     if known != set(domains):
         raise RequestsError(

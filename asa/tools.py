@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 
 from asa.calls import ToolCall, ToolCallError, parse_tool_calls
-from asa.files import UserError
+from asa.files import UserError, half_character
 
 __all__ = [  # the parser's names too: whoever works with tools needs one import
     "Example", "Tool", "ToolCall", "ToolCallError", "ToolsError", "check_call", "load_tools",
@@ -128,6 +128,8 @@ def _tool_literal(value: Any) -> str:
 
 def _tool_from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
     _tool_require(isinstance(entry, dict), where, 'make it an object with "name" and "parameters"')
+    half = half_character(json.dumps(entry, ensure_ascii=False))
+    _tool_require(not half, where, f"{half} is half a character, write the whole character, or remove it")
     if "function" in entry:
         is_openai = entry.get("type") == "function" and isinstance(entry["function"], dict)
         _tool_require(is_openai, where, 'a "function" must be an object beside "type": "function"')

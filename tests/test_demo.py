@@ -91,3 +91,9 @@ def test_a_notebook_gets_the_table(monkeypatch, capsys):
     (page,) = shown
     assert page.data == comparisons_html(ROWS, TRIGGER)
     assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_is_told_of_control_characters_and_does_not_obey_them():
+    row = Comparison("\x1b[2Jgone \x00\x9b", 1, "a\x07", "🙂\u200d", ROWS[0].decision)
+    text = comparisons_text([row], TRIGGER)
+    assert "[TOOL] \\x1b[2Jgone \\x00\\x9b\n" in text and ": a\\x07\n" in text and "🙂\u200d" in text

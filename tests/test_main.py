@@ -1,6 +1,7 @@
 """The command line: an adapter is scored from its folder alone, and what does not fit is refused in one sentence."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -125,3 +126,13 @@ def test_what_the_prompt_s_examples_answer_is_not_scored(score, config, tiny_tok
     assert error.endswith("rows.jsonl: all requests resemble the prompt's examples: give others to score.\n")
     _, out, _ = score(config, SEEN + ROWS)
     assert (json.loads(out)["n"], json.loads(out)["left_out"]) == (4, 0)
+
+
+def test_a_request_that_is_too_long_is_refused_before_the_model_reads_any(score, config, tiny_lfm2, monkeypatch):
+    monkeypatch.setattr(asa.__main__, "read_prompts", lambda *_: pytest.fail("the model was asked"))
+    takes = tiny_lfm2.config.max_position_embeddings
+    status, out, error = score(config, [*ROWS, {"text": "x " * takes, "label": 1}])
+    assert (status, out) == (1, "")
+    last = error.splitlines()[-1]
+    assert re.match(rf"error: rows\.jsonl:3: \S+ takes {takes} tokens, and this request's prompt has \d{{6,}} ", last)
+    assert "longer than the specified maximum" not in error

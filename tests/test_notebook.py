@@ -184,6 +184,15 @@ def test_the_examples_of_the_tools_file_are_kept_out_of_the_requests(tmp_path):
     )
 
 
+def test_a_terminal_that_cannot_print_a_name_does_not_end_the_run(tmp_path):
+    """Neither what is printed on the way nor the sentence at the end: here, that there is no such model."""
+    shutil.copy(ROOT / "data" / "requests.jsonl", tmp_path / "질문🙂.jsonl")
+    options = ("--profile", "no-such/모델", "--requests", str(tmp_path / "질문🙂.jsonl"))
+    done = run_script(*options, PYTHONIOENCODING="ascii")
+    assert r"640 \uc9c8\ubb38\U0001f642 (given)" in done.stdout
+    assert done.stderr.strip().splitlines()[-1].startswith(r"error: no-such/\ubaa8\ub378 cannot be loaded")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

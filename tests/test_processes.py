@@ -1,5 +1,6 @@
 """Processes: the pipeline on two of them gives what it gives on one, and each helper keeps its promise."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asa.processes import dealt, from_first, gathered, progress, this_process
+from asa.processes import dealt, from_first, gathered, print_any_text, progress, this_process
 
 ROOT = Path(__file__).parents[1]
 SMALL_BATCHES = """
@@ -121,3 +122,14 @@ def test_one_process_has_all_the_work_and_talks_to_nobody():
     items = [3, 1, 2]
     assert dealt(items) == gathered(items) == list(progress(items)) == items
     assert from_first(items) is items and this_process().num_processes == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_a_terminal_cannot_print_is_escaped(encoding, monkeypatch):
+    """Also half a character, as a file name may have; a notebook's stream is left as it is."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    print_any_text()
+    print("서 \udcff", flush=True)
+    assert terminal.buffer.getvalue().split() == [b"\\uc11c", b"\\udcff"]

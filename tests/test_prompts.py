@@ -5,6 +5,7 @@ import itertools
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -17,6 +18,7 @@ from asa.prompts import (
     Prompter,
     PromptError,
     control_texts,
+    fitting_prompts,
     plain_arguments,
     shared_prefix,
     system_text,
@@ -225,7 +227,8 @@ def test_tokens_that_the_form_of_a_prompt_uses_are_control_tokens(tokenizer):
     found = control_texts(tokenizer, profile)
     assert set(found) - set(tokenizer.all_special_tokens) == {"<think>", "</think>", "<tool_call>", "</tool_call>"}
     assert set(tokenizer.all_special_tokens) <= set(found)
-    assert "<tool_call>" not in control_texts(tokenizer, TINY)  # this model calls otherwise
+    tokenizer.chat_template = TEMPLATE  # a model may think, and does not call like that
+    assert set(control_texts(tokenizer, TINY)) - set(tokenizer.all_special_tokens) == {"<think>", "</think>"}
 
 
 @pytest.mark.parametrize("kind", ["qwen", "nano", "smollm2", "gemma"])
@@ -507,3 +510,39 @@ def test_plain_arguments_fit_their_schema(schema, expected):
 def test_plain_arguments_without_required_ones_are_none():
     assert plain_arguments({"type": "object", "properties": {"p": {"type": "string"}}}, "hello") == {}
     assert plain_arguments({"type": "object", "required": ["p"]}, "hello") == {"p": "hello"}
+
+
+def model_of(tokens: int | None) -> SimpleNamespace:
+    """A model that takes that many tokens; its text has a config of its own."""
+    return SimpleNamespace(
+        config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=tokens))
+    )
+
+
+def test_a_request_must_leave_room_for_its_answer(tokenizer, caplog, capsys):
+    """To the token; refused by its source before the model sees it, and transformers says nothing of its own."""
+    tokenizer.model_max_length = 16
+    prompter = Prompter(tokenizer, TINY, TOOLS)
+    short, long = POOL[0], Request("x " * 20_000, 1, "math", "mine.jsonl:7")
+    count = len(prompter.ids(long.text))
+    assert fitting_prompts(prompter, model_of(None), [short, long])[1] == prompter.ids(long.text)
+    assert len(fitting_prompts(prompter, model_of(count + TINY.max_new_tokens), [short, long])) == 2
+    with pytest.raises(RequestsError) as caught:
+        fitting_prompts(prompter, model_of(count + TINY.max_new_tokens - 1), [short, long])
+    assert str(caught.value) == (
+        f"mine.jsonl:7: tiny/model takes {count + 7} tokens, and this request's prompt has {count} and an answer up "
+        "to 8: shorten the request, or leave it out."
+    )
+    assert (caplog.text, *capsys.readouterr()) == ("", "", "")
+
+
+def test_tools_and_examples_that_leave_no_room_are_named(tokenizer):
+    """Not the first request, which is no longer than another."""
+    prompter = Prompter(tokenizer, TINY, {"add": replace(TOOLS["add"], description="x " * 500)})
+    with pytest.raises(PromptError, match=r"tiny/model takes 300 .* without its request has \d{3,} .* shorter tools"):
+        fitting_prompts(prompter, model_of(300), POOL)
+
+
+def test_half_a_character_is_named(tokenizer):
+    with pytest.raises(PromptError, match=r"the request 'why \\ud83d' has half a character, \\ud83d: write"):
+        Prompter(tokenizer, TINY, TOOLS).ids("why \ud83d")

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -156,6 +157,38 @@ def test_only_a_newline_ends_a_line(tmp_path):
     assert [request.source for request in load_requests(path)] == ["mine.jsonl:1", "mine.jsonl:2"]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_request(tmp_path):
+    """Some editors write one in front; files put together have more."""
+    path = write_lines(tmp_path, GOOD, GOOD)
+    path.write_bytes(b"\n".join(b"\xef\xbb\xbf" + line for line in path.read_bytes().split(b"\n")))
+    assert [(r.text, r.source) for r in load_requests(path)] == [(GOOD["text"], f"mine.jsonl:{n}") for n in (1, 2)]
+
+
+def test_annotations_may_have_a_byte_order_mark(tmp_path):
+    annotations, parquet = small_alpaca(tmp_path)
+    annotations.write_bytes(b"\xef\xbb\xbf" + annotations.read_bytes())
+    assert len(load_alpaca(annotations, parquet)) == len(ROWS)
+    assert len(choose_requests("", parquet, False, str(tmp_path), ["math"])[0]) == len(ROWS)
+
+
+def test_control_characters_and_whole_pairs_are_text(tmp_path):
+    """A log with colours may be asked about; JSON writes an emoji as two halves."""
+    texts = ["why \x00?", "\x1b[31mred\x1b[0m", "a\tb\u2028\x85", "🙂"]
+    path = write_lines(tmp_path, *(GOOD | {"text": text} for text in texts))
+    assert "\\ud83d\\ude42" in path.read_text()
+    assert [request.text for request in load_requests(path)] == texts
+
+
+def test_a_file_name_that_is_no_text_can_still_be_printed(tmp_path):
+    path = tmp_path / os.fsdecode(b"m\xffne.jsonl")
+    try:
+        path.write_text(json.dumps(GOOD))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    (request,), name, _ = choose_requests(str(path), "", False, "", ["math"])
+    assert (request.source, name) == ("m\\udcffne.jsonl:1", "m\\udcffne")
+
+
 def test_a_single_domain_may_be_left_out(tmp_path):
     path = write_lines(tmp_path, {"text": "a", "label": 1})
     assert load_requests(path, ["math"])[0].domain == "math"
@@ -182,6 +215,11 @@ def test_a_single_domain_may_be_left_out(tmp_path):
         (GOOD | {"domain": "maths"}, "unknown domain 'maths'; the tools file has math, code"),
         (GOOD | {"domain": None}, "unknown domain None"),
         (GOOD | {"domain": ["math"]}, "unknown domain"),
+        (GOOD | {"text": "half \ud83d of it"}, r"\\ud83d is half a character; write the whole character, or remove it"),
+        (GOOD | {"text": "\ude42\ud83d"}, r"\\ude42 is half a character"),
+        (GOOD | {"domain": "\udcff"}, r"\\udcff is half a character"),
+        ("[" * 100_000, "not JSON .nested too deep, or a number too long"),
+        ('{"text": "a", "label": ' + "1" * 5000 + "}", "not JSON .nested too deep, or a number too long"),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_line(tmp_path, line, words):
@@ -196,8 +234,13 @@ def test_an_empty_or_unreadable_file_is_named(tmp_path):
     path = write_lines(tmp_path, "", " ")
     with pytest.raises(RequestsError, match=r"mine\.jsonl: holds no request"):
         load_requests(path)
-    path.write_bytes('{"text": "café", "label": 1}'.encode("latin-1"))
-    with pytest.raises(RequestsError, match=r"mine\.jsonl.*UTF-8"):
+    good = json.dumps(GOOD).encode()
+    for bad in ('{"text": "café", "label": 1}'.encode("latin-1"), b'{"text": "\xed\xa0\xbd", "label": 1}'):
+        path.write_bytes(b"\n".join([good, b"", bad, good]))
+        with pytest.raises(RequestsError, match=r"mine\.jsonl line 3: not UTF-8 .*; save the file as UTF-8\.$"):
+            load_requests(path)
+    path.write_text(json.dumps(GOOD), encoding="utf-16")
+    with pytest.raises(RequestsError, match=r"mine\.jsonl line 1: not UTF-8"):
         load_requests(path)
 
 

@@ -74,6 +74,8 @@ def test_flat_and_openai_entries(tmp_path):
         ([GOOD | {"examples": [{"request": "r", "arguments": {"a": 1, "b": 1}}]}], "fit"),
         ([GOOD | {"examples": [{"request": "r", "answer": ""}]}], "answer"),
         ([GOOD | {"examples": [{"answer": "x"}]}], "request"),
+        ([GOOD, GOOD | {"description": "\ud83d"}], r"entry 2: \\ud83d is half a character"),
+        ([GOOD | {"examples": [{"request": "r\ude42", "answer": "x"}]}], r"entry 1: \\ude42 is half a character"),
         ([GOOD | {"examples": [{"request": "r", "answer": "x", "note": 1}]}], "'note'"),
     ],
 )
