@@ -38,11 +38,10 @@ def config_of(profile, tokenizer) -> dict:
 def score(tiny_lfm2, prompts, tmp_path, monkeypatch, capsys):
     """Run the command on an adapter with a config: (exit status, what it printed, what it printed as an error)."""
 
-    def run(config: dict, rows: list[dict] = ROWS, labels=(1, 0), form=("--json",)) -> tuple[int, str, str]:
+    def run(config: dict, rows: list[dict] = ROWS, form=("--json",)) -> tuple[int, str, str]:
         adapter = fit_adapter(tiny_lfm2, prompts, ("math", "code", "search", "translation")).adapter
         adapter.config |= config
         adapter.save(tmp_path / "assets")
-        rows = [row | {"label": label} for row, label in zip(rows, labels, strict=False)] if rows is ROWS else rows
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         options = ["--assets", str(tmp_path / "assets"), "--requests", str(tmp_path / "rows.jsonl"), *form]
         monkeypatch.setattr(sys, "argv", ["asa", "evaluate", *options])
@@ -69,10 +68,10 @@ def test_an_adapter_is_scored_on_the_prompt_it_was_fitted_with(score, config):
 )
 def test_requests_of_one_label_only_leave_rates_out(score, config, label, missing, measured, why):
     """`null` in JSON, which holds no NaN; a dash in the printed lines; and a sentence, beside the JSON on stderr."""
-    status, out, error = score(config, (label, label))
+    status, out, error = score(config, [row | {"label": label} for row in ROWS])
     found = json.loads(out, parse_constant=pytest.fail)
     assert status == 0 and why in error.splitlines()
-    status, out, _ = score(config, (label, label), form=())
+    status, out, _ = score(config, [row | {"label": label} for row in ROWS], form=())
     *lines, last = out.splitlines()[:4]
     assert status == 0 and last == why
     for run, line in zip(("baseline", "probe", "asa"), lines, strict=True):
