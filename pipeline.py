@@ -139,7 +139,7 @@ from asa.checkpoints import Checkpoints
 from asa.files import key_of
 from asa.evaluation import closing_test, trigger_test
 from asa.loading import load_model, weights_key
-from asa.prompts import Prompter, fitting_prompts, shared_prefix
+from asa.prompts import PROMPT_DATE, Prompter, fitting_prompts, shared_prefix
 
 import time
 
@@ -162,6 +162,8 @@ print(
     f"{model_source}: {model.config.num_hidden_layers} layers, {model.dtype}, {model.device}, "
     f"loaded in {seconds_loading:.1f} s"
 )
+if prompter.dated:
+    print(f"the chat template prints the date: in every prompt it is {PROMPT_DATE:%d %B %Y}, on whatever day")
 print(
     f"prompts share {len(prefix)} tokens; the longest has {max(len(ids) for rows in prompts.values() for ids in rows)}"
 )

@@ -3,9 +3,11 @@
 The tool list is written into the system text by us (a template's own `tools=` may print today's date), the chat
 template does the rest, and control tokens come from the template alone: a control token's text inside a request is
 broken up, so that a request cannot open a turn, a tool call or a thinking block; any other text, added tokens such as
-Gemma's `<b>` and line breaks too, reaches the model as it is. Every prompt is checked for what the method rests on:
-one beginning of text, and the same last tokens as all others, since the state is read there. The part that all prompts
-share is found on tokens, not on text, because a tokenizer may merge across the seam.
+Gemma's `<b>` and line breaks too, reaches the model as it is. Where the template knows no system role, the system text
+opens the first user turn; where it prints the date, it prints `PROMPT_DATE`, so that a prompt is the same on every day.
+Every prompt is checked for what the method rests on: one beginning of text, and the same last tokens as all others,
+since the state is read there. The part that all prompts share is found on tokens, not on text, because a tokenizer may
+merge across the seam.
 """
 
 import hashlib
@@ -15,11 +17,17 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 
 from asa.files import UserError, half_character
 from asa.profiles import Profile
 from asa.requests import Request, RequestsError, apart_from
 from asa.tools import Example, Tool, ToolCall, check_call, render_call
+
+PROMPT_DATE = datetime(2024, 7, 26, 12)  # the day that Llama 3's template falls back to
+_OTHER_DATE = datetime(2023, 11, 8, 9, 47, 31)  # differs in all that a template may print of a date
+# how turns are put to a template: system text in the first user turn?, contents as lists of parts?
+_SHAPES = ((False, False), (True, False), (False, True), (True, True))
 
 
 class PromptError(UserError):
@@ -35,20 +43,21 @@ class Prompter:
         tools: Tools by name, in order, with examples where the profile shows any.
 
     Attributes:
-        messages: The turns in front of every request.
+        messages: The turns in front of every request; the first holds the system text.
         template_hash: First 16 hex digits of the chat template's SHA-256.
+        dated: Whether the chat template prints the date, which is then `PROMPT_DATE`.
         tail: Token ids behind the request, the same in every prompt.
         trigger_id: First token of the trigger.
 
     Raises:
-        PromptError: The tokenizer has no chat template, its prompts do not end alike, or it does not know the trigger.
+        PromptError: The tokenizer has no usable chat template, its prompts do not show what they are given or do not
+            end alike, or it does not know the trigger.
     """
 
     def __init__(self, tokenizer, profile: Profile, tools: dict[str, Tool]):
-        if not tokenizer.chat_template:
-            raise PromptError(f"{profile.model_id} has no chat template: choose an instruction-tuned model.")
         self.tokenizer, self.profile, self.tools = tokenizer, profile, tools
-        self.template_hash = hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:16]
+        self._template = self._find_template()
+        self.template_hash = hashlib.sha256(self._template.encode()).hexdigest()[:16]
         self._control = control_texts(tokenizer, profile)
         self.messages = [{"role": "system", "content": system_text(profile, tools)}]
         if profile.few_shot:
@@ -56,6 +65,8 @@ class Prompter:
                 for example in tool.examples:
                     self.messages.append({"role": "user", "content": self._plain(example.request)})
                     self.messages.append({"role": "assistant", "content": self.reaction(tool, example)})
+        shown = self._find_shape()
+        self.dated = self._rendered(self._turns("")) != self._rendered(self._turns(""), _OTHER_DATE)
         self.trigger_id = self._find_trigger()
         samples = [self._tokens(request) for request in ("a", "7", "?")]
         first_tokens = (samples[0][0], *tokenizer("a")["input_ids"][:1])  # the template's, the tokenizer's own
@@ -69,6 +80,37 @@ class Prompter:
                 f"{profile.model_id}: expected its prompts to end in the same tokens, found none in common: "
                 "choose a model whose chat template closes the user's turn."
             )
+        if not shown:
+            raise PromptError(
+                f"{profile.model_id}: expected its chat template to show the system text and the request, found that "
+                "it leaves one out: choose an instruction-tuned model, or correct its chat template."
+            )
+
+    def _find_template(self) -> str:
+        """The tokenizer's chat template; of several, the default one."""
+        if not self.tokenizer.chat_template:
+            raise PromptError(f"{self.profile.model_id} has no chat template: choose an instruction-tuned model.")
+        try:
+            return self.tokenizer.get_chat_template()
+        except ValueError as error:
+            raise PromptError(
+                f"{self.profile.model_id} has several chat templates and no default one: name one of them default."
+            ) from error
+
+    def _find_shape(self) -> bool:
+        """Put turns to the template in the first of `_SHAPES` that shows system text and request; False: none does."""
+        refusals = {}
+        for self._shape in _SHAPES:
+            try:
+                plain = self._rendered(self._turns("7"))
+                if plain not in (self._rendered(self._turns("8")), self._rendered(self._turns("7", marked="8"))):
+                    return True
+            except PromptError as error:
+                refusals[self._shape] = error
+        self._shape = _SHAPES[0]
+        if self._shape in refusals:
+            raise refusals[self._shape]
+        return False
 
     def _find_trigger(self) -> int:
         """The trigger's first token; one that is written as a special token must be one."""
@@ -94,10 +136,38 @@ class Prompter:
             text = re.sub("|".join(map(re.escape, found)), _broken_up, text)
         return text
 
+    def _turns(self, request: str, marked: str = "") -> list[dict]:
+        """All turns as the template takes them, `marked` behind the system text."""
+        merged, in_parts = self._shape
+        system, *turns = [*self.messages, {"role": "user", "content": self._plain(request)}]
+        system = system | {"content": system["content"] + marked}
+        if merged:
+            turns[0] = turns[0] | {"content": f"{system['content']}\n\n{turns[0]['content']}"}
+        else:
+            turns = [system, *turns]
+        if in_parts:
+            turns = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+        return turns
+
+    def _rendered(self, turns: list[dict], date: datetime = PROMPT_DATE) -> str:
+        template = _dated_template(self._template, date)
+        try:
+            return self.tokenizer.apply_chat_template(
+                turns, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise PromptError(
+                f"{self.profile.model_id}: its chat template fails ({said}): correct it, or choose another model."
+            ) from error
+
     def text(self, request: str) -> str:
-        """The whole prompt as text, up to where the assistant speaks."""
-        turns = [*self.messages, {"role": "user", "content": self._plain(request)}]
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        """The whole prompt as text, up to where the assistant speaks.
+
+        Raises:
+            PromptError: The chat template fails.
+        """
+        return self._rendered(self._turns(request))
 
     def ids(self, request: str) -> list[int]:
         """The whole prompt as token ids; the template's special tokens only, so never a second beginning of text.
@@ -195,6 +265,20 @@ def fitting_prompts(prompter: Prompter, model, requests: list[Request]) -> list[
             )
         prompts.append(ids)
     return prompts
+
+
+def _dated_template(template: str, date: datetime) -> str:
+    """`template` with `strftime_now` giving `date`; one that does not ask for the date stays as it is.
+
+    A macro, because transformers hands no function to a template. What its replacements do not know stays as written.
+    """
+    if "strftime_now" not in template:
+        return template
+    values = {f"%{letter}": date.strftime(f"%{letter}") for letter in "aAbBcdDefFGHIjmMpRSTuUVwWxXyYzZ"}
+    values |= {f"%-{letter}": values[f"%{letter}"].lstrip("0") or "0" for letter in "dHIjmMSy"}
+    values = {"%%": "\0"} | values | {"\0": "%"}
+    replacements = "".join(f"|replace({json.dumps(old)},{json.dumps(new)})" for old, new in values.items())
+    return f"{{%- macro strftime_now(format) %}}{{{{ format{replacements} }}}}{{%- endmacro %}}\n{template}"
 
 
 def shared_prefix(prompts: list[list[int]]) -> list[int]:

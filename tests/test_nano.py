@@ -75,6 +75,7 @@ def test_the_tail_behind_a_request_is_lfm25s_five_tokens():
         "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n",
     ]  # fmt: skip
     assert prompter.trigger_id == 10
+    assert (prompter.key(), prompter.dated) == ("018909344cea1a93", False)
 
 
 def test_the_shipped_requests_are_the_generators_and_were_not_trained_on():

@@ -4,6 +4,7 @@ import copy
 import itertools
 import random
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import jsonschema
 import pytest
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer
+from transformers.utils import chat_template_utils
 
 from asa.loading import cache_folder
 from asa.profiles import EMBEDDED, GEMMA3, LFM25, PROMPT_STYLES, Profile, choose_profile
@@ -349,6 +351,139 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(PromptError, match="tiny/model has no chat template"):
         Prompter(tokenizer, TINY, TOOLS)
+
+
+def on_day(monkeypatch, day: datetime) -> None:
+    """Let transformers' templates find `day`."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return day
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+
+
+DAYS = (datetime(2026, 1, 31, 23, 59), datetime(2026, 2, 1, 0, 1))
+LLAMA3 = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    '{%- set date_string = strftime_now("%d %b %Y") %}{%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}'
+    "{%- endif %}Today Date: {{ date_string }}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("opening", "said"),
+    [
+        (LLAMA3, "Today Date: 26 Jul 2024\n"),
+        ("{{ strftime_now('%A, %B %-d, %Y %H:%M:%S 100%%d') }}\n", "Friday, July 26, 2024 12:00:00 100%d\n"),
+        ("\n\n  {{ strftime_now(format='%Y-%m-%d').split('-')[2] | int - 1 }}", "\n\n  25"),
+        ("{% macro day() %}{{ strftime_now('%j') }}{% endmacro %}{{ day() }}", "208"),
+        ("{% for m in messages[:1] %}{{ strftime_now('%F') }}{% endfor %}", "2024-07-26"),
+    ],
+)
+def test_a_template_that_prints_the_date_prints_one_date_on_every_day(tokenizer, monkeypatch, opening, said):
+    """Otherwise an adapter would be refused, and no stage reused, on the day after."""
+    plain = Prompter(tokenizer, TINY, TOOLS)
+    tokenizer.chat_template = opening + TEMPLATE
+    found = []
+    for day in DAYS:
+        on_day(monkeypatch, day)
+        prompter = Prompter(tokenizer, TINY, TOOLS)
+        found.append((prompter.text("Hi"), prompter.ids("Hi"), prompter.key(), prompter.dated))
+    assert found[0] == found[1]
+    assert found[0][0] == said + plain.text("Hi")
+    assert found[0][3] and not plain.dated
+
+
+def test_a_template_that_could_print_the_date_and_does_not_is_not_touched(tokenizer):
+    """Here only for a conversation without a system text, which ours never is."""
+    plain = Prompter(tokenizer, TINY, TOOLS)
+    tokenizer.chat_template = "{% if messages[0].role != 'system' %}{{ strftime_now('%d') }}{% endif %}" + TEMPLATE
+    prompter = Prompter(tokenizer, TINY, TOOLS)
+    assert not prompter.dated and prompter.key() == plain.key() and prompter.template_hash != plain.template_hash
+
+
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+DROPS = "{% for m in messages if m.role != 'system' %}"
+ALTERNATES = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}{% endif %}{% endfor %}"
+)
+PARTS = TEMPLATE.replace("{{ m.content }}", "{% for part in m.content %}{{ part.text }}{% endfor %}")
+
+
+@pytest.mark.parametrize("few_shot", [True, False])
+@pytest.mark.parametrize(
+    "template",
+    [
+        REFUSES + TEMPLATE,
+        ALTERNATES + TEMPLATE,
+        TEMPLATE.replace("{% for m in messages %}", DROPS),
+        REFUSES + PARTS,
+        PARTS.replace("{% for m in messages %}", DROPS),
+    ],
+    ids=["refuses", "alternates", "drops", "refuses, in parts", "drops, in parts"],
+)
+def test_without_a_system_role_the_tools_open_the_users_first_turn(tokenizer, template, few_shot):
+    """All else stays: the system text, a blank line, and what the user says."""
+    profile = replace(TINY, few_shot=few_shot)
+    plain = Prompter(tokenizer, profile, TOOLS)
+    tokenizer.chat_template = template
+    prompter = Prompter(tokenizer, profile, TOOLS)
+    system = system_text(profile, TOOLS)
+    for request in ("2+2?", INJECTIONS[0]):
+        expected = plain.text(request).replace(
+            f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n", f"<|im_start|>user\n{system}\n\n"
+        )
+        assert prompter.text(request) == expected and expected.startswith("<|im_start|>user\nTools:\nadd(a, b)")
+        assert prompter.ids(request)[-len(prompter.tail) :] == prompter.tail
+    assert prompter.tail == plain.tail
+
+
+def test_a_template_that_takes_contents_in_parts_gets_parts(tokenizer):
+    """Given a text it would print nothing of it, and fail at nothing."""
+    plain = Prompter(tokenizer, TINY, TOOLS)
+    tokenizer.chat_template = PARTS
+    assert Prompter(tokenizer, TINY, TOOLS).text("2+2?") == plain.text("2+2?")
+
+
+def test_the_default_one_of_several_templates_is_taken(tokenizer):
+    plain = Prompter(tokenizer, TINY, TOOLS)
+    tokenizer.chat_template = {"default": TEMPLATE, "tool_use": "{{ tools }}"}
+    assert Prompter(tokenizer, TINY, TOOLS).key() == plain.key()
+    tokenizer.chat_template = {"rag": TEMPLATE, "tool_use": "{{ tools }}"}
+    with pytest.raises(PromptError, match=r"^tiny/model has several chat templates and no default one: "):
+        Prompter(tokenizer, TINY, TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for m in messages %}{{ m.content }}", "tiny/model: its chat template fails (Unexpected end of template."),
+        ("{{ raise_exception('Tools\nare needed') }}", "tiny/model: its chat template fails (Tools are needed): "),
+        ("{{ now().year }}", "tiny/model: its chat template fails ('now' is undefined): "),
+        ("{{ messages[0].content + 1 }}", 'tiny/model: its chat template fails (can only concatenate str (not "int")'),
+        ("{{ 1 / 0 }}", "tiny/model: its chat template fails (division by zero): "),
+        ("Hello.", "tiny/model: expected its chat template to show the system text and the request, found that it "),
+        ("{{ messages[0].content }}.", "tiny/model: expected its chat template to show the system text and the"),
+        ("{{ messages[-1].content }}.", "tiny/model: expected its chat template to show the system text and the"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused_in_one_sentence(tokenizer, template, said):
+    tokenizer.chat_template = template
+    with pytest.raises(PromptError) as caught:
+        Prompter(tokenizer, TINY, TOOLS)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_a_template_that_fails_at_one_request_is_refused_there(tokenizer):
+    tokenizer.chat_template = "{% if messages[-1].content == 'odd' %}{{ raise_exception('odd') }}{% endif %}" + TEMPLATE
+    prompter = Prompter(tokenizer, TINY, TOOLS)
+    assert prompter.ids("even")
+    with pytest.raises(PromptError, match=r"^tiny/model: its chat template fails \(odd\): "):
+        prompter.ids("odd")
 
 
 def test_hashes_see_what_shapes_a_prompt(tokenizer):
