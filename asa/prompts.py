@@ -58,7 +58,7 @@ class Prompter:
         self.tokenizer, self.profile, self.tools = tokenizer, profile, tools
         self._template = self._find_template()
         self.template_hash = hashlib.sha256(self._template.encode()).hexdigest()[:16]
-        self._control = control_texts(tokenizer, profile)
+        self._control = control_texts(tokenizer, self._template, profile)
         self.messages = [{"role": "system", "content": system_text(profile, tools)}]
         if profile.few_shot:
             for tool in tools.values():
@@ -208,15 +208,15 @@ class Prompter:
         return hashlib.sha256(self.text("").encode()).hexdigest()[:16]
 
 
-def control_texts(tokenizer, profile: Profile) -> list[str]:
+def control_texts(tokenizer, template: str, profile: Profile) -> list[str]:
     """The added tokens, as text, that say more than their letters.
 
-    These are the special ones, and of the others those that chat template or profile write, or whose counterpart
+    These are the special ones, and of the others those that the chat template or the profile writes, or whose counterpart
     (`</x>` to `<x>`) they write, and the tags of a thinking block. Blanks and plain words say nothing more.
     """
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(tokenizer.all_special_tokens)
-    written = "".join((tokenizer.chat_template, *profile.markers, profile.turn_end or "", "<think>")).replace("/", "")
+    written = "".join((template, *profile.markers, profile.turn_end or "", "<think>")).replace("/", "")
     for token in tokenizer.get_added_vocab():
         if token.replace("/", "") in written and re.search(r"\w", token) and re.search(r"[^\w\s]", token):
             special.add(token)

@@ -19,6 +19,8 @@ from datasets.exceptions import DatasetsError
 from sklearn.feature_extraction.text import CountVectorizer
 
 from asa.files import UserError, half_character, key_of
+from asa.folders import said_by
+from asa.hub import hub_sentence
 
 ALPACA_ID = "tatsu-lab/alpaca"
 NEAR_DUPLICATE = 0.7  # Jaccard similarity of the word sets
@@ -80,8 +82,10 @@ def load_alpaca(annotations: str | Path, parquet: str = "") -> list[Request]:
     else:
         try:
             rows = load_dataset(ALPACA_ID, split="train")
-        except OSError as error:
-            raise RequestsError(f"{ALPACA_ID} cannot be loaded ({error}): give its parquet file instead.") from error
+        except Exception as error:  # the hub's library, datasets and what they fetch with raise anything
+            instead = "give its parquet file"
+            other = f"{ALPACA_ID} cannot be loaded ({said_by(error)}); {instead}."
+            raise RequestsError(hub_sentence(ALPACA_ID, error, instead=instead) or other) from error
     if not {"instruction", "input"} <= set(rows.column_names):
         raise RequestsError(f"{parquet or ALPACA_ID}: has no columns instruction and input, so it is not Alpaca.")
     requests = []

@@ -208,7 +208,7 @@ def prompter_of(kind: str, tiny) -> Prompter:
 def test_no_text_of_a_request_becomes_a_control_token(kind, tokenizer):
     """Whole, nested, doubled, overlapping, or put together from what breaking up leaves: any mix of their pieces."""
     prompter = prompter_of(kind, tokenizer)
-    texts = control_texts(prompter.tokenizer, prompter.profile)
+    texts = control_texts(prompter.tokenizer, prompter.tokenizer.chat_template, prompter.profile)
     texts = [text for text in texts if "unused" not in text]
     control = set(prompter.tokenizer.convert_tokens_to_ids(texts))
     own = [number for number in prompter.ids("Hi") if number in control]
@@ -226,11 +226,11 @@ def test_tokens_that_the_form_of_a_prompt_uses_are_control_tokens(tokenizer):
     """Special or not: those of call, turn and thinking; not tags, nor blanks, words and braces of the template."""
     tokenizer = like_qwen(tokenizer)
     profile = replace(TINY, trigger="<tool_call>", call_end="</tool_call>", turn_end="\n\n")
-    found = control_texts(tokenizer, profile)
+    found = control_texts(tokenizer, tokenizer.chat_template, profile)
     assert set(found) - set(tokenizer.all_special_tokens) == {"<think>", "</think>", "<tool_call>", "</tool_call>"}
     assert set(tokenizer.all_special_tokens) <= set(found)
     tokenizer.chat_template = TEMPLATE  # a model may think, and does not call like that
-    assert set(control_texts(tokenizer, TINY)) - set(tokenizer.all_special_tokens) == {"<think>", "</think>"}
+    assert set(control_texts(tokenizer, tokenizer.chat_template, TINY)) - set(tokenizer.all_special_tokens) == {"<think>", "</think>"}
 
 
 @pytest.mark.parametrize("kind", ["qwen", "nano", "smollm2", "gemma"])
