@@ -204,16 +204,30 @@ def test_a_cpu_gets_fp32(monkeypatch):
 
 
 @pytest.fixture
+def no_network(monkeypatch):
+    """Whoever asks for an address or a connection fails the test."""
+    for owner, name in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(owner, name, lambda *_args, **_options: pytest.fail("went to the network"))
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Nobody answers anywhere, and whoever waits to ask again fails the test."""
+
+    def refuse(*_args, **_options):
+        raise ConnectionRefusedError
+
+    for owner, name in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("waited for the hub"))
+
+
+@pytest.fixture
 def on_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_a_folder_is_loaded_without_a_hub(tiny_folder, tiny_lfm2, on_cpu, monkeypatch):
-    def no_network(*_args, **_kwargs):
-        raise AssertionError("went to the network")
-
-    monkeypatch.setattr(socket.socket, "connect", no_network)
-    monkeypatch.setattr(socket, "create_connection", no_network)
+def test_a_folder_is_loaded_without_a_hub(tiny_folder, tiny_lfm2, on_cpu, no_network):
     model, tokenizer, source = load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False)
     assert source == str(tiny_folder)
     assert not model.training and model.dtype == torch.float32
@@ -232,9 +246,8 @@ def refusal(name, **options) -> str:
     return said.removeprefix(str(name)).removeprefix(" cannot be loaded: ")
 
 
-def test_a_model_that_is_nowhere_is_named(tmp_path, monkeypatch):
+def test_a_model_that_is_nowhere_is_named(tmp_path, no_hub, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("went to the network"))
     absent = "the hub does not answer and it is not in the cache; go online, or give a model folder."
     assert refusal("nobody/nothing") == absent
     for name in (tmp_path / "none", "./none", "../none/", "~/none"):
@@ -253,7 +266,9 @@ def test_a_model_in_the_users_home_is_found(tiny_folder, on_cpu, monkeypatch):
 
 
 @pytest.mark.parametrize("held", [(), ("config.json",), ("config.json", "tokenizer.json", "tokenizer_config.json")])
-def test_a_cache_that_holds_a_part_asks_no_hub_that_does_not_answer(tiny_folder, tmp_path, on_cpu, monkeypatch, held):
+def test_a_cache_that_holds_a_part_asks_no_hub_that_does_not_answer(
+    tiny_folder, tmp_path, on_cpu, no_hub, monkeypatch, held
+):
     """What a broken download left; looking for a PEFT adapter there would wait for the hub, and long."""
     here = tmp_path / "models--owner--name"
     kept = here / "snapshots" / ("a" * 40)
@@ -263,7 +278,6 @@ def test_a_cache_that_holds_a_part_asks_no_hub_that_does_not_answer(tiny_folder,
     for name in held:
         shutil.copy(tiny_folder / name, kept)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("went to the network"))
     said = refusal("owner/name")
     assert said.startswith("the hub does not answer and ") and said.endswith("; go online, or give a model folder.")
     assert ("what the cache has of it cannot be used" in said) == bool(held)
@@ -441,17 +455,17 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_a_folder_that_cannot_be_used_is_refused_by_what_is_wrong_with_it(folder, monkeypatch, case):
+def test_a_folder_that_cannot_be_used_is_refused_by_what_is_wrong_with_it(folder, no_network, case):
     """And nobody is asked, whether there is a hub or not; a name inside may be a stranger's."""
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("went to the network"))
     spoil, said = SPOILT[case]
     spoil(folder)
     for hub in (False, True):
         assert refusal(folder, hub=hub) == said
 
 
-def test_a_models_own_code_is_never_run(folder):
-    """Where transformers knows the model its own code is passed over, without a question to the user."""
+def test_a_models_own_code_is_never_run(folder, monkeypatch):
+    """Nor is the user asked whether to; where transformers knows the model its own code is passed over."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
     edit_config(auto_map={"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"})(folder)
     (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
     assert load_model(replace(LFM25, model_id=str(folder)), hub=False)[0].config.model_type == "lfm2"
