@@ -277,7 +277,7 @@ readers, directions = {layer: readers_at(layer) for layer in steerable}, directi
 # %% adapter
 from asa.adapter import ASAAdapter
 from asa.fingerprint import fingerprint
-from asa.profiles import profile_to_json
+from asa.profiles import profile_beside, profile_to_json
 from asa.tools import tools_to_json
 
 
@@ -285,12 +285,13 @@ def make_adapter(setting):
     """The adapter of a setting, with everything its config says, and its vectors `[D, H]`."""
     reader = readers[setting.layer]
     vectors = mixed(directions[setting.direction, setting.layer], setting.beta, domains)
+    kept = profile_beside(profile, f"{OUT}/asa_assets")
     config = {
         "layer": setting.layer, "L_star": setting.layer, "direction": setting.direction, "dose": setting.dose,
         "alpha": setting.dose * reader.mean_norm, "tau": setting.tau, "beta": setting.beta, "domains": domains,
-        "model_id": profile.model_id, "model_source": model_source, "model": fingerprint(model),
+        "model_id": kept.model_id, "model_source": model_source, "model": fingerprint(model),
         "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(),
-        "profile": profile_to_json(profile), "tools": tools_to_json(tools), "data_hash": requests_key(splits),
+        "profile": profile_to_json(kept), "tools": tools_to_json(tools), "data_hash": requests_key(splits),
         "benchmark": benchmark, "seed": SEED, "method": "arXiv 2602.04935 v1/v2",
         "valid": {"f1": setting.f1, "fpr": setting.fpr},
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """Command line: `python -m asa evaluate` scores a saved adapter on any labelled file.
 
-The adapter's own config says which model, prompt and tools it was fitted with, so nothing else is needed. Both runs
-are real greedy generations on the same prompts; nothing is fitted or chosen.
+The adapter's own config says which model, prompt and tools it was fitted with, so nothing else is needed; `--model`
+says where the model is if it has moved. Both runs are real greedy generations on the same prompts; nothing is fitted
+or chosen.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics
 from asa.files import UserError
 from asa.loading import hub_answers, load_model
 from asa.processes import print_any_text
-from asa.profiles import profile_from_json
+from asa.profiles import profile_found, profile_from_json
 from asa.prompts import Prompter, PromptError, fitting_prompts, shared_prefix, without_examples
 from asa.requests import Request, RequestsError, load_requests
 from asa.running import answer_all, answer_steered, read_prompts
@@ -24,12 +25,13 @@ from asa.tables import rate_lines
 from asa.tools import Tool, tools_from_json
 
 
-def evaluate(assets: str, requests_file: str) -> dict:
+def evaluate(assets: str, requests_file: str, model_id: str = "") -> dict:
     """Score baseline and steered generation on labelled requests.
 
     Args:
         assets: Adapter folder or hub id.
         requests_file: JSON lines with `text`, `label` and, optionally, `domain`.
+        model_id: Model folder or hub id in place of the one that the adapter names; it must hold the same model.
 
     Returns:
         `n`, how many are scored, `left_out`, how many are not since the prompt's examples hold their like, and
@@ -39,13 +41,15 @@ def evaluate(assets: str, requests_file: str) -> dict:
     Raises:
         AdapterError: The adapter or the model does not fit.
         RequestsError: The requests cannot be used.
-        ModelError: The model is not to be had.
+        ProfileError: The model's folder is gone.
+        ModelError: The model is not to be had or not to be used.
         PromptError: Its tokenizer or chat template does not fit, or its prompts are not those of the fit.
         ToolsError: The adapter's tools cannot be used.
     """
     adapter = ASAAdapter.from_pretrained(assets)
     requests = load_requests(requests_file)
-    profile = profile_from_json(adapter.config["profile"])
+    saved = profile_from_json(adapter.config["profile"])
+    profile = profile_found(saved, assets, adapter.config.get("model_source", ""), model_id)
     tools = tools_from_json(adapter.config["tools"], f"{assets}/config.json")
     given = len(requests)
     if profile.few_shot:
@@ -102,11 +106,12 @@ def main() -> int:
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("evaluate", help="score an adapter")
     command.add_argument("--assets", required=True, help="adapter folder or hub id")
     command.add_argument("--requests", required=True, help="JSON lines with text, label and optionally domain")
+    command.add_argument("--model", default="", help="model folder or hub id, in place of the one the adapter names")
     command.add_argument("--json", action="store_true", help="print JSON")
     print_any_text()
     options = parser.parse_args()
     try:
-        result = evaluate(options.assets, options.requests)
+        result = evaluate(options.assets, options.requests, options.model)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

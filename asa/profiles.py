@@ -3,10 +3,12 @@
 A profile names the weights, the wording of the prompt and the text that opens and closes a tool call. Three are built
 in: `lfm2.5`, the product; `embedded`, a small published model that installs from a Python package and so runs on a
 laptop without a hub; and `gemma3-270m`, a pretrained model from Python packages too, asked in plain text. Any other hub
-id or model folder gets a profile of the same shape. LFM2 models can be asked in two prompt styles: `liquid`, the tool
-list as Liquid documents it, and `original`, the way the original project asked. Nothing is loaded here.
+id or model folder gets a profile of the same shape; an adapter names the folder as seen from its own. LFM2 models can
+be asked in two prompt styles: `liquid`, the tool list as Liquid documents it, and `original`, the way the original
+project asked. Nothing is loaded here.
 """
 
+import os
 from dataclasses import asdict, dataclass, replace
 
 from asa.files import UserError
@@ -16,7 +18,7 @@ LIQUID, ORIGINAL_STYLE = PROMPT_STYLES = ("liquid", "original")
 
 
 class ProfileError(UserError):
-    """There is no such profile; the message lists those there are."""
+    """There is no such profile or its model's folder is gone; the message says what there is to do."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +187,59 @@ def _named_profile(name: str, hub: bool, gpu: bool) -> tuple[Profile, str]:
         return EMBEDDED, f"{missing} here, so the small embedded model runs"
     if name in PROFILES:
         return PROFILES[name], "asked for by name"
-    if "/" in name:  # a hub id or a folder
-        like = LFM25 if "lfm2" in name.lower() else EMBEDDED
-        return replace(like, name=name, model_id=name, wheel=None), f"a model id, prompted like {like.name}"
+    place = _model_place(name)
+    if "/" in place or os.path.isdir(place):  # a hub id or a folder
+        like = LFM25 if "lfm2" in place.lower() else EMBEDDED
+        return replace(like, name=place, model_id=place, wheel=None), f"a model id, prompted like {like.name}"
     raise ProfileError(
         f"unknown profile {name!r}: use {AUTO}, {', '.join(PROFILES)}, a hub id such as owner/name, or a model folder."
     )
+
+
+def _model_place(name: str) -> str:
+    """A hub id or a folder as transformers takes it: without ~ and without a slash at the end."""
+    return os.path.expanduser(name).rstrip("/") or name
+
+
+def profile_beside(profile: Profile, folder: str) -> Profile:
+    """The profile as an adapter in `folder` keeps it: a model folder is named as seen from there.
+
+    Then the two can move together. A hub id stays, and so does a folder on another drive.
+    """
+    if not os.path.isdir(profile.model_id):
+        return profile
+    place = os.path.realpath(profile.model_id)
+    try:
+        place = os.path.relpath(place, os.path.realpath(folder))
+    except ValueError:
+        return replace(profile, model_id=place)
+    return replace(profile, model_id=place if place.startswith(".") else f"./{place}")  # no hub id begins with a dot
+
+
+def profile_found(profile: Profile, folder: str, source: str = "", model: str = "") -> Profile:
+    """The profile of an adapter with its model where it is now.
+
+    Args:
+        profile: As the adapter in `folder` keeps it.
+        folder: The adapter's. A model folder is looked for from there, then from the working directory.
+        source: Where the model was when the adapter was fitted; looked for last.
+        model: A model folder or hub id to take in its place, or "".
+
+    Raises:
+        ProfileError: The model folder is at none of these places.
+    """
+    if model:
+        return replace(profile, model_id=_model_place(model), revision="main", wheel=None)
+    from_adapter = os.path.normpath(os.path.join(os.path.realpath(folder), profile.model_id))
+    for place in (from_adapter, profile.model_id, source):
+        if os.path.isdir(place):
+            return replace(profile, model_id=place)
+    if profile.model_id.startswith((".", "/")):
+        raise ProfileError(
+            f"the model folder {from_adapter}, which the adapter was fitted on, is not there: "
+            "give its place with --model."
+        )
+    return profile
 
 
 def profile_to_json(profile: Profile) -> dict:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # the command runs from a checkout, installed or 
 
 from asa.adapter import ASAAdapter  # noqa: E402
 from asa.loading import hub_answers, load_model  # noqa: E402
-from asa.profiles import profile_from_json  # noqa: E402
+from asa.profiles import profile_found, profile_from_json  # noqa: E402
 from asa.prompts import Prompter, shared_prefix  # noqa: E402
 from asa.requests import Request, choose_requests, split_requests  # noqa: E402
 from asa.tools import tools_from_json  # noqa: E402
@@ -129,7 +129,7 @@ class Bench:
 def open_bench(assets: str | Path) -> Bench:
     """The adapter in `assets` with its model; requests from Alpaca where `ASA_ALPACA` names it, else hand-written."""
     adapter = ASAAdapter.from_pretrained(assets)
-    profile = profile_from_json(adapter.config["profile"])
+    profile = profile_found(profile_from_json(adapter.config["profile"]), assets)
     tools = tools_from_json(adapter.config["tools"], f"{assets}/config.json")
     model, tokenizer, _ = load_model(profile, hub_answers())
     adapter.check_model(model)

@@ -2,16 +2,17 @@
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import fit_adapter
+from conftest import fit_adapter, make_lfm2
 
 import asa.__main__
-from asa.profiles import choose_profile, profile_from_json, profile_to_json
+from asa.profiles import choose_profile, profile_beside, profile_from_json, profile_to_json
 from asa.prompts import Prompter
 from asa.tools import load_tools, tools_to_json
 
@@ -38,13 +39,13 @@ def config_of(profile, tokenizer) -> dict:
 def score(tiny_lfm2, prompts, tmp_path, monkeypatch, capsys):
     """Run the command on an adapter with a config: (exit status, what it printed, what it printed as an error)."""
 
-    def run(config: dict, rows: list[dict] = ROWS, form=("--json",)) -> tuple[int, str, str]:
+    def run(config: dict, *more: str, rows: list[dict] = ROWS, form=("--json",)) -> tuple[int, str, str]:
         adapter = fit_adapter(tiny_lfm2, prompts, ("math", "code", "search", "translation")).adapter
         adapter.config |= config
         adapter.save(tmp_path / "assets")
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         options = ["--assets", str(tmp_path / "assets"), "--requests", str(tmp_path / "rows.jsonl"), *form]
-        monkeypatch.setattr(sys, "argv", ["asa", "evaluate", *options])
+        monkeypatch.setattr(sys, "argv", ["asa", "evaluate", *options, *more])
         status = asa.__main__.main()
         return status, *capsys.readouterr()
 
@@ -68,10 +69,10 @@ def test_an_adapter_is_scored_on_the_prompt_it_was_fitted_with(score, config):
 )
 def test_requests_of_one_label_only_leave_rates_out(score, config, label, missing, measured, why):
     """`null` in JSON, which holds no NaN; a dash in the printed lines; and a sentence, beside the JSON on stderr."""
-    status, out, error = score(config, [row | {"label": label} for row in ROWS])
+    status, out, error = score(config, rows=[row | {"label": label} for row in ROWS])
     found = json.loads(out, parse_constant=pytest.fail)
     assert status == 0 and why in error.splitlines()
-    status, out, _ = score(config, [row | {"label": label} for row in ROWS], form=())
+    status, out, _ = score(config, rows=[row | {"label": label} for row in ROWS], form=())
     *lines, last = out.splitlines()[:4]
     assert status == 0 and last == why
     for run, line in zip(("baseline", "probe", "asa"), lines, strict=True):
@@ -99,6 +100,38 @@ def test_another_prompt_than_the_fitted_one_is_refused(score, config, other):
     assert f"({config['prompt_hash']})" in last and last.endswith("or fit again.")
 
 
+def test_a_model_folder_may_move(score, config, tiny_folder, tmp_path):
+    """With the adapter, which names it as seen from itself; or alone, and then `--model` says where it is."""
+    beside, apart = tmp_path / "models" / "nano", tmp_path / "apart"
+    shutil.copytree(tiny_folder, beside)
+    kept = profile_beside(profile_from_json(config["profile"] | {"model_id": str(beside)}), f"{tmp_path}/assets")
+    assert kept.model_id == "../models/nano"
+    config["profile"] = profile_to_json(kept)
+    status, before, _ = score(config)
+    assert status == 0
+    beside.rename(apart)
+    status, out, error = score(config)
+    assert (status, out) == (1, "")
+    assert error.splitlines()[-1] == (
+        f"error: the model folder {beside}, which the adapter was fitted on, is not there: give its place with --model."
+    )
+    assert score(config, "--model", f"{apart}/")[:2] == (0, before)
+
+
+def test_another_model_than_the_adapters_is_refused(score, config, tiny_folder, tiny_tokenizer, tmp_path):
+    other = tmp_path / "other"
+    make_lfm2(seed=1).save_pretrained(other)
+    tiny_tokenizer.save_pretrained(other)
+    status, out, error = score(config, "--model", str(other))
+    assert (status, out) == (1, "")
+    assert error.splitlines()[-1].startswith("error: the adapter was fitted on other weights: ")
+    status, out, error = score(config, "--model", f"{tmp_path}/none")
+    assert (status, out) == (1, "")
+    assert (
+        error.splitlines()[-1] == f"error: {tmp_path}/none cannot be loaded: there is no such folder; correct the path."
+    )
+
+
 def test_tools_that_are_none_are_refused(score, config, tmp_path):
     config["tools"][0]["name"] = "no identifier"
     status, out, error = score(config)
@@ -116,14 +149,14 @@ def test_what_the_prompt_s_examples_answer_is_not_scored(score, config, tiny_tok
     """It is left out aloud where the prompt shows examples, and scored where it does not."""
     plain = profile_from_json(config["profile"])
     showing = config_of(replace(plain, few_shot=True), tiny_tokenizer)
-    status, out, error = score(showing, [SEEN[0], *ROWS, SEEN[1]])
+    status, out, error = score(showing, rows=[SEEN[0], *ROWS, SEEN[1]])
     assert status == 0
     assert (json.loads(out)["n"], json.loads(out)["left_out"]) == (2, 2)
     assert "left out, since the prompt's examples hold their like: rows.jsonl:1, rows.jsonl:4 (2 in all)\n" in error
-    status, out, error = score(showing, SEEN)
+    status, out, error = score(showing, rows=SEEN)
     assert (status, out) == (1, "")
     assert error.endswith("rows.jsonl: all requests resemble the prompt's examples: give others to score.\n")
-    _, out, _ = score(config, SEEN + ROWS)
+    _, out, _ = score(config, rows=SEEN + ROWS)
     assert (json.loads(out)["n"], json.loads(out)["left_out"]) == (4, 0)
 
 

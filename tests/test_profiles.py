@@ -1,6 +1,10 @@
 """Profiles: which one is chosen and why, and that a profile survives JSON."""
 
 import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +15,12 @@ from asa.profiles import (
     LFM25,
     ORIGINAL_STYLE,
     PROFILES,
+    Profile,
     ProfileError,
     Wheel,
     choose_profile,
+    profile_beside,
+    profile_found,
     profile_from_json,
     profile_to_json,
 )
@@ -56,6 +63,34 @@ def test_a_hub_id_or_folder_is_prompted_like_its_family_but_has_no_wheel(name, l
     assert (profile.name, profile.model_id, profile.wheel) == (name, name, None)
     assert (profile.system, profile.trigger, profile.few_shot) == (like.system, like.trigger, like.few_shot)
     assert like.name in why
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("nano", "nano"),
+        ("nano/", "nano"),
+        ("./nano", "./nano"),
+        ("./nano//", "./nano"),
+        ("~/nano", "{here}/nano"),
+        ("~/nano/", "{here}/nano"),
+        (".", "."),
+        ("owner/name/", "owner/name"),
+        ("/", "/"),
+    ],
+)
+def test_a_folder_is_taken_however_it_is_written(tmp_path, monkeypatch, name, place):
+    (tmp_path / "nano").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    profile, _ = choose_profile(name, False, False)
+    assert (profile.name, profile.model_id) == (place.format(here=tmp_path),) * 2
+
+
+def test_a_built_in_name_wins_over_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "embedded").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert choose_profile("embedded", False, False)[0] is EMBEDDED
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are():
@@ -116,3 +151,98 @@ def test_the_original_style_is_for_lfm2_models_only():
         choose_profile("embedded", True, True, ORIGINAL_STYLE)
     with pytest.raises(ProfileError, match=r"unknown prompt style 'qwen': use liquid or original\."):
         choose_profile("lfm2.5", True, True, "qwen")
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """A folder with a model and an adapter's folder beside it, and the working directory elsewhere."""
+    for name in ("pair/models/nano", "pair/out/asa_assets", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "pair"
+
+
+def kept(model: Path | str, folder: Path) -> Profile:
+    """What an adapter in `folder` keeps of a profile with that model."""
+    return profile_beside(choose_profile(str(model), False, False)[0], str(folder))
+
+
+@pytest.mark.parametrize(
+    "written", ["{pair}/models/nano", "{pair}/models/nano/", "../pair/models/nano", "~/models/nano"]
+)
+def test_a_model_folder_and_its_adapter_move_together(pair, monkeypatch, written):
+    monkeypatch.setenv("HOME", str(pair))
+    profile = kept(written.format(pair=pair), pair / "out" / "asa_assets")
+    assert profile.model_id == "../../models/nano"
+    moved = pair.rename(pair.parent / "moved")
+    for assets in (moved / "out" / "asa_assets", "../moved/out/asa_assets/"):
+        assert profile_found(profile, str(assets)).model_id == str(moved / "models" / "nano")
+
+
+@pytest.mark.parametrize(("model", "place"), [("out/asa_assets/nano", "./nano"), ("out/asa_assets/a/b", "./a/b")])
+def test_a_model_inside_the_adapters_folder_is_no_hub_id(pair, model, place):
+    (pair / model).mkdir(parents=True)
+    profile = kept(pair / model, pair / "out" / "asa_assets")
+    assert profile.model_id == place
+    assert profile_found(profile, str(pair / "out" / "asa_assets")).model_id == str(pair / model)
+
+
+def test_a_link_to_the_adapters_folder_leads_to_the_same_model(pair):
+    """Two steps up from a link are two steps up from where it points."""
+    link = pair.parent / "link"
+    link.symlink_to(pair / "out")
+    profile = kept(pair / "models" / "nano", link / "asa_assets")
+    assert profile.model_id == "../../models/nano"
+    assert profile_found(profile, str(link / "asa_assets")).model_id == str(pair / "models" / "nano")
+
+
+def test_an_adapter_that_moved_alone_finds_the_model_where_it_was(pair):
+    model = pair / "models" / "nano"
+    profile = kept(model, pair / "out" / "asa_assets")
+    alone = pair.parent / "asa_assets"
+    shutil.move(pair / "out" / "asa_assets", alone)
+    assert profile_found(profile, str(alone), source=str(model)).model_id == str(model)
+
+
+@pytest.mark.parametrize("source", ["", "PyPI something==1.0"])
+def test_a_model_folder_that_is_gone_is_named(pair, source):
+    profile = kept(pair / "models" / "nano", pair / "out" / "asa_assets")
+    (pair / "models").rename(pair / "gone")
+    for lost in (profile, replace(profile, model_id=str(pair / "models" / "nano"))):
+        with pytest.raises(ProfileError) as caught:
+            profile_found(lost, str(pair / "out" / "asa_assets"), source)
+        assert str(caught.value) == (
+            f"the model folder {pair}/models/nano, which the adapter was fitted on, is not there: "
+            "give its place with --model."
+        )
+
+
+def test_a_path_from_the_working_directory_is_read_as_before(pair, monkeypatch):
+    """That is how folders were kept before they were named as seen from the adapter."""
+    profile = replace(LFM25, model_id="models/nano", wheel=None)
+    monkeypatch.chdir(pair)
+    assert profile_found(profile, "out/asa_assets").model_id == "models/nano"
+
+
+@pytest.mark.parametrize("profile", [EMBEDDED, LFM25, GEMMA3], ids=lambda profile: profile.name)
+def test_a_hub_id_is_kept_and_found_as_it_is(pair, profile):
+    assert profile_beside(profile, str(pair / "out" / "asa_assets")) is profile
+    assert profile_found(profile, str(pair / "out" / "asa_assets"), f"PyPI {profile.name}") is profile
+
+
+@pytest.mark.parametrize(("given", "place"), [("~/nano/", "{home}/nano"), ("owner/name", "owner/name"), ("./x", "./x")])
+def test_a_given_model_is_taken_in_place_of_the_adapters(pair, monkeypatch, given, place):
+    """And nothing else in its place: no wheel of the other one, no revision."""
+    monkeypatch.setenv("HOME", str(pair))
+    saved = replace(EMBEDDED, revision="v2")
+    found = profile_found(saved, "out", model=given)
+    assert found == replace(saved, model_id=place.format(home=pair), revision="main", wheel=None)
+
+
+def test_a_folder_on_another_drive_keeps_its_whole_path(pair, monkeypatch):
+    def apart(*_paths):
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")
+
+    monkeypatch.setattr(os.path, "relpath", apart)
+    model = pair / "models" / "nano"
+    assert kept(model, pair / "out" / "asa_assets").model_id == str(model)
