@@ -6,9 +6,12 @@ such text into `ToolCall(name, arguments)`, whose arguments are plain JSON value
 
 It reads and never runs: no eval, no exec, no Python parser, one reader that goes through a block from left to
 right in time proportional to its length. It forgives what leaves the meaning clear: a missing end marker,
-`month=07`, `from=1`, `true` for `True`, a raw newline in a string, and nested quotes (`'sed -n '1,5p' x'`)
-where only one place can end the string. It does not guess: a positional argument, an expression (`2+2`), a
-bare word, bytes, 1e999 or an argument given twice spoils that call, not its siblings. It knows no schemas.
+`month=07`, `from=1`, `true` for `True`, a raw newline in a string, nested quotes (`'sed -n '1,5p' x'`) where only
+one place can end the string, a Python dict in place of JSON, a last comma, and closing brackets too many. It does
+not guess: a positional argument, an expression (`2+2`), a bare word, bytes, 1e999 or an argument given twice spoils
+that call, not its siblings. It knows no schemas.
+
+A model may think aloud before it answers, and rehearse calls there. What counts is what it says: see `spoken`.
 """
 
 import json
@@ -21,6 +24,9 @@ _CALL_DECODER = json.JSONDecoder(strict=False)  # not strict: a raw newline may 
 _CALL_CONSTANTS = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
 
 # The patterns are possessive (`*+`): what they took they never give back, so no text makes them try twice.
+_CALL_WORD = r"\w++(?:-++\w++)*+"  # JSON names may have dashes and begin with a digit: `min-price=3`
+ARGUMENT_NAME = re.compile(_CALL_WORD)  # any other argument is written `**{"min price": 3}`
+TOOL_NAME = re.compile(rf"{_CALL_WORD}(?:\.{_CALL_WORD})*+")
 _CALL_STRING = (
     r'"""(?:[^\\"]++|\\.|"(?!""))*+"""|"(?!"")(?:[^\\"]++|\\.)*+"'
     r"|'''(?:[^\\']++|\\.|'(?!''))*+'''|'(?!'')(?:[^\\']++|\\.)*+'"
@@ -35,13 +41,14 @@ _CALL_ESCAPE = re.compile(
 )
 # A quote that could end a nested string: `, key=` follows, or the call closes before a sibling or the end.
 _CALL_CLOSING = re.compile(
-    r"""(?s)\\.|(['"])(?=\s*+(?:(?P<more>,\s*+[^\W\d]\w*+\s*+=(?!=))"""
-    r"|,?+\s*+\)\s*+(?:,\s*+[\w.]++\s*+\(|,?+\s*+\]?+\s*+\Z)))"
+    rf"""(?s)\\.|(['"])(?=\s*+(?:(?P<more>,\s*+(?:{_CALL_WORD}\s*+=(?!=)|\*\*\s*+\{{))"""
+    r"|,?+\s*+\)\s*+(?:,\s*+[\w.-]++\s*+\(|,?+\s*+\]?+\s*+\Z)))"
 )
 # An operator after a string makes an expression ('a' + 'b'), unless the quote looks like an opening one.
 _CALL_OPERATOR = re.compile(
     r"""(?:(?<![\s(\[{=,:]['"])|(?=\s))\s*+(?:[-+*/%@|&^<>.(\[]|[=!]=|(?:and|or|in|is|not|if|for)\b)"""
 )
+_CALL_THOUGHT = re.compile(r"(?s)<think>.*?(?:</think>|\Z)|(?P<prompted></think>)")
 
 
 class ToolCallError(ValueError):
@@ -64,7 +71,7 @@ def parse_tool_calls(
     """Return the tool calls in a model's answer, in order; an empty list where none was attempted.
 
     A block runs from a start marker to the first end marker, else to the next start marker or the end of the
-    turn. Text inside `<think>` is no call. An answer without blocks may end in a bare list of known tools.
+    turn. What is not `spoken` is no call. An answer without blocks may end in a bare list of known tools.
 
     Args:
         text: What the model wrote, special tokens included.
@@ -79,10 +86,11 @@ def parse_tool_calls(
         [ToolCall(name='web_search', arguments={'query': 'Oslo', 'limit': 3})]
     """
     start, end = map(re.escape, markers)
+    # thinking and blocks in one pattern: `<think>` as text in a call's argument is kept
     part = re.compile(rf"(?s)<think>.*?(?:</think>|\Z)|({start})(.*?)({end}|<\|im_end\|>|(?={start})|\Z)")
-    blocks = [match for match in part.finditer(text) if match[1]]
+    blocks = [match for match in part.finditer(_call_unprompted(text)) if match[1]]
     if not blocks:
-        return _call_bare(part.sub("", text), tools or (), markers[1])
+        return _call_bare(spoken(text), tools or (), markers[1])
     calls, problem = [], ""
     for block in blocks:
         reader = _CallReader(block[2], tools, cut_off=not block[3])
@@ -93,10 +101,27 @@ def parse_tool_calls(
     return calls
 
 
+def spoken(text: str) -> str:
+    """Return an answer without its thinking.
+
+    Thinking is `<think>...</think>`, a `<think>` that is never closed to the end of the text, and everything up to a
+    `</think>` that no `<think>` opened: the prompt did.
+
+    >>> spoken("hm</think>It is <think>or is it?</think>four.")
+    'It is \\nfour.'
+    """
+    return _CALL_THOUGHT.sub("\n", _call_unprompted(text))  # a line break: no marker may arise across the gap
+
+
+def _call_unprompted(text: str) -> str:
+    """Return what follows the last `</think>` that no `<think>` opened."""
+    return text[max((match.end() for match in _CALL_THOUGHT.finditer(text) if match["prompted"]), default=0) :]
+
+
 def _call_bare(text: str, tools: Collection[str], end: str) -> list[ToolCall]:
     """Read a list of known tools that ends the text: models sometimes leave the markers out."""
     text = text.rstrip().removesuffix("<|im_end|>").rstrip().removesuffix(end)
-    starts = [match.start() for match in re.finditer(r"\[\s*+([\w.]++)\s*+\(", text) if match[1] in tools]
+    starts = [match.start() for match in re.finditer(r"\[\s*+([\w.-]++)\s*+\(", text) if match[1] in tools]
     found = (_CallReader(text[start:], tools).calls() for start in starts[-3:])  # few: that is linear
     return next(filter(None, found), [])
 
@@ -108,6 +133,7 @@ class _CallReader:
         self.text, self.tools, self.cut_off = text, tools, cut_off
         self.problem = ""  # what is wrong with the first bad call
         self.exhausted: set[str] = set()  # quotes that can end no nested string from here on
+        self.as_json = False  # whether what is read now is JSON, or a Python dict in its place
         self.goto(0)
 
     def goto(self, at: int) -> None:
@@ -120,10 +146,19 @@ class _CallReader:
             self.goto(self.end)
         return found
 
+    def accept_all(self, *marks: str) -> None:
+        while self.now in marks:
+            self.goto(self.end)
+
     def take(self, kind: str) -> str:
         token = self.now if self.kind == kind else self.fail(kind)
         self.goto(self.end)
         return token
+
+    def word(self, pattern: re.Pattern) -> str:
+        found = pattern.match(self.text, self.begin) or self.fail("a name")
+        self.goto(found.end())
+        return found[0]
 
     def fail(self, expected: str) -> NoReturn:
         raise ToolCallError(f"expected {expected} at {self.text[self.begin : self.begin + 40]!r}")
@@ -142,13 +177,14 @@ class _CallReader:
         while self.now not in (",", "]", ""):
             self.resume = self.begin  # the call's begin: where to look for its end if it is bad
             try:
-                calls.append(self.call())
+                calls.append(self.call(listed))
             except (ValueError, TypeError) as error:  # ours, and what json says
                 self.problem = self.problem or str(error)
                 self.skip()
             if not self.accept(",") and self.now != "{":  # JSON objects may simply follow each other
                 break
         closed = (self.accept("]") or (self.cut_off and calls)) if listed else calls  # "]" may be cut off
+        self.accept_all("]", "}")  # too many of them change nothing
         if closed and not self.now:
             return calls
         self.problem = self.problem or f"expected calls and nothing else at {self.now[:40]!r}"
@@ -163,30 +199,62 @@ class _CallReader:
             depth += (mark in ("(", "[", "{")) - (mark in (")", "]", "}"))
         self.goto(token.start())
 
-    def call(self) -> ToolCall:  # call := name(key=value, ...) | {"name": ..., "arguments": {...}}
-        if self.now == "{":
-            self.value()
-            name, arguments = _call_from_json(self.text[self.resume : self.done])
+    def call(self, listed: bool) -> ToolCall:  # call := name(argument, ...) | {"name": ..., "arguments": {...}}
+        self.as_json = self.now == "{"
+        if self.as_json:
+            name, arguments = _call_from_json(self.object(listed))
         else:
-            name = self.take("name")
-            pairs = self.items(")", self.argument) if self.accept("(") else self.fail("'('")
+            name = self.word(TOOL_NAME)
+            groups = self.items(")", self.argument) if self.accept("(") else self.fail("'('")
+            pairs = [pair for group in groups for pair in group]
             arguments = dict(pairs)
-            if len(arguments) < len(pairs) or self.now not in (",", "]", ""):
+            self.accept_all(")")  # one too many changes nothing
+            if len(arguments) < len(pairs) or self.now not in (",", "]", "}", ""):
                 self.fail("each argument once and the end of the call")
         if self.tools is not None and name not in self.tools:
             raise ToolCallError(f"{name} is not a known tool")
         # Through JSON and back: 1e999 is refused, a key 1 becomes "1", a pair of surrogates one character.
         return ToolCall(name, _CALL_DECODER.decode(json.dumps(arguments, allow_nan=False)))
 
-    def argument(self) -> tuple[str, Any]:  # argument := key=value; a key is any word, `from` and `class` too
-        key = self.take("name")
-        if "." in key or not self.accept("="):
+    def object(self, listed: bool) -> dict[Any, Any]:
+        """Read a call's object, whose outer braces may be doubled, or lack the last one behind the arguments."""
+        self.accept_all("{")
+        if listed and self.kind == "string" and self.now[0] == "'":
+            self.fail("calls, not Python dicts, in a list")  # that is a value, as the collected cases have it
+        call = {}
+        while not self.accept("}"):
+            key, value = self.pair()
+            call[key] = value
+            if not self.accept(",") and self.now != "}":
+                if self.now in ("]", "") and key in ("arguments", "parameters"):
+                    break
+                self.fail("',' or '}'")
+        self.accept_all("}")
+        return call
+
+    def only_object(self) -> Any:
+        """Read arguments that were written as a string of their own."""
+        self.as_json = True
+        value = self.value()
+        self.accept_all("}")
+        return value if not self.now else self.fail("one object")
+
+    def argument(self) -> list[tuple[str, Any]]:  # argument := key=value | **{"any key": value, ...}
+        if self.text.startswith("**", self.begin):
+            self.goto(self.begin + 2)
+            pairs = self.items("}", self.pair) if self.accept("{") else self.fail("'{'")
+            return pairs if all(isinstance(key, str) for key, _ in pairs) else self.fail("keys that are strings")
+        key = self.word(ARGUMENT_NAME)  # any word, `from` and `class` too
+        if not self.accept("="):
             self.fail("name=value")
         begin, is_string = self.begin, self.kind == "string"
         value = self.value()
         if is_string and self.now not in (",", ")") and not _CALL_OPERATOR.match(self.text, self.done):
             value = self.nested(begin)
-        return key, value
+        return [(key, value)]
+
+    def pair(self) -> tuple[Any, Any]:
+        return self.value(), self.value() if self.accept(":") else self.fail("':'")
 
     def nested(self, begin: int) -> str:
         """Read a string that holds its own quote, if there is exactly one place where it can end."""
@@ -210,8 +278,8 @@ class _CallReader:
             self.fail("less nesting")
         if self.kind == "string":
             parts = []
-            while self.kind == "string":  # neighbours are joined: 'a' "b"
-                parts.append(_call_unquote(self.take("string")))
+            while self.kind == "string" and not (parts and self.as_json):  # Python joins neighbours: 'a' "b"
+                parts.append(_call_unquote(self.take("string"), self.as_json))
             return "".join(parts)
         if self.kind == "number":
             digits = self.take("number")
@@ -228,20 +296,31 @@ class _CallReader:
         return _CALL_CONSTANTS[self.take("name")] if self.now in _CALL_CONSTANTS else self.fail("a value")
 
 
-def _call_from_json(text: str) -> tuple[str, dict[str, Any]]:
-    """Read {"name": ..., "arguments" or "parameters": an object, or an object written as a string}."""
-    call = _CALL_DECODER.decode(text)
-    name, arguments = call.get("name"), call.get("arguments", call.get("parameters", {}))
-    if isinstance(arguments, str):
-        _CallReader(arguments).value()  # refuses deep nesting, as it did for `text`
-        arguments = _CALL_DECODER.decode(arguments)
-    if isinstance(name, str) and isinstance(arguments, dict) and all(map(str.isidentifier, name.split("."))):
+def _call_from_json(call: dict[Any, Any]) -> tuple[str, dict[str, Any]]:
+    """Find name and arguments in {"name": ..., "arguments" or "parameters": an object, or one written as a string}.
+
+    OpenAI wraps that in {"type": "function", "function": {...}}; the name alone may stand there too. Null and an empty
+    string are no arguments.
+    """
+    if "name" not in call and isinstance(call.get("function"), dict):
+        call = call["function"]
+    name, arguments = call.get("name", call.get("function")), call.get("arguments", call.get("parameters"))
+    if isinstance(arguments, str) and arguments:
+        arguments = _CallReader(arguments).only_object()
+    if arguments in (None, ""):
+        arguments = {}
+    if isinstance(name, str) and isinstance(arguments, dict) and TOOL_NAME.fullmatch(name):
         return name, arguments
     raise ToolCallError('a JSON call needs a "name" and, as an object, its "arguments"')
 
 
-def _call_unquote(literal: str) -> str:
-    """Decode a string's escapes by Python's rules; an unknown one keeps its backslash."""
+def _call_unquote(literal: str, as_json: bool = False) -> str:
+    """Decode a string's escapes by Python's rules, or JSON's where they apply; an unknown one keeps its backslash."""
+    if as_json and literal[0] == '"':
+        try:
+            return _CALL_DECODER.decode(literal)
+        except ValueError:
+            pass  # not JSON's escapes
     kind = literal[0].lower().strip("'\"")
     size = 3 if literal[len(kind) :].startswith(("'''", '"""')) else 1
     body = literal[len(kind) + size : -size]

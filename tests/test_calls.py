@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asa.calls import ToolCall, ToolCallError, parse_tool_calls
+from asa.calls import ToolCall, ToolCallError, parse_tool_calls, spoken
 
 CASES = Path(__file__).parents[2] / "shared" / "lfm2" / "parser_cases.jsonl"
 START, END = "<|tool_call_start|>", "<|tool_call_end|>"
@@ -89,10 +89,23 @@ def test_nested_quotes(written, value):
     assert read(f"[f(a={written}), g(b='it')]") == expected
 
 
-NO_CALLS = ["", "f", "f(1)", "f(1, a=1)", "f(a=1, a=2)", "f(**{'a': 1})", "f(b.c=1)", "f(a=1", "f.(a=1)"]
-NO_CALLS += ["[f()", "f()]", "[f()] thanks", "[f(); g()]", "[,]", "[[f()]]", "f() g()", "(lambda: 1)()"]
-NO_CALLS += ["f(a='x", "{'name': 'f'}", '{"name": 1}', '{"name": "a b"}', '{"name": "f", "arguments": [1]}']
+NO_CALLS = ["", "f", "f(1)", "f(1, a=1)", "f(a=1, a=2)", "f(b.c=1)", "f(a=1", "f.(a=1)", "f(a-=1)"]
+NO_CALLS += ["f(**{1: 2})", "f(**{'a': 1}, a=2)", "f(**{'a': 1, 'a': 2})", "f(**{'a'})", "f(**a)", "f(*{'a': 1})"]
+NO_CALLS += ["[f()", "[f()] thanks", "[f(); g()]", "[,]", "[[f()]]", "f() g()", "(lambda: 1)()", "f-(a=1)", "-f()"]
+NO_CALLS += ["f(a='x", '{"name": 1}', '{"name": "a b"}', '{"name": "f", "arguments": [1]}']
 NO_CALLS += ['{"name": "f", "arguments": {"a": 1e999}}', '{"name": "f", "arguments": "{\\"a\\": "}']
+
+
+NO_CALLS += ['{"name": "f", "arguments": {"a": 1', '{"name": "f"', '{"name": "f",', '{"name": "f" "arguments": {}}']
+NO_CALLS += ['{"name": "f", "arguments": {"a": ["x" "y"]}}', '{"name": "f", "arguments": {"a": x}}', "{'f': {'a': 1}}"]
+NO_CALLS += ["{'name', 'f'}", "{{}}", "{", "}", '{"name": "f", "arguments": []}', '{"name": "f", "arguments": false}']
+NO_CALLS += [
+    '{"name": "f", "arguments": "{} {}"}',
+    '{"name": "f"} thanks',
+    '{"name": "f-"}',
+    "{'name': 'f', 'a': b'c'}",
+]
+NO_CALLS += ["```json\n{'name': 'f', 'arguments': {}}\n```", '{"tool": "f", "arguments": {}}', "{'name': 'f', [1]: 2}"]
 
 
 @pytest.mark.parametrize("body", NO_CALLS)
@@ -110,6 +123,144 @@ def test_json_and_other_markers():
     assert [call.name for call in calls] == list("fghij")
     assert [call.arguments for call in calls[:3]] == [{"a": "1"}, {"b": [2]}, {}]
     assert parse_tool_calls(text) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{'name': 'f', 'arguments': {'a': True, 'b': [None]}}",
+        "{'name': 'f', 'arguments': {'a': true, \"b\": [null,],},}",
+        '{"name": "f", "arguments": {"a": true, "b": [null]},}',
+        '{"name": "f", "arguments": {"a": true, "b": [null]}}}',
+        '{"name": "f", "arguments": {"a": true, "b": [null]}}]',
+        '{{"name": "f", "arguments": {"a": true, "b": [null]}}}',
+        '{"name": "f", "arguments": {"a": true, "b": [null]}',
+        '[{"name": "f", "arguments": {"a": true, "b": [null]}]',
+        '[{"name": "f", "arguments": {"a": True, "b": [None],}}}, ]',
+        '{"name": "f", "parameters": {"a": True, "b": [None]}}',
+        """{"name": "f", "arguments": "{'a': True, 'b': [None,]}}"}""",
+        '{"name": "f", "arguments": "{\\"a\\": true, \\"b\\": [null]}"}',
+        '{"type": "function", "function": {"name": "f", "arguments": {"a": true, "b": [null]}}}',
+        '{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\\"a\\": true, \\"b\\": [null]}"}}',
+        """{'function': 'f', 'arguments': {'a': True, 'b': [None]}}""",
+        "[f(a=True, b=[None])]]",
+        "[f(a=True, b=[None]))]",
+        "f(a=True, b=[None])]",
+        "[f(a=True, b=[None])]}",
+        "[f(**{'a': True, 'b': [None]})]",
+        '[f(a=True, **{"b": [null]},)]',
+    ],
+)
+def test_near_misses(body):
+    """A Python dict in place of JSON, a comma or bracket too many, the last brace missing: one meaning."""
+    assert read(body) == [("f", {"a": True, "b": [None]})]
+    assert read(body + "\n") == read(body)
+    for echo in (body, body + END, f"\n{body}\n{body}"):  # said again behind the end
+        assert parse_tool_calls(f"{START}{body}{END}{echo}") == [ToolCall("f", {"a": True, "b": [None]})]
+
+
+@pytest.mark.parametrize(
+    "body", ["{'name': 'f'}", '{"name": "f", "arguments": null}', '{"name": "f", "arguments": ""}']
+)
+def test_json_calls_without_arguments(body):
+    assert read(body) == [("f", {})]
+
+
+def test_json_strings_keep_jsons_escapes():
+    """Also where the rest is no JSON; what JSON does not know is read as Python does."""
+    assert read(r"""{"name": "f", "arguments": {"a": "x\/y\u00e9", 'b': '\x41', "c": "\d", "e": "it's",}}""") == [
+        ("f", {"a": "x/yé", "b": "A", "c": "\\d", "e": "it's"})
+    ]
+
+
+def test_siblings_of_near_misses():
+    """Each call stands for itself."""
+    expected = [("f", {"a": 1}), ("g", {"b": 2})]
+    for body in (
+        "[f(a=1)), g(b=2)]",
+        "{'name': 'f', 'arguments': {'a': 1}}}\n{'name': 'g', 'arguments': {'b': 2}}",
+        '[{"name": "f", "arguments": {"a": 1}}}, {"name": "h", "arguments": x}, {"name": "g", "arguments": {"b": 2},}]',
+        "{'name': 'f', 'arguments': {'a': 1}}, g(b=2)",
+    ):
+        assert read(body) == expected
+
+
+def test_names_with_dashes():
+    """JSON knows other names than Python does; an expression is still none."""
+    for name in ("get-weather", "a.b-c", "2fa", "7-zip", "a--b"):
+        expected = [(name, {"min-price": 3, "x": "y"})]
+        assert read(f"[{name}(min-price=3, x='y')]") == expected
+        assert read(f"[{name}(**{{'min-price': 3}}, x='y')]") == expected
+        assert read(json.dumps({"name": name, "arguments": {"min-price": 3, "x": "y"}})) == expected
+    assert read("[f(a='it's', b-c=1), g-h()]") == [("f", {"a": "it's", "b-c": 1}), ("g-h", {})]
+    assert read("[f(a='it's', **{'b c': 1})]") == [("f", {"a": "it's", "b c": 1})]
+    assert read("[f(a='it's'), g-h()]") == [("f", {"a": "it's"}), ("g-h", {})]
+    assert read("[f(a=b-c)]") == read("[f(a=2-1)]") == read("[f(a- b=1)]") == "invalid"
+    assert parse_tool_calls("[get-it(a=1)]", ["get-it"]) == [ToolCall("get-it", {"a": 1})]
+
+
+def test_any_json_call_is_read_as_json_reads_it():
+    generator = random.Random(1)
+    for _ in range(500):
+        arguments = {text(generator): value(generator) for _ in range(3)}
+        for ascii_only in (True, False):
+            body = json.dumps({"name": "f", "arguments": arguments}, ensure_ascii=ascii_only)
+            assert read(body) == [("f", json.loads(json.dumps(arguments)))]
+        assert read(repr({"name": "f", "arguments": arguments})) == [("f", json.loads(json.dumps(arguments)))]
+
+
+def text(generator: random.Random) -> str:
+    return "".join(generator.choices("ab '\"\\\n\t{}[],:/é日🚉\x7f", k=generator.randint(0, 8)))
+
+
+def value(generator: random.Random, depth: int = 0):
+    """Return a JSON value with awkward strings."""
+    if depth < 3 and generator.random() < 0.4:
+        items = [value(generator, depth + 1) for _ in range(3)]
+        return generator.choice([items, dict(zip((text(generator), "b", "c"), items, strict=True))])
+    return generator.choice([text(generator), generator.randint(-99, 10**20), generator.gauss(0, 1e9), True, None])
+
+
+CALL = f"{START}[f(a=1)]{END}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("Four.", "Four."),
+        ("hm</think>Four.", "Four."),
+        ("<think>hm</think>Four.", "\nFour."),
+        ("<think>hm", "\n"),
+        ("Yes. <think>hm</think>It is <think>or</think>four.<think>", "Yes. \nIt is \nfour.\n"),
+        ("hm</think>a<think>b</think>c", "a\nc"),
+        ("<think>a<think>b</think>c</think>d", "d"),  # nested
+        ("a</think>b</think>c", "c"),  # the last counts
+        ("<tool_<think></think>call>", "<tool_\ncall>"),
+        ("", ""),
+    ],
+)
+def test_what_is_spoken(answer, said):
+    """Thinking is what stands in the tags, the opening one of which may stand in the prompt."""
+    assert spoken(answer) == said
+
+
+def test_rehearsed_calls_are_none():
+    """Whether or not the answer holds the opening tag; what is said behind counts."""
+    one = [ToolCall("f", {"a": 1})]
+    for thought in (CALL, f"{START}[f(a=", f"I could say {START}, but", f"{CALL}{CALL}", f"{START}oops{END}"):
+        for opening in ("", "<think>", "<think>\n<think>"):
+            assert parse_tool_calls(f"{opening}{thought}</think>Four.") == []
+            assert parse_tool_calls(f"{opening}{thought}</think>{CALL}") == one
+            assert parse_tool_calls(f"{opening}{thought}</think>{CALL}<think>{CALL}</think>") == one
+        assert parse_tool_calls(f"<think>{thought}") == []
+    for bare in ("[f(a=1)]</think>Four.", "<think>[f(a=1)]", "[f(a=1)]</think>"):
+        assert parse_tool_calls(bare, ["f"]) == []
+    assert parse_tool_calls("hm</think>[f(a=1)]", ["f"]) == one
+
+
+def test_tags_in_an_argument_are_text():
+    for text in ("<think>a</think>", "<think>", "a<think>b"):
+        assert read(f"[f(a='{text}'), g()]") == [("f", {"a": text}), ("g", {})]
 
 
 def test_blocks():
@@ -159,6 +310,24 @@ PIECES = [*"[](){}'\"\\,=:-1e.a \n\0é\ud800", "'''", '"""', "\\'", "f(", "f(a="
 PIECES += ["f(a='x 'y'), ", "f(a='x' y 'z' w), ", "f(a=\"x \"y), f(a='x 'y), ", "', a='", "'), f(", "9" * 50]
 PIECES += ["{'a':1},", '{"name":"f"},', START, END, f"{START}[f(a='", f"{START}[f()]", "[f(a=[", "<think>"]
 PIECES += ["</think>", "<|im_end|>", "b'", "f'{", "'\\ud83d", '\\"\'"""']
+PIECES += [
+    "{'name': 'f', 'arguments': {'a': ",
+    '{"name": "f", "arguments": {"a": 1}',
+    "{'name': 'f'}}",
+    "{{",
+    "}}",
+    "**",
+]
+PIECES += [
+    "f(**{'a': ",
+    "a-",
+    "f-a(",
+    "a-a=",
+    "{'arguments': '{",
+    '{"function": ',
+    "<think></think>",
+    "</think><think>",
+]
 
 
 @pytest.mark.parametrize("piece", PIECES, ids=ascii)
