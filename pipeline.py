@@ -151,7 +151,8 @@ prompts = {name: fitting_prompts(prompter, model, rows) for name, rows in splits
 spare_prompts = fitting_prompts(prompter, model, spare)
 prefix = shared_prefix([ids for rows in (*prompts.values(), spare_prompts) for ids in rows])
 trigger_id = prompter.trigger_id
-triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
+triggered = trigger_test(tokenizer, profile.trigger, prompter.opened)
+closed = closing_test(tokenizer, model, profile, prompter.opened)
 checkpoints = Checkpoints(f"{OUT}/checkpoints")
 writer = checkpoints.writer
 run_key = key_of(
@@ -496,7 +497,7 @@ second = max(others, key=lambda layer: readings[layer].auc)  # of a pair of laye
 def fitting(batches, rows, layer, push):
     """Share of these rows' answers that are calls whose arguments fit; None without rows."""
     answered = answer_chosen(batches, rows, profile.max_new_tokens, closed, "calls", push=(layer, push))
-    texts = [tokenizer.decode(ids) for ids in answered.values()]
+    texts = [prompter.answer(ids) for ids in answered.values()]
     return ratio(call_validity(texts, tools, profile.markers)["arguments"]["hits"], len(texts))
 
 
@@ -572,7 +573,7 @@ from asa.report import write_report
 from asa.tables import printed, rate_lines
 
 runs = ("baseline", "asa_paper", "asa")
-answers = {run: [tokenizer.decode(ids) for ids in tested[run]] for run in runs}
+answers = {run: [prompter.answer(ids) for ids in tested[run]] for run in runs}
 called = {run: np.array([triggered(ids) for ids in tested[run]]) for run in runs}
 called["probe"] = np.array([decision["p_tool"] >= 0.5 for decision in tested["asa_decisions"]])
 first = {run: np.array([ids[0] == trigger_id for ids in tested[run]]) for run in runs}
@@ -617,7 +618,7 @@ results = {
     "stage_seconds": {"loading": round(seconds_loading, 2)} | checkpoints.seconds,
 }  # fmt: skip
 if PROOF:
-    rung_texts = {name: [tokenizer.decode(ids) for ids in rung] for name, rung in rungs.items()}
+    rung_texts = {name: [prompter.answer(ids) for ids in rung] for name, rung in rungs.items()}
     rung_calls = {name: np.array([triggered(ids) for ids in rung]) for name, rung in rungs.items()}
     auc = {layer: readings[layer].auc for layer in readable}
     ladder = {

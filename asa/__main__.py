@@ -64,7 +64,8 @@ def evaluate(assets: str, requests_file: str, model_id: str = "") -> dict:
             f"({found}): load the tokenizer and chat template of that time, or fit again."
         )
     prompts = fitting_prompts(prompter, model, requests)
-    triggered, closed = trigger_test(tokenizer, profile.trigger), closing_test(tokenizer, model, profile)
+    triggered = trigger_test(tokenizer, profile.trigger, prompter.opened)
+    closed = closing_test(tokenizer, model, profile, prompter.opened)
     reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, prompter.trigger_id, "prefill")
     plain = answer_all(batches, profile.max_new_tokens, closed, "baseline")
     steered, decisions = answer_steered(batches, reading.states, adapter, plain, profile.max_new_tokens, closed, "ASA")
@@ -77,7 +78,7 @@ def evaluate(assets: str, requests_file: str, model_id: str = "") -> dict:
     result: dict = {"n": len(requests), "left_out": given - len(requests)}
     result |= {run: trigger_metrics(np.array(calls), labels, seed=0) for run, calls in called.items()}
     for run, answers in (("baseline", plain), ("asa", steered)):
-        texts = [tokenizer.decode(ids) for ids in answers]
+        texts = [prompter.answer(ids) for ids in answers]
         result[run]["validity"] = call_validity(texts, tools, profile.markers)
     result["mcnemar"] = mcnemar(called["baseline"], called["asa"], labels)
     return result

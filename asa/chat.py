@@ -23,7 +23,7 @@ def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -
     """
     ids = torch.tensor(fitting_prompts(prompter, model, [Request(request, 0, "", "the request")]))
     ids = ids.to(input_device(model))
-    closed = closing_test(prompter.tokenizer, model, prompter.profile)
+    closed = closing_test(prompter.tokenizer, model, prompter.profile, prompter.opened)
 
     def ended(sequences: torch.Tensor, _scores, **_more) -> torch.Tensor:
         return torch.tensor([closed(row[ids.shape[1] :].tolist()) for row in sequences], device=sequences.device)
@@ -33,5 +33,5 @@ def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -
     plain = model.generate(**inputs, **limit)
     with adapter.steer(model) as trace:
         steered = model.generate(**inputs, **limit)
-    texts = [prompter.tokenizer.decode(answer[0, ids.shape[1] :]) for answer in (plain, steered)]
+    texts = [prompter.answer(answer[0, ids.shape[1] :].tolist()) for answer in (plain, steered)]
     return Comparison(request, None, *texts, trace.decisions[0])

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from asa.adapter import Decision
+from asa.calls import spoken
 from asa.environment import notebook_shell
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that a terminal obeys
@@ -73,7 +74,7 @@ def show_comparisons(rows: list[Comparison], trigger: str) -> None:
 
 
 def _said(answer: str, trigger: str) -> str:
-    return "calls a tool" if trigger in answer else "answers in words"
+    return "calls a tool" if trigger in spoken(answer) else "answers in words"
 
 
 def _one_line(text: str, most: int) -> str:

@@ -1,10 +1,10 @@
 """Evaluation: did the model call a tool when it should have, and was the call any good.
 
-Strict trigger: the profile's trigger stands in the *generated* tokens. "First token" asks only the token after the
-prompt. Every rate has a 95 % interval (Wilson), F1 a bootstrap over requests, and two runs on the same requests are
-compared by an exact McNemar test. After a trigger, three rates: the call parses, the tool is known, the arguments
-fit its schema. What has no denominator is no number: it is None, and so is its interval; `why_missing` says why.
-Nothing is chosen here, and nothing is read from a probe.
+Strict trigger: the profile's trigger stands in the *generated* tokens, outside of any thinking. "First token" asks
+only the token after the prompt. Every rate has a 95 % interval (Wilson), F1 a bootstrap over requests, and two runs
+on the same requests are compared by an exact McNemar test. After a trigger, three rates: the call parses, the tool is
+known, the arguments fit its schema. What has no denominator is no number: it is None, and so is its interval;
+`why_missing` says why. Nothing is chosen here, and nothing is read from a probe.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from asa.calls import spoken
 from asa.profiles import Profile
 from asa.tools import Tool, ToolCallError, check_call, parse_tool_calls
 
@@ -163,11 +164,11 @@ def mean_and_std(values) -> dict[str, float | None]:
 
 
 def call_validity(answers: list[str], tools: dict[str, Tool], markers: tuple[str, str]) -> dict:
-    """Rates over answers that hold a trigger: `format` (parses), `tool` (known name), `arguments` (fit the schema).
+    """Rates over answers that say the trigger: `format` (parses), `tool` (known name), `arguments` (fit the schema).
 
     Each is a `rate_of` the triggered answers. An answer counts by its first call.
     """
-    triggered = [answer for answer in answers if markers[0] in answer]
+    triggered = [answer for answer in answers if markers[0] in spoken(answer)]
     hits = {"format": 0, "tool": 0, "arguments": 0}
     for answer in triggered:
         try:
@@ -182,26 +183,56 @@ def call_validity(answers: list[str], tools: dict[str, Tool], markers: tuple[str
     return {name: rate_of(count, len(triggered)) for name, count in hits.items()}
 
 
-def trigger_test(tokenizer, trigger: str) -> Callable[[list[int]], bool]:
-    """A test of generated ids for the trigger: by id where it is one token, else in the decoded text."""
+def trigger_test(tokenizer, trigger: str, opened: str = "") -> Callable[[list[int]], bool]:
+    """A test whether generated ids say the trigger: by its id where it is one token, else in the decoded text.
+
+    What the model only thinks does not count (`calls.spoken`).
+
+    Args:
+        tokenizer: Of the model.
+        trigger: The profile's.
+        opened: The tag that the prompt has opened (`Prompter.opened`).
+    """
     ids = tokenizer(trigger, add_special_tokens=False)["input_ids"]
-    if len(ids) == 1:
-        return lambda generated: ids[0] in generated
-    return lambda generated: trigger in tokenizer.decode(generated, skip_special_tokens=False)
+
+    def triggered(generated: list[int]) -> bool:
+        if len(ids) == 1 and ids[0] not in generated:
+            return False  # nothing to decode
+        return trigger in spoken(opened + tokenizer.decode(generated, skip_special_tokens=False))
+
+    return triggered
 
 
-def closing_test(tokenizer, model, profile: Profile) -> Callable[[list[int]], bool]:
-    """A test whether generated ids are a finished answer: end of turn, a closed call, or words at their limit."""
+def closing_test(tokenizer, model, profile: Profile, opened: str = "") -> Callable[[list[int]], bool]:
+    """A test whether generated ids are a finished answer: end of turn, a closed call, or words at their limit.
+
+    A call that is only rehearsed closes nothing, and thoughts are no words (`calls.spoken`).
+
+    Args:
+        tokenizer: Of the model.
+        model: Names the tokens that end a turn.
+        profile: Names what closes a call or ends a turn, and the limit of words.
+        opened: As in `trigger_test`.
+    """
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
     texts = [text for text in (profile.call_end, profile.turn_end) if text]
     window = 3 + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)  # neighbours merge
-    triggered = trigger_test(tokenizer, profile.trigger)
+    triggered = trigger_test(tokenizer, profile.trigger, opened)
+
+    def answer(ids: list[int]) -> str:
+        return opened + tokenizer.decode(ids, skip_special_tokens=False)
+
+    def words(ids: list[int]) -> int:
+        said = spoken(whole := answer(ids))
+        return len(ids) if said == whole else len(tokenizer(said.strip(), add_special_tokens=False)["input_ids"])
 
     def closed(ids: list[int]) -> bool:
         recent = tokenizer.decode(ids[-window:], skip_special_tokens=False)
-        if ids[-1] in ends or any(text in recent for text in texts):
+        if ids[-1] in ends or (profile.turn_end and profile.turn_end in recent):
             return True
-        return len(ids) >= profile.words_limit and not triggered(ids)
+        if profile.call_end in recent and profile.call_end in spoken(answer(ids)):
+            return True
+        return len(ids) >= profile.words_limit and not triggered(ids) and words(ids) >= profile.words_limit
 
     return closed

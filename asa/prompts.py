@@ -48,6 +48,7 @@ class Prompter:
         dated: Whether the chat template prints the date, which is then `PROMPT_DATE`.
         tail: Token ids behind the request, the same in every prompt.
         trigger_id: First token of the trigger.
+        opened: `<think>` where the prompt ends in it, so that an answer begins as a thought; else "".
 
     Raises:
         PromptError: The tokenizer has no usable chat template, its prompts do not show what they are given or do not
@@ -85,6 +86,7 @@ class Prompter:
                 f"{profile.model_id}: expected its chat template to show the system text and the request, found that "
                 "it leaves one out: choose an instruction-tuned model, or correct its chat template."
             )
+        self.opened = "<think>" if tokenizer.decode(self.tail).rstrip().endswith("<think>") else ""
 
     def _find_template(self) -> str:
         """The tokenizer's chat template; of several, the default one."""
@@ -202,6 +204,10 @@ class Prompter:
 
     def _tokens(self, request: str) -> list[int]:
         return self.tokenizer(self.text(request), add_special_tokens=False, verbose=False)["input_ids"]
+
+    def answer(self, ids: list[int]) -> str:
+        """The text of generated ids, behind the `<think>` that the prompt may have opened."""
+        return self.opened + self.tokenizer.decode(ids)
 
     def key(self) -> str:
         """Hash of all that shapes a prompt but the request."""

@@ -72,3 +72,14 @@ def test_an_offloaded_model_gets_its_inputs_where_it_runs(tiny_model, tiny_token
     assert model.device.type == "meta"
     prompter = prompter_of(tiny_tokenizer)
     assert answer_twice(model, prompter, adapter, REQUEST) == answer_twice(tiny_model, prompter, adapter, REQUEST)
+
+
+def test_an_answer_that_begins_as_a_thought_is_shown_as_one(tiny_llama, tiny_tokenizer, prompts):
+    """Where the prompt ends in `<think>`, nothing is said before the tag is closed, so no limit of words applies."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant\n<think>\n")
+    prompter = prompter_of(tokenizer, words_limit=5)
+    found = answer_twice(tiny_llama, prompter, fit_adapter(tiny_llama, prompts).adapter, REQUEST)
+    assert prompter.opened == "<think>"
+    assert found.baseline == "<think>" + tokenizer.decode(said(tiny_llama, prompter))
+    assert len(said(tiny_llama, prompter)) > 5

@@ -53,6 +53,13 @@ def test_a_call_is_recognised_behind_the_cut():
     assert "baseline  calls a tool" in comparisons_text([Comparison("q", 1, late, late, ROWS[0].decision)], TRIGGER)
 
 
+def test_a_rehearsed_call_is_not_said_to_be_one():
+    thought = f"{CALL}</think>Four."
+    row = Comparison("q", 1, thought, f"<think>{thought}{CALL}", ROWS[0].decision)
+    text = comparisons_text([row], TRIGGER)
+    assert "baseline  answers in words" in text and "ASA       calls a tool" in text
+
+
 def test_html_is_escaped():
     """A raw `<tool_call>` would vanish in a browser, and a request could bring a script."""
     page = comparisons_html(ROWS, TRIGGER)

@@ -1,5 +1,6 @@
 """Evaluation: counts, intervals and tests against values worked out elsewhere."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from asa.evaluation import (
     wilson,
 )
 from asa.profiles import EMBEDDED
-from asa.tools import Tool
+from asa.tools import Tool, parse_tool_calls
 
 MARKERS = ("<|tool_call_start|>", "<|tool_call_end|>")
 
@@ -323,3 +324,64 @@ def test_gap_closed():
     assert gap_closed(0.6, 0.8, 0.8) is gap_closed(0.6, 0.9, 0.8) is None
     assert gap_closed(None, 0.4, 0.8) is gap_closed(0.6, None, 0.8) is gap_closed(0.6, 0.4, None) is None
     assert gap_closed(0.0, 0.0, 0.5) == 0.0  # a gap of which nothing is closed
+
+
+CALL = '[calculator(expression="2")]'
+
+
+@pytest.mark.parametrize("markers", [MARKERS, ("<tool_call>", "</tool_call>")], ids=["token", "text"])
+@pytest.mark.parametrize(
+    ("answer", "opened", "speaks"),
+    [
+        ("{call}", "", True),
+        ("<think>{call}</think>Two.", "", False),
+        ("<think>{start} or not</think>Two.", "", False),
+        ("{call}</think>Two.", "", False),  # the prompt opened the block
+        ("{call}</think>Two.", "<think>", False),
+        ("<think>{call}", "", False),
+        ("{call}", "<think>", False),
+        ("<think>{call}</think>{call}", "", True),
+        ("{call}</think>{call}", "<think>", True),
+        ("hm</think>{call}<think>{call}</think>", "", True),
+        ("<think>a</think>Two.<think>{call}</think>", "", False),
+    ],
+)
+def test_what_is_thought_is_neither_a_call_nor_its_end(tiny_tokenizer, markers, answer, opened, speaks):
+    """Trigger test, closing test, validity and parser say the same of every answer."""
+    profile = replace(EMBEDDED, trigger=markers[0], call_end=markers[1], words_limit=1000)
+    text = answer.format(call=f"{markers[0]}{CALL}{markers[1]}", start=markers[0])
+    assert trigger_test(tiny_tokenizer, markers[0], opened)(ids(tiny_tokenizer, text)) == speaks
+    closed = closing_test(tiny_tokenizer, model_with_ends(None), profile, opened)
+    said = ids(tiny_tokenizer, text)
+    assert closed(said) == (speaks and not text.endswith("</think>"))
+    assert call_validity([opened + text], TOOLS, markers)["arguments"]["total"] == speaks
+    assert [call.name for call in parse_tool_calls(opened + text, markers=markers)] == ["calculator"] * speaks
+
+
+def test_tags_that_are_tokens_are_seen(tiny_tokenizer):
+    """As thinking models have them."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens(["<think>", "</think>"], special_tokens=True)
+    assert len(ids(tokenizer, "<think>")) == 1
+    test = trigger_test(tokenizer, MARKERS[0])
+    assert not test(ids(tokenizer, f"<think>{called(CALL)}</think>Two."))
+    assert test(ids(tokenizer, f"<think>{called(CALL)}</think>{called(CALL)}"))
+
+
+def test_an_answer_without_the_trigger_is_not_decoded(tiny_tokenizer, monkeypatch):
+    """The test runs at every step."""
+    test, words = trigger_test(tiny_tokenizer, MARKERS[0]), ids(tiny_tokenizer, "It is four.")
+    monkeypatch.setattr(tiny_tokenizer, "decode", None)
+    assert not test(words)
+
+
+@pytest.mark.parametrize("opened", ["", "<think>"])
+def test_thoughts_are_not_cut_at_the_limit_of_words(tiny_tokenizer, opened):
+    """Only what is said counts; without the tags nothing changes."""
+    thought, words = "hm, let me see. " * 9, ids(tiny_tokenizer, "It is four.")
+    closed = closing_test(tiny_tokenizer, model_with_ends(None), profile("</tool_call>", len(words)), opened)
+    thinking = ids(tiny_tokenizer, ("" if opened else "<think>") + thought)
+    behind = [*thinking, *ids(tiny_tokenizer, "</think>")]
+    assert len(thinking) > 2 * len(words)
+    assert not closed(thinking) and not closed(behind)
+    assert [closed([*behind, *words[:size]]) for size in (len(words) - 1, len(words))] == [False, True]

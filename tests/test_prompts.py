@@ -347,6 +347,18 @@ def test_a_request_that_changes_the_end_is_refused(tokenizer):
         prompter.ids("odd")
 
 
+@pytest.mark.parametrize(
+    ("behind", "opened"),
+    [("", ""), ("<think>", "<think>"), ("<think>\n", "<think>"), ("<think>\n\n</think>\n\n", "")],
+)
+def test_a_prompt_that_opens_the_thinking_is_known(tokenizer, behind, opened):
+    """An answer's text then begins with the tag, so that all that reads it sees a thought."""
+    tokenizer.chat_template = TEMPLATE.replace("assistant\n", f"assistant\n{behind}")
+    prompter = Prompter(tokenizer, TINY, TOOLS)
+    assert prompter.opened == opened
+    assert prompter.answer(tokenizer("hm</think>Hi", add_special_tokens=False)["input_ids"]) == f"{opened}hm</think>Hi"
+
+
 def test_a_tokenizer_without_a_template_is_refused(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(PromptError, match="tiny/model has no chat template"):
