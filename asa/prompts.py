@@ -22,7 +22,8 @@ from datetime import datetime
 from asa.files import UserError, half_character
 from asa.profiles import Profile
 from asa.requests import Request, RequestsError, apart_from
-from asa.tools import Example, Tool, ToolCall, check_call, render_call
+from asa.schemas import schema_resolver, without_reference
+from asa.tools import Example, Tool, ToolCall, check_call, render_call, signature
 
 PROMPT_DATE = datetime(2024, 7, 26, 12)  # the day that Llama 3's template falls back to
 _OTHER_DATE = datetime(2023, 11, 8, 9, 47, 31)  # differs in all that a template may print of a date
@@ -241,8 +242,7 @@ def system_text(profile: Profile, tools: dict[str, Tool]) -> str:
         schemas = [tool.schema() for tool in tools.values()]
         listed = json.dumps(schemas, ensure_ascii=False, indent=profile.tools_indent)
     else:
-        signatures = [f"{t.name}({', '.join(t.parameters.get('properties', {}))})" for t in tools.values()]
-        listed = "\n".join(f"{s}: {t.description}" for s, t in zip(signatures, tools.values(), strict=True))
+        listed = "\n".join(f"{signature(tool)}: {tool.description}" for tool in tools.values())
     return profile.system.replace("{tools}", listed)
 
 
@@ -348,19 +348,31 @@ def without_examples(requests: list[Request], tools: dict[str, Tool]) -> list[Re
 def plain_arguments(schema: dict, text: str) -> dict:
     """The simplest arguments that fit `schema`'s required properties, `text` for its strings.
 
+    Empty where they would never end, as a required property holds the whole schema again.
+
     >>> plain_arguments({"properties": {"q": {"type": "string"}, "n": {"type": "integer"}}, "required": ["q"]}, "hi")
     {'q': 'hi'}
     """
+    try:
+        return _plain_object(schema, text, schema_resolver(schema))
+    except RecursionError:
+        return {}
+
+
+def _plain_object(schema: dict, text: str, resolver) -> dict:
+    schema, resolver = without_reference(schema, resolver)
     properties = schema.get("properties", {})
-    return {name: _plain_value(properties.get(name), text) for name in schema.get("required", [])}
+    return {name: _plain_value(properties.get(name), text, resolver) for name in schema.get("required", [])}
 
 
-def _plain_value(schema: dict | bool | None, text: str):
-    schema = schema if isinstance(schema, dict) else {}
-    if "enum" in schema:
+def _plain_value(schema: dict | bool | None, text: str, resolver):
+    schema, resolver = without_reference(schema, resolver)
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
         return schema["enum"][0]
     kind = schema.get("type", "string")
     kind = kind[0] if isinstance(kind, list) else kind
     if kind == "object":
-        return plain_arguments(schema, text)
+        return _plain_object(schema, text, resolver)
     return {"integer": 1, "number": 1, "boolean": True, "array": [], "null": None}.get(kind, text)

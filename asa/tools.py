@@ -2,8 +2,8 @@
 
 The file is a JSON list. A tool has a name, a description, a JSON schema of its arguments, and a domain: the
 sort of request it serves. It may bring examples: a request that needs it, with the arguments to call it with,
-or one that does not, with an answer in words. Loading checks everything: a mistake in the file is one clear
-sentence now, not a wrong number later. This chapter runs no tool, and does not read a model's answer.
+or one that does not, with an answer in words. Loading checks everything and asks nobody: a mistake in the file is
+one clear sentence now, not a wrong number later. This chapter runs no tool, and does not read a model's answer.
 """
 
 import json
@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
-from asa.calls import ToolCall, ToolCallError, parse_tool_calls
+from asa.calls import ARGUMENT_NAME, TOOL_NAME, ToolCall, ToolCallError, parse_tool_calls
 from asa.files import UserError, half_character
+from asa.schemas import UnusableSchema, check_schema, fits_schema, schema_resolver, without_reference
 
 __all__ = [  # the parser's names too: whoever works with tools needs one import
     "Example", "Tool", "ToolCall", "ToolCallError", "ToolsError", "check_call", "load_tools",
-    "parse_tool_calls", "render_call", "tools_from_json", "tools_to_json",
+    "parse_tool_calls", "render_call", "signature", "tools_from_json", "tools_to_json",
 ]  # fmt: skip
 
 
@@ -54,7 +53,8 @@ def load_tools(path: str | Path) -> dict[str, Tool]:
     """Read a tools file and return its tools by name, in the file's order.
 
     An entry is flat, `{"name": ..., "description": ..., "parameters": ...}`, or has OpenAI's form,
-    `{"type": "function", "function": {...}}`; both may add a `"domain"` (else the name) and `"examples"`.
+    `{"type": "function", "function": {...}}`; both may add a `"domain"` (else the name) and `"examples"`. A tool
+    without `"parameters"` takes none. OpenAI's `"strict"` changes nothing: calls are always judged strictly.
 
     Raises:
         ToolsError: The file cannot be read, is not JSON, or holds something that is not a usable tool.
@@ -102,22 +102,39 @@ def check_call(call: ToolCall, tools: dict[str, Tool]) -> tuple[bool, bool]:
         (True, False)
     """
     tool = tools.get(call.name)
-    return tool is not None, tool is not None and _tool_fits(call.arguments, tool.parameters)
+    return tool is not None, tool is not None and fits_schema(call.arguments, tool.parameters)
 
 
 def render_call(name: str, arguments: dict[str, Any]) -> str:
     """Write a call as the model does; `parse_tool_calls` reads it back.
 
     Raises:
-        ValueError: A name is no identifier, or a value has no JSON form.
+        ValueError: The tool's name cannot be written, or a value has no JSON form.
 
     Example:
-        >>> render_call("calculator", {"expression": "0.23*1840"})
-        'calculator(expression="0.23*1840")'
+        >>> render_call("find", {"query": "tea", "min-price": 3, "max price": None})
+        'find(query="tea", min-price=3, **{"max price": None})'
     """
-    if not _tool_is_name(name) or not all(map(str.isidentifier, arguments)):
-        raise ValueError(f"cannot write a call of {name!r} with {list(arguments)}: these must be identifiers")
-    return f"{name}({', '.join(f'{key}={_tool_literal(value)}' for key, value in arguments.items())})"
+    if not TOOL_NAME.fullmatch(name):
+        raise ValueError(f"cannot write a call of {name!r}: use letters, digits, _, - and . in a tool's name")
+    return f"{name}({', '.join(_tool_argument(key, _tool_literal(value)) for key, value in arguments.items())})"
+
+
+def signature(tool: Tool) -> str:
+    """Write a tool's name and the names of its arguments, one that no call can write plainly in quotes.
+
+    Example:
+        >>> signature(load_tools("data/tools.json")["translator"])
+        'translator(text, target_language)'
+    """
+    schema, _ = without_reference(tool.parameters, schema_resolver(tool.parameters))
+    names = (key if ARGUMENT_NAME.fullmatch(key) else _tool_literal(key) for key in schema.get("properties", {}))
+    return f"{tool.name}({', '.join(names)})"
+
+
+def _tool_argument(key: str, literal: str) -> str:
+    """Write one argument: `**` takes the names that cannot stand in front of a `=`, as in Python."""
+    return f"{key}={literal}" if ARGUMENT_NAME.fullmatch(key) else f"**{{{_tool_literal(key)}: {literal}}}"
 
 
 def _tool_literal(value: Any) -> str:
@@ -133,28 +150,40 @@ def _tool_from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
     if "function" in entry:
         is_openai = entry.get("type") == "function" and isinstance(entry["function"], dict)
         _tool_require(is_openai, where, 'a "function" must be an object beside "type": "function"')
-        entry = entry["function"] | {key: entry[key] for key in entry if key not in ("type", "function")}
+        entry = entry["function"] | {key: entry[key] for key in entry if key != "function"}
     name = entry.get("name")
-    _tool_require(_tool_is_name(name), where, f'"name" is {name!r}, use an identifier such as web_search')
+    is_name = isinstance(name, str) and TOOL_NAME.fullmatch(name)
+    _tool_require(is_name, where, f'"name" is {name!r}, use letters, digits, _, - and ., as in web_search')
     where = f"{where} ({name})"
     _tool_require(name not in others, where, "this name is taken, choose another")
-    _tool_require_known(entry, where, ("name", "description", "parameters", "domain", "examples"))
-    description, domain = entry.get("description", ""), entry.get("domain", name)
+    _tool_require_known(entry, where, ("name", "description", "parameters", "domain", "examples", "type", "strict"))
+    _tool_require(entry.get("type", "function") == "function", where, 'make the "type" "function", or leave it out')
+    _tool_require(entry.get("strict") in (None, True, False), where, 'make "strict" true or false, or leave it out')
+    description, domain = entry.get("description"), entry.get("domain", name)
+    description = "" if description is None else description
     _tool_require(isinstance(description, str), where, 'make the "description" a string')
     _tool_require(isinstance(domain, str) and domain, where, 'make the "domain" a word, or leave it out')
     taken = [other.domain for other in others.values()]
     _tool_require(domain not in taken, where, f'the "domain" {domain!r} is taken, choose another')
-    parameters = entry.get("parameters")
-    is_object = isinstance(parameters, dict) and parameters.get("type") == "object"
-    _tool_require(is_object, where, 'make "parameters" a JSON schema with "type": "object"')
-    try:
-        jsonschema.Draft202012Validator.check_schema(parameters)
-    except jsonschema.SchemaError as error:
-        raise ToolsError(f'{where}: correct the JSON schema in "parameters": {error.message}') from error
+    parameters = _tool_parameters(entry.get("parameters"), where)
     examples = entry.get("examples", [])
     _tool_require(isinstance(examples, list), where, 'make "examples" a list, or leave it out')
     read = (_tool_example(item, f"{where}, example {i}", parameters) for i, item in enumerate(examples, 1))
     return Tool(name, description, parameters, domain, tuple(read))
+
+
+def _tool_parameters(parameters: Any, where: str) -> dict[str, Any]:
+    if parameters in (None, {}):
+        return {"type": "object", "properties": {}}
+    as_object = 'make "parameters" a JSON schema with "type": "object"'
+    _tool_require(isinstance(parameters, dict), where, as_object)
+    try:
+        check_schema(parameters)
+    except UnusableSchema as error:
+        raise ToolsError(f'{where}: the JSON schema in "parameters": {error}') from error
+    schema, _ = without_reference(parameters, schema_resolver(parameters))
+    _tool_require(schema.get("type") == "object", where, as_object)
+    return parameters
 
 
 def _tool_example(example: Any, where: str, parameters: dict[str, Any]) -> Example:
@@ -164,17 +193,9 @@ def _tool_example(example: Any, where: str, parameters: dict[str, Any]) -> Examp
     _tool_require(isinstance(request, str) and request, where, 'make the "request" a text')
     _tool_require((arguments is None) != (answer is None), where, 'give either "arguments" or an "answer"')
     _tool_require(answer is None or (isinstance(answer, str) and answer), where, 'make the "answer" a text')
-    fits = arguments is None or (isinstance(arguments, dict) and _tool_fits(arguments, parameters))
+    fits = arguments is None or (isinstance(arguments, dict) and fits_schema(arguments, parameters))
     _tool_require(fits, where, 'make the "arguments" fit the tool\'s "parameters"')
     return Example(request, arguments, answer)
-
-
-def _tool_fits(arguments: dict[str, Any], parameters: dict[str, Any]) -> bool:
-    return jsonschema.Draft202012Validator({"additionalProperties": False, **parameters}).is_valid(arguments)
-
-
-def _tool_is_name(name: Any) -> bool:
-    return isinstance(name, str) and all(map(str.isidentifier, name.split(".")))
 
 
 def _tool_require_known(entry: dict[str, Any], where: str, known: tuple[str, ...]) -> None:

@@ -163,8 +163,18 @@ def test_what_the_prompt_s_examples_answer_is_not_scored(score, config, tiny_tok
 def test_a_request_that_is_too_long_is_refused_before_the_model_reads_any(score, config, tiny_lfm2, monkeypatch):
     monkeypatch.setattr(asa.__main__, "read_prompts", lambda *_: pytest.fail("the model was asked"))
     takes = tiny_lfm2.config.max_position_embeddings
-    status, out, error = score(config, [*ROWS, {"text": "x " * takes, "label": 1}])
+    status, out, error = score(config, rows=[*ROWS, {"text": "x " * takes, "label": 1}])
     assert (status, out) == (1, "")
     last = error.splitlines()[-1]
     assert re.match(rf"error: rows\.jsonl:3: \S+ takes {takes} tokens, and this request's prompt has \d{{6,}} ", last)
     assert "longer than the specified maximum" not in error
+
+
+def test_tools_that_refer_elsewhere_are_refused_before_the_model_is_loaded(score, config, tmp_path, monkeypatch):
+    """A stranger's adapter makes nobody be asked."""
+    monkeypatch.setattr(asa.__main__, "load_model", None)
+    config["tools"][1]["parameters"]["properties"]["code"] = {"$ref": "http://127.0.0.1:9/s.json"}
+    status, out, error = score(config)
+    assert (status, out) == (1, "")
+    assert error.startswith(f"error: {tmp_path}/assets/config.json, entry 2 (python_interpreter): ")
+    assert "'http://127.0.0.1:9/s.json'" in error and error.count("\n") == 1

@@ -639,6 +639,7 @@ def test_a_schema_that_no_plain_call_fits_asks_for_an_example():
         ({"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}, {"x": True}),
         ({"type": "string", "enum": ["metric", "imperial"]}, "metric"),
         ({"enum": [3, 4]}, 3),
+        ({"const": 7}, 7),
         ({"type": ["integer", "null"]}, 1),
         ({"type": "null"}, None),
         ({"description": "anything"}, "hello"),
@@ -652,6 +653,44 @@ def test_plain_arguments_fit_their_schema(schema, expected):
     assert arguments == {"p": expected} and type(arguments["p"]) is type(expected)
     jsonschema.validate(arguments, parameters)
     assert check_call(ToolCall("f", arguments), {"f": Tool("f", "", parameters, "d")}) == (True, True)
+
+
+REFERRING = {
+    "$ref": "#/$defs/Move",
+    "$defs": {
+        "Move": {"type": "object", "properties": {"to": {"$ref": "#/$defs/Place"}, "by": {"$ref": "#/$defs/By"}}}
+        | {"required": ["to", "by", "at-once", "no. of bags"]},
+        "Place": {"type": "object", "properties": {"x": {"$ref": "#/$defs/X"}}, "required": ["x"]},
+        "X": {"type": "integer", "title": "X"},
+        "By": {"description": "How", "$ref": "#/$defs/Way"},
+        "Way": {"enum": ["foot"]},
+    },
+}
+REFERRING["$defs"]["Move"]["properties"] |= {"at-once": {"const": True}, "no. of bags": {"type": "integer"}}
+
+
+def test_references_are_followed_all_the_way(tokenizer):
+    """From the file to the prompt's tool list and example, and back out of an answer."""
+    tools = tools_from_json([{"name": "move-it", "parameters": REFERRING, "domain": "math"}], "t.json")
+    tools, _ = with_examples(tools, POOL)
+    prompter = Prompter(tokenizer, TINY, tools)
+    assert 'move-it(to, by, at-once, "no. of bags"): \n' in prompter.text("Hi")
+    said = prompter.messages[2]["content"]
+    assert said == (
+        '<|tool_call_start|>[move-it(to={"x": 1}, by="foot", at-once=True, **{"no. of bags": 1})]<|tool_call_end|>'
+    )
+    (call,) = parse_tool_calls(said, tools)
+    assert call == ToolCall("move-it", {"to": {"x": 1}, "by": "foot", "at-once": True, "no. of bags": 1})
+    assert check_call(call, tools) == (True, True)
+    assert Prompter(tokenizer, TINY, tools_from_json(tools_to_json(tools), "t.json")).key() == prompter.key()
+
+
+@pytest.mark.parametrize("required", [["left"], ["left", "right"]])
+def test_a_tool_whose_plain_call_never_ends_asks_for_an_example(required):
+    tree = {"type": "object", "properties": {key: {"$ref": "#"} for key in ("left", "right")}, "required": required}
+    tools = tools_from_json([{"name": "look", "parameters": tree, "domain": "search"}], "t.json")
+    with pytest.raises(RequestsError, match=r"tool 'look'.*example"):
+        with_examples(tools, POOL)
 
 
 def test_plain_arguments_without_required_ones_are_none():

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from asa.tools import Example, ToolCall, ToolsError, check_call, load_tools, parse_tool_calls, render_call
+from asa.tools import (
+    Example,
+    ToolCall,
+    ToolsError,
+    check_call,
+    load_tools,
+    parse_tool_calls,
+    render_call,
+    signature,
+    tools_from_json,
+    tools_to_json,
+)
 
 TOOLS = Path(__file__).parents[1] / "data" / "tools.json"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -47,6 +58,42 @@ def test_flat_and_openai_entries(tmp_path):
     assert load(tmp_path, [GOOD])["f"].domain == "f"
 
 
+def test_openais_entries_are_taken_as_they_are(tmp_path):
+    """With "strict", inside or beside or flat; no description or parameters, null or left out."""
+    bare = load(tmp_path, [{"name": "f"}])
+    assert bare["f"].parameters == {"type": "object", "properties": {}} and bare["f"].description == ""
+    assert check_call(ToolCall("f", {}), bare) == (True, True)
+    assert check_call(ToolCall("f", {"a": 1}), bare) == (True, False)
+    assert tools_from_json(tools_to_json(bare), "x") == bare
+    for none in ({"parameters": None}, {"parameters": {}}, {"description": None}, {"strict": None}):
+        assert load(tmp_path, [{"name": "f"} | none]) == bare
+        assert load(tmp_path, [{"type": "function", "function": {"name": "f"} | none}]) == bare
+    plain = load(tmp_path, [GOOD])
+    for strict in (True, False):
+        for entry in (
+            {"type": "function", "function": GOOD | {"strict": strict}},
+            {"type": "function", "function": GOOD, "strict": strict},
+            {"type": "function", "strict": strict} | GOOD,
+        ):
+            assert load(tmp_path, [entry]) == plain
+
+
+def test_parameters_may_stand_behind_a_reference(tmp_path):
+    tools = load(tmp_path, [GOOD | {"parameters": {"$ref": "#/$defs/P", "$defs": {"P": SCHEMA}}}])
+    assert check_call(ToolCall("f", {"a": 1}), tools) == (True, True)
+    for arguments in ({}, {"a": "1"}, {"a": 1, "b": 2}):
+        assert check_call(ToolCall("f", arguments), tools) == (True, False)
+    assert signature(tools["f"]) == "f(a)"
+
+
+def test_signatures(tmp_path):
+    """A name that stands in no call as it is stands in quotes."""
+    names = ["query", "min-price", "min price", "$x", "é"]
+    schema = {"type": "object", "properties": {name: {"type": "integer"} for name in names}}
+    tool = load(tmp_path, [{"name": "get-it", "parameters": schema}])["get-it"]
+    assert signature(tool) == 'get-it(query, min-price, "min price", "$x", é)'
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -55,18 +102,32 @@ def test_flat_and_openai_entries(tmp_path):
         ([], "at least one"),
         ([GOOD, 1], "entry 2"),
         ([GOOD, {"parameters": {}}], 'entry 2: "name"'),
-        ([GOOD | {"name": "f-g"}], "'f-g'"),
+        ([GOOD | {"name": "f g"}], "'f g'"),
+        ([GOOD | {"name": "f-"}], "'f-'"),
         ([GOOD | {"name": "f."}], "'f.'"),
+        ([GOOD | {"name": ""}], "''"),
+        ([GOOD | {"name": ["f"]}], "'f'"),
         ([GOOD, GOOD], r"entry 2 \(f\): this name is taken"),
         ([GOOD, GOOD | {"name": "g", "domain": "f"}], r"\(g\): the \"domain\" 'f' is taken"),
         ([GOOD | {"paramters": {}}], "'paramters'"),
         ([GOOD | {"domain": 1}], "domain"),
         ([GOOD | {"description": 1}], "description"),
-        ([{"name": "f"}], "parameters"),
+        ([GOOD | {"parameters": []}], "parameters"),
+        ([GOOD | {"parameters": {"properties": {}}}], "parameters"),
+        ([GOOD | {"parameters": {"$ref": "#/$defs/P", "$defs": {"P": {"type": "string"}}}}], "parameters"),
+        (
+            [GOOD, GOOD | {"name": "g", "parameters": {"$ref": "https://x.invalid/s"}}],
+            r"\(g\): .*'https://x.invalid/s'",
+        ),
+        (
+            [GOOD | {"parameters": SCHEMA | {"required": ["b"], "items": {"$ref": "#/$defs/X"}}}],
+            r"\(f\): .*'#/\$defs/X'",
+        ),
         ([{"name": "f", "parameters": {"type": "string"}}], "parameters"),
         ([{"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "text"}}}}], "'text'"),
         ([{"type": "tool", "function": GOOD}], "function"),
-        ([{"type": "function", "function": GOOD | {"strict": True}}], "'strict'"),
+        ([GOOD | {"type": "object"}], '"type"'),
+        ([{"type": "function", "function": GOOD | {"strict": "yes"}}], '"strict"'),
         ([GOOD | {"examples": {}}], "examples"),
         ([GOOD | {"examples": [{"request": "r", "answer": "x"}, {"request": "r"}]}], "example 2: give"),
         ([GOOD | {"examples": [{"request": "r", "arguments": {"a": 1}, "answer": "x"}]}], "give either"),
@@ -112,7 +173,21 @@ def test_render_call():
     """What the model writes, and nothing it could not."""
     assert render_call("calculator", {"expression": "0.23*1840"}) == 'calculator(expression="0.23*1840")'
     assert render_call("a.b", {"x": None, "y": True, "z": "é\n\"'"}) == 'a.b(x=None, y=True, z="é\\n\\"\'")'
-    for name, arguments in (("f-g", {}), ("f", {"a b": 1}), ("f", {"a": float("inf")})):
+    awkward = {
+        "min-price": 3,
+        "min price": None,
+        "": True,
+        "a.b": '"',
+        "$x": {"y z": [None]},
+        "2nd": 1,
+        "a-": 0,
+        "é": 1,
+    }
+    assert render_call("get-it", awkward) == (
+        'get-it(min-price=3, **{"min price": None}, **{"": True}, **{"a.b": "\\""}, **{"$x": {"y z": [null]}}, 2nd=1, '
+        '**{"a-": 0}, é=1)'
+    )
+    for name, arguments in (("f g", {}), ("f-", {}), ("", {}), ("f", {"a": float("inf")})):
         with pytest.raises(ValueError):
             render_call(name, arguments)
 
@@ -135,3 +210,19 @@ def test_the_parser_reads_what_render_call_writes():
         arguments = {key: random_value(generator) for key in ("a", "from", "x_1")}
         text = f"<|tool_call_start|>[{render_call('f.g', arguments)}, h()]<|tool_call_end|>"
         assert parse_tool_calls(text) == [ToolCall("f.g", arguments), ToolCall("h", {})]
+
+
+def test_any_names_come_back(tmp_path):
+    """From the file through a written call to a judged one, whatever JSON calls an argument or OpenAI a tool."""
+    generator = random.Random(1)
+    letters = "ab_-1 .$é日'\"\\\n(){}[]=,:*#·²℘\ud800"
+    for _ in range(300):
+        name = "-".join("".join(generator.choices("abc_XY12", k=generator.randint(1, 4))) for _ in range(3))
+        keys = ["".join(generator.choices(letters, k=generator.randint(0, 5))) for _ in range(4)]
+        arguments = {key: random_value(generator) for key in keys}
+        schema = {"type": "object", "properties": dict.fromkeys(arguments, True), "required": list(arguments)}
+        tools = tools_from_json([{"name": name, "parameters": schema}], "t.json")
+        text = f"<|tool_call_start|>[{render_call(name, arguments)}, h()]<|tool_call_end|>"
+        first, second = parse_tool_calls(text)
+        assert (first, second) == (ToolCall(name, arguments), ToolCall("h", {}))
+        assert check_call(first, tools) == (True, True)
