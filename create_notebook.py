@@ -27,7 +27,6 @@ import graphlib
 import itertools
 import json
 import re
-import symtable
 import sys
 import zlib
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -228,9 +227,7 @@ def parse_code(text: str, file: str, first: int = 1, is_module: bool = False) ->
             if complaint := find_complaint(inner, top_level=inner is node):
                 refuse(True, file, inner.lineno, complaint)
         if not isinstance(node, ast.Import | ast.ImportFrom):
-            symbols = symtable.symtable(ast.unparse(node), file, "exec").get_symbols()
-            bound = sorted(item.get_name() for item in symbols if item.is_assigned() or item.is_imported())
-            code.names += [(name, f"defined in {file}", node.lineno) for name in bound]
+            code.names += [(name, f"defined in {file}", node.lineno) for name in sorted(bound_names(node))]
         elif isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == PACKAGE:
             code.needs.setdefault(node.module.split(".")[1], node.lineno)
             code.dropped.update(lines)
@@ -244,6 +241,24 @@ def parse_code(text: str, file: str, first: int = 1, is_module: bool = False) ->
                 meaning = item if item.alias or item.name else Import(name, "", "")
                 code.names.append((name, f"`{meaning.statement()}`", node.lineno))
     return code
+
+
+def bound_names(node: ast.AST) -> set[str]:
+    """The names that running `node` binds in the scope around it; what `symtable` says depends on the Python."""
+    names = {getattr(node, key, None) for key in ("name", "rest")}  # of a definition, an `except`, a pattern
+    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+        names = {node.id}
+    elif isinstance(node, ast.alias):
+        names = {node.asname or node.name.split(".")[0]}
+    own = {"type_params"}  # fields that are a scope of their own
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+        own.add("body")
+    elif isinstance(node, ast.comprehension):
+        own.add("target")  # but what `:=` binds in a comprehension is bound around it
+    parts = [part for key, part in ast.iter_fields(node) if key not in own]
+    children = [child for part in parts for child in (part if isinstance(part, list) else [part])]
+    found = [bound_names(child) for child in children if isinstance(child, ast.AST)]
+    return {name for name in names if isinstance(name, str)}.union(*found)
 
 
 def is_module_only(node: ast.stmt) -> bool:
