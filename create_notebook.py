@@ -1,6 +1,6 @@
 """Builds `ASA_LFM25_Pipeline.ipynb`, a notebook that needs no other file, from `pipeline.py`, `asa/` and `data/`.
 
-    python create_notebook.py            write the notebook
+    python create_notebook.py            write the notebook, unless it says the same already
     python create_notebook.py --check    exit 1 if the notebook is not what the sources give
 
 `pipeline.py` tells the story in cells. `from asa.x import y` in a cell is an include directive: the source of
@@ -49,6 +49,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+# the archive's lines in the notebook's file; base85 has no quote and no backslash
+ARCHIVE = re.compile(rb'(?<="DATA_ARCHIVE = \(\\n",\n)(    "    \\".{94}\\"\\n",\n)*    "    \\".{1,94}\\"\\n",\n')
 DATA_CELL = """\
 import base64
 import json
@@ -349,7 +351,7 @@ def data_source(folder: Path) -> str:
     """Code that writes the text files of a folder, but not its README."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.suffix != ".md")
     files = json.dumps({path.name: path.read_bytes().decode() for path in paths})
-    archive = base64.b85encode(zlib.compress(files.encode(), 9)).decode()  # has no quote and no backslash
+    archive = base64.b85encode(zlib.compress(files.encode(), 9)).decode()
     literal = "\n".join(f'    "{archive[start : start + 94]}"' for start in range(0, len(archive), 94))
     return DATA_CELL.format(folder=folder.name, literal=literal)
 
@@ -377,7 +379,7 @@ def check_names(codes: list[Code]) -> None:
             old, place = seen.setdefault(name, (meaning, f"{code.file}:{line}"))
             clash = old != meaning
             refuse(clash, code.file, line, f"`{name}` means something else at {place}; rename one of them")
-            hides = hasattr(builtins, name) and not name.startswith("__")
+            hides = hasattr(builtins, name) and name[0] != "_"  # an interactive session keeps its last result in `_`
             refuse(hides, code.file, line, f"`{name}` would hide the builtin in all cells; rename it")
 
 
@@ -436,6 +438,24 @@ def build_notebook(root: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def unpacked(content: bytes) -> bytes:
+    """A notebook's file with its data archive unpacked: builds of zlib pack the same data into other bytes."""
+    return ARCHIVE.sub(unpack, content)
+
+
+def unpack(found: re.Match[bytes]) -> bytes:
+    """What an archive's lines hold; the lines themselves where they are none that this builder writes."""
+    archive = b"".join(re.findall(rb'\\"(.+)\\"', found[0]))
+    unpacker = zlib.decompressobj()
+    try:
+        packed = base64.b85decode(archive)
+        data = unpacker.decompress(packed)
+    except (ValueError, zlib.error):
+        return found[0]
+    whole = unpacker.eof and not unpacker.unused_data and base64.b85encode(packed) == archive
+    return data if whole else found[0]
+
+
 def main(arguments: list[str]) -> int:
     """Write the notebook beside this file, or with `--check` compare it; returns the exit status."""
     path = Path(__file__).with_name(NOTEBOOK)
@@ -447,9 +467,10 @@ def main(arguments: list[str]) -> int:
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
-    if not check:
+    same = path.is_file() and unpacked(path.read_bytes()) == unpacked(content)
+    if not check and not same:
         path.write_bytes(content)
-    elif not path.is_file() or path.read_bytes() != content:
+    elif not same:
         print(f"{NOTEBOOK} is out of date or missing; run `python create_notebook.py`.", file=sys.stderr)
         return 1
     return 0
