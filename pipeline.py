@@ -30,11 +30,14 @@ check_environment()
 # - `PROMPT_STYLE`, for LFM2 models: `liquid`, the tool list as Liquid documents it, or `original`, as the original
 #   project asked.
 # - `ALPACA`: a parquet file; empty takes it from the hub. `REQUESTS`, `TOOLS`: your own files (see the README).
+# - `OUT`: the folder for all that a run writes.
 # - `LAYERS`: layers to try steering at, such as `8,12`; empty lets the sweep choose.
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
 # - `PROOF`: `steering` sets ASA beside simpler means and beside itself in parts, and draws doses and layers; `all` also
 #   trains LoRA and changes splits, domains and labels. On two CPU cores `all` takes two to three hours.
 # - `CHAT`: a chat cell at the end, which waits for you.
+#
+# An empty field takes its default.
 
 # %% parameters tags=parameters
 PROFILE = "auto"  # @param {type:"string"}
@@ -72,10 +75,7 @@ parser.add_argument(
 )
 parser.add_argument("--device-map", default=DEVICE_MAP, help="auto: spread a model larger than one card over all cards")
 parser.add_argument(
-    "--proof",
-    default=PROOF,
-    choices=["", "steering", "all"],
-    help="steering: rivals and ablations; all: also LoRA, other splits and labels",
+    "--proof", default=PROOF, help="steering: rivals and ablations; all: also LoRA, other splits and labels"
 )
 options = parser.parse_args()
 PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
@@ -94,6 +94,21 @@ def say_in_one_sentence(kind, error, trace):
 sys.excepthook = say_in_one_sentence
 quiet_unless_first()
 print_any_text()
+
+# %% parameters-read
+from asa.parameters import given_layers, given_path, given_profile, one_of, output_folder, whole_number, yes_or_no
+from asa.profiles import PROMPT_STYLES
+
+PROFILE = given_profile("PROFILE", PROFILE)
+PROMPT_STYLE = one_of("PROMPT_STYLE", PROMPT_STYLE, PROMPT_STYLES)
+ALPACA, REQUESTS = given_path("ALPACA", ALPACA), given_path("REQUESTS", REQUESTS)
+TOOLS = given_path("TOOLS", TOOLS, "data/tools.json")
+OUT = output_folder("OUT", OUT, "outputs", ("checkpoints", "asa_assets"))
+LAYERS = given_layers("LAYERS", LAYERS)
+DEVICE_MAP = one_of("DEVICE_MAP", DEVICE_MAP, ("", "auto"))
+PROOF = one_of("PROOF", PROOF, ("", "steering", "all"))
+SEED, DEMO_ROWS = whole_number("SEED", SEED, 0), whole_number("DEMO_ROWS", DEMO_ROWS, 6)
+CHAT = yes_or_no("CHAT", CHAT)
 
 # %% [markdown] requests-text
 # ## Requests and tools

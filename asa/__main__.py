@@ -8,6 +8,7 @@ or chosen.
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from asa.engine import Engine
 from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test, why_missing
 from asa.files import UserError
 from asa.loading import hub_answers, load_model
+from asa.parameters import given_path
 from asa.processes import print_any_text
 from asa.profiles import profile_found, profile_from_json
 from asa.prompts import Prompter, PromptError, fitting_prompts, shared_prefix, without_examples
@@ -25,7 +27,7 @@ from asa.tables import rate_lines
 from asa.tools import Tool, tools_from_json
 
 
-def evaluate(assets: str, requests_file: str, model_id: str = "") -> dict:
+def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") -> dict:
     """Score baseline and steered generation on labelled requests.
 
     Args:
@@ -46,6 +48,7 @@ def evaluate(assets: str, requests_file: str, model_id: str = "") -> dict:
         PromptError: Its tokenizer or chat template does not fit, or its prompts are not those of the fit.
         ToolsError: The adapter's tools cannot be used.
     """
+    assets, requests_file = given_path("--assets", assets), given_path("--requests", requests_file)
     adapter = ASAAdapter.from_pretrained(assets)
     requests = load_requests(requests_file)
     saved = profile_from_json(adapter.config["profile"])

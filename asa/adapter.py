@@ -11,6 +11,7 @@ else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2, section 3 (v3 
 import contextlib
 import json
 import math
+import os
 import threading
 import warnings
 import weakref
@@ -200,6 +201,7 @@ class ASAAdapter:
         Raises:
             OSError: The disk is full or the folder cannot be written.
         """
+        folder = os.path.expanduser(folder)
         arrays = save({name: array.cpu().contiguous() for name, array in self.arrays.items()})
         config = json_text({"format": FORMAT} | self.config | {"asa_version": VERSION})
         write_together({
@@ -214,7 +216,7 @@ class ASAAdapter:
         Raises:
             AdapterError: No adapter there, another format version, or a damaged file.
         """
-        folder = Path(source)
+        folder = Path(os.path.expanduser(source))
         if not folder.is_dir() and str(source).count("/") == 1 and not folder.is_absolute():
             from huggingface_hub import snapshot_download
 

@@ -25,6 +25,6 @@ for version in "${found[@]}"; do
     "$python" create_notebook.py --check
     "$python" -m ruff check .
     "$python" -W error -m compileall -q -f asa benchmarks tests ./*.py  # so a warning of this compiler is an error
-    "$python" -m pytest --noconftest -p no:cacheprovider asa/{calls,files,profiles,requests,tables,tools}.py \
-        tests/test_{builder,calls,candidates,environment,geometry,probes,profiles,readme,requests,tables,tools,vectors}.py
+    "$python" -m pytest --noconftest -p no:cacheprovider asa/{calls,files,parameters,profiles,requests,tables,tools}.py \
+        tests/test_{builder,calls,candidates,environment,geometry,parameters,probes,profiles,readme,requests,tables,tools,vectors}.py
 done

@@ -622,6 +622,13 @@ def test_the_same_model_in_another_dtype_is_accepted(tiny_model, adapter, dtype)
 # --- files
 
 
+def test_the_home_folder_is_meant_by_a_tilde(adapter, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    adapter.save("~/adapter")
+    assert (tmp_path / "adapter" / "config.json").is_file()
+    assert ASAAdapter.from_pretrained("~/adapter").config == {"format": 1} | adapter.config
+
+
 def test_saving_and_loading_changes_no_bit(adapter, fitted, tmp_path):
     """Arrays, settings and decisions; a second saving writes the same bytes; nothing else lies in the folder.
 

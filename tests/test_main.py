@@ -178,3 +178,11 @@ def test_tools_that_refer_elsewhere_are_refused_before_the_model_is_loaded(score
     assert (status, out) == (1, "")
     assert error.startswith(f"error: {tmp_path}/assets/config.json, entry 2 (python_interpreter): ")
     assert "'http://127.0.0.1:9/s.json'" in error and error.count("\n") == 1
+
+
+def test_paths_are_the_users(score, config, tmp_path, monkeypatch):
+    """`~` is the home folder and blanks around a path are not part of it."""
+    assert score(config)[0] == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert asa.__main__.evaluate(" ~/assets", " ~/rows.jsonl\n")["n"] == 2
+    assert asa.__main__.evaluate(tmp_path / "assets", Path("~/rows.jsonl"))["n"] == 2

@@ -211,3 +211,17 @@ def test_bad_options_give_one_sentence_and_leave_nothing(arguments, named, tmp_p
     assert last.startswith("error: ") and named in last
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--out", "requirements.txt"), "OUT: 'requirements.txt' is no folder that can be written (File exists): give"),
+        (("--proof", "some"), "PROOF is 'some': give steering or all, or leave it empty."),
+    ],
+)
+def test_parameters_are_read_before_any_work(arguments, said):
+    """Before so much as the profile, which is none."""
+    done = run_script("--profile", "nonesuch", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
