@@ -155,12 +155,14 @@ from asa.files import key_of
 from asa.evaluation import closing_test, trigger_test
 from asa.loading import load_model, weights_key
 from asa.prompts import PROMPT_DATE, Prompter, fitting_prompts, shared_prefix
+from asa.tuning import layers_by_hand
 
 import time
 
 started = time.perf_counter()
 model, tokenizer, model_source = load_model(profile, hub, DEVICE_MAP)
 seconds_loading = time.perf_counter() - started
+layers_by_hand(LAYERS, model.config.num_hidden_layers)  # refuses a layer that is none of them before all else
 prompter = Prompter(tokenizer, profile, tools)
 prompts = {name: fitting_prompts(prompter, model, rows) for name, rows in splits.items()}
 spare_prompts = fitting_prompts(prompter, model, spare)

@@ -65,7 +65,9 @@ def layers_to_steer(readings: list[LayerReading], by_hand: str = "") -> list[int
     [1, 2, 3, 4, 5, 6, 8]
     """
     if by_hand:
-        return [_layer_by_hand(word.strip(), readings) for word in by_hand.split(",")]
+        layers = layers_by_hand(by_hand, len(readings))
+        _refuse_constant(layers, readings)
+        return layers
     best = max(reading.auc for reading in readings if not reading.constant)
     readable = [r.layer for r in readings if not r.constant and r.auc >= best - READABLE]
     readable = [layer for layer in readable if layer < len(readings) - 1] or readable
@@ -73,16 +75,27 @@ def layers_to_steer(readings: list[LayerReading], by_hand: str = "") -> list[int
     return [readable[int(place)] for place in places]
 
 
-def _layer_by_hand(word: str, readings: list[LayerReading]) -> int:
-    if not word.isdecimal() or int(word) >= len(readings):
-        raise ReadError(f"layer {word!r}, chosen by hand, is none of this model's: use 0 to {len(readings) - 1}.")
-    if readings[int(word)].constant:
-        possible = ", ".join(str(reading.layer) for reading in readings if not reading.constant)
-        raise ReadError(
-            f"layer {word}, chosen by hand, holds the same state for every prompt, so nothing can be read there: "
-            f"use one of {possible}."
-        )
-    return int(word)
+def layers_by_hand(text: str, count: int) -> list[int]:
+    """The layers in a text, separated by commas, of a model that has `count` of them; none in "".
+
+    Raises:
+        ReadError: One is none of the model's.
+    """
+    words = [word.strip() for word in text.split(",")] if text else []
+    for word in words:
+        if not word.isdecimal() or int(word) >= count:
+            raise ReadError(f"layer {word!r}, chosen by hand, is none of this model's: use 0 to {count - 1}.")
+    return [int(word) for word in words]
+
+
+def _refuse_constant(layers: list[int], readings: list[LayerReading]) -> None:
+    for layer in layers:
+        if readings[layer].constant:
+            possible = ", ".join(str(reading.layer) for reading in readings if not reading.constant)
+            raise ReadError(
+                f"layer {layer}, chosen by hand, holds the same state for every prompt, so nothing can be read there: "
+                f"use one of {possible}."
+            )
 
 
 def replay_triggers(

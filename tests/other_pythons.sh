@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venvs="${1:-.venv-pythons}"
+tests=(builder calls candidates environment geometry parameters probes profiles readme requests tables tools vectors)
 mapfile -t packages < <(grep -E "^(nbformat|jsonschema|numpy|scipy|scikit-learn|datasets|pytest|ruff)==" requirements.txt)
 usual=$(python3 -c "import sys; print('%d.%d' % sys.version_info[:2])")
 found=()
@@ -26,5 +27,5 @@ for version in "${found[@]}"; do
     "$python" -m ruff check .
     "$python" -W error -m compileall -q -f asa benchmarks tests ./*.py  # so a warning of this compiler is an error
     "$python" -m pytest --noconftest -p no:cacheprovider asa/{calls,files,parameters,profiles,requests,tables,tools}.py \
-        tests/test_{builder,calls,candidates,environment,geometry,parameters,probes,profiles,readme,requests,tables,tools,vectors}.py
+        $(printf "tests/test_%s.py " "${tests[@]}")
 done

@@ -225,3 +225,12 @@ def test_parameters_are_read_before_any_work(arguments, said):
     done = run_script("--profile", "nonesuch", *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
+
+
+def test_a_layer_that_the_model_lacks_is_refused_before_prompts_are_read(tiny_folder, small_requests, tmp_path):
+    options = ("--profile", str(tiny_folder), "--requests", str(small_requests), "--out", str(tmp_path / "out"))
+    done = run_script(*options, "--layers", "1, 99")
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()[-1]
+    assert said == "error: layer '99', chosen by hand, is none of this model's: use 0 to 5."
+    assert not (tmp_path / "out").exists()
