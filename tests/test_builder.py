@@ -442,15 +442,17 @@ def test_check_says_missing_stale_and_fine(tmp_path):
     assert said.returncode == 0 and "tags=parameters" in said.stdout and "hides a" in said.stdout
 
 
-def repacked(content: bytes, level: int) -> bytes:
-    """A notebook's file with its data archive packed by another zlib: another level gives other bytes."""
-    lines = re.findall(rb'^    "    \\"([^"\\]+)\\"\\n",\n', content, re.M)
-    data = zlib.decompress(base64.b85decode(b"".join(lines)))
-    archive = base64.b85encode(zlib.compress(data, level))
-    rows = [archive[start : start + 94] for start in range(0, len(archive), 94)]
-    block = [b'    "    \\"%s\\"\\n",\n' % row for row in lines]
-    assert content.count(b"".join(block)) == 1
-    return content.replace(b"".join(block), b"".join(b'    "    \\"%s\\"\\n",\n' % row for row in rows))
+def archive_of(content: bytes) -> bytes:
+    """The packed data in a notebook's file."""
+    return base64.b85decode(b"".join(re.findall(rb'^    "    \\"([^"\\]+)\\"\\n",\n', content, re.M)))
+
+
+def with_archive(content: bytes, packed: bytes) -> bytes:
+    """A notebook's file with other packed data, laid out as the builder does."""
+    text = base64.b85encode(packed)
+    rows = [b'    "    \\"%s\\"\\n",\n' % text[start : start + 94] for start in range(0, len(text), 94)]
+    found = re.search(rb'(    "    \\"[^"\\]+\\"\\n",\n)+', content)
+    return content[: found.start()] + b"".join(rows) + content[found.end() :]
 
 
 def command(root: Path, *arguments: str) -> int:
@@ -465,8 +467,10 @@ def test_how_zlib_packed_the_data_does_not_matter(tmp_path, level):
     """The notebook is fine, and writing leaves its bytes alone."""
     assert command(write_toy(tmp_path)) == 0
     notebook = tmp_path / builder.NOTEBOOK
-    other = repacked(notebook.read_bytes(), level)
-    assert other != notebook.read_bytes()
+    good = notebook.read_bytes()
+    assert with_archive(good, archive_of(good)) == good
+    other = with_archive(good, zlib.compress(zlib.decompress(archive_of(good)), level))
+    assert other != good
     notebook.write_bytes(other)
     assert command(tmp_path, "--check") == command(tmp_path) == 0
     assert notebook.read_bytes() == other
@@ -485,9 +489,27 @@ def test_every_changed_character_is_seen(tmp_path):
         other = b"1" if good[place : place + 1] != b"1" else b"2"
         assert builder.unpacked(good[:place] + other + good[place + 1 :]) != meant, good[place - 20 : place + 20]
     *_, last = re.findall(rb'    "    \\".+\\"\\n",\n', good)
-    end = last.rindex(rb"\"\n")
-    for changed in (b"", last * 2, last[:end] + b"00000" + last[end:], last[:20] + last[21:], b" " + last):
+    for changed in (
+        b"",
+        last * 2,
+        last[:20] + last[21:],
+        b" " + last,
+        last[:20] + b'\\"\\n",\n    "    \\"' + last[20:],
+    ):
         assert builder.unpacked(good.replace(last, changed)) != meant, changed
+    for packed in (archive_of(good)[:-1], archive_of(good) + b"\0", archive_of(good) * 2):
+        assert builder.unpacked(with_archive(good, packed)) != meant
+
+
+def test_base85_of_another_spelling_is_seen():
+    """Its last character may change no byte that is kept."""
+    alphabet = base64.b85encode(bytes(range(256)) * 40)
+    shell = b'    "DATA_ARCHIVE = (\\n",\n    "    \\"%s\\"\\n",\n'
+    for text in (b"\0", b"\0\1", b"\0\1\2", b"\0\1\2\3"):  # whose packed lengths differ
+        archive = base64.b85encode(zlib.compress(text))
+        assert text in builder.unpacked(shell % archive)
+        for last in set(alphabet) - {archive[-1]}:
+            assert text not in builder.unpacked(shell % (archive[:-1] + bytes([last])))
 
 
 # The committed notebook
