@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from asa.adapter import ASAAdapter
+from asa.adapter import ASAAdapter, written_by
 from asa.engine import Engine
 from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test, why_missing
 from asa.files import UserError
+from asa.hook import AdapterError
 from asa.loading import hub_answers, load_model
 from asa.parameters import given_path
 from asa.processes import print_any_text
-from asa.profiles import profile_found, profile_from_json
+from asa.profiles import Profile, ProfileError, profile_found, profile_from_json
 from asa.prompts import Prompter, PromptError, fitting_prompts, shared_prefix, without_examples
 from asa.requests import Request, RequestsError, load_requests
 from asa.running import answer_all, answer_steered, read_prompts
@@ -51,16 +52,15 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
     assets, requests_file = given_path("--assets", assets), given_path("--requests", requests_file)
     adapter = ASAAdapter.from_pretrained(assets)
     requests = load_requests(requests_file)
-    saved = profile_from_json(adapter.config["profile"])
+    saved, tools, expected = fitted_with(adapter, f"{assets}/config.json")
     profile = profile_found(saved, assets, adapter.config.get("model_source", ""), model_id)
-    tools = tools_from_json(adapter.config["tools"], f"{assets}/config.json")
     given = len(requests)
     if profile.few_shot:
         requests = unseen_requests(requests, tools, requests_file)
     model, tokenizer, _ = load_model(profile, hub_answers())
     adapter.check_model(model)
     prompter = Prompter(tokenizer, profile, tools)
-    expected, found = adapter.config["prompt_hash"], prompter.key()
+    found = prompter.key()
     if found != expected:
         raise PromptError(
             f"{profile.model_id}: expected the prompt that the adapter was fitted with ({expected}), found another one "
@@ -85,6 +85,22 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
         result[run]["validity"] = call_validity(texts, tools, profile.markers)
     result["mcnemar"] = mcnemar(called["baseline"], called["asa"], labels)
     return result
+
+
+def fitted_with(adapter: ASAAdapter, path: str) -> tuple[Profile, dict[str, Tool], str]:
+    """Profile, tools and prompt hash that an adapter was fitted with; `path` names its config in errors.
+
+    Raises:
+        AdapterError: One is missing or cannot be read, perhaps since another version wrote it.
+        ToolsError: A tool cannot be used.
+    """
+    config = adapter.config
+    try:
+        return profile_from_json(config["profile"]), tools_from_json(config["tools"], path), config["prompt_hash"]
+    except KeyError as error:
+        raise AdapterError(f"{path}{written_by(config)}: {error} is missing: fit again with this version.") from error
+    except ProfileError as error:
+        raise AdapterError(f"{path}{written_by(config)}: {error}: fit again with this version.") from error
 
 
 def unseen_requests(requests: list[Request], tools: dict[str, Tool], requests_file: str) -> list[Request]:

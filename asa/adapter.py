@@ -29,6 +29,7 @@ from asa.blocks import decoder_layers, is_compiled
 from asa.files import VERSION, json_text, write_together
 from asa.fingerprint import fingerprint, model_difference
 from asa.hook import AdapterError, Steering, generating_model
+from asa.hub import hub_sentence
 
 FORMAT = 1
 ARRAYS = ("weight", "bias", "vectors")
@@ -223,8 +224,9 @@ class ASAAdapter:
             try:
                 folder = Path(snapshot_download(str(source), allow_patterns=["config.json", "adapter.safetensors"]))
             except Exception as error:
+                said = hub_sentence(str(source), error, instead="give an adapter's folder")
                 raise AdapterError(
-                    f"{source}: no such folder, and the hub does not give it ({type(error).__name__})."
+                    said or f"{source}: no such folder, and the hub does not give it ({type(error).__name__})."
                 ) from error
         path = folder / "config.json"
         try:

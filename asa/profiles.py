@@ -9,7 +9,7 @@ project asked. Nothing is loaded here.
 """
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 from asa.files import UserError
 
@@ -248,9 +248,28 @@ def profile_to_json(profile: Profile) -> dict:
 
 
 def profile_from_json(value: dict) -> Profile:
-    """The profile that `profile_to_json` gave, now or before it knew all of today's fields."""
-    wheel = value["wheel"]
-    return Profile(**(value | {"wheel": _wheel_from_json(wheel) if wheel else None}))
+    """The profile that `profile_to_json` gave, now or before it knew all of today's fields.
+
+    Raises:
+        ProfileError: A field is unknown, missing or of another kind than it should be.
+    """
+    if not isinstance(value, dict):
+        raise ProfileError(f"the profile must be an object, not {value!r}")
+    known = {part.name: part for part in fields(Profile)}
+    for name in value.keys() - known.keys():
+        raise ProfileError(f"the profile has the unknown field {name!r}")
+    for name, part in known.items():
+        if name not in value and part.default is MISSING:
+            raise ProfileError(f"the profile lacks {name!r}")
+        found = value.get(name, part.default)
+        kind = {bool: bool, int: int, str: str}.get(part.type)
+        if kind and (type(found) is not kind or (kind is int and found < 1) or (name == "trigger" and not found)):
+            raise ProfileError(f"the profile's {name!r} is {found!r}")
+    wheel = value.get("wheel")
+    try:
+        return Profile(**(value | {"wheel": _wheel_from_json(wheel) if wheel else None}))
+    except (AttributeError, TypeError) as error:
+        raise ProfileError(f"the profile's 'wheel' is {wheel!r}") from error
 
 
 def _wheel_from_json(value: dict) -> Wheel:

@@ -218,8 +218,8 @@ class Prompter:
 def control_texts(tokenizer, template: str, profile: Profile) -> list[str]:
     """The added tokens, as text, that say more than their letters.
 
-    These are the special ones, and of the others those that the chat template or the profile writes, or whose counterpart
-    (`</x>` to `<x>`) they write, and the tags of a thinking block. Blanks and plain words say nothing more.
+    These are the special ones, those of the others that the chat template or the profile writes (or whose counterpart,
+    `</x>` to `<x>`, they write), and the tags of a thinking block. Blanks and plain words say nothing more.
     """
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= set(tokenizer.all_special_tokens)

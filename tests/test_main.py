@@ -12,6 +12,8 @@ import torch
 from conftest import fit_adapter, make_lfm2
 
 import asa.__main__
+from asa import AdapterError
+from asa.files import VERSION
 from asa.profiles import choose_profile, profile_beside, profile_from_json, profile_to_json
 from asa.prompts import Prompter
 from asa.tools import load_tools, tools_to_json
@@ -124,7 +126,7 @@ def test_another_model_than_the_adapters_is_refused(score, config, tiny_folder, 
     tiny_tokenizer.save_pretrained(other)
     status, out, error = score(config, "--model", str(other))
     assert (status, out) == (1, "")
-    assert error.splitlines()[-1].startswith("error: the adapter was fitted on other weights: ")
+    assert error.splitlines()[-1].startswith("error: the adapter was fitted on other weights (the embeddings differ): ")
     status, out, error = score(config, "--model", f"{tmp_path}/none")
     assert (status, out) == (1, "")
     assert (
@@ -186,3 +188,35 @@ def test_paths_are_the_users(score, config, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert asa.__main__.evaluate(" ~/assets", " ~/rows.jsonl\n")["n"] == 2
     assert asa.__main__.evaluate(tmp_path / "assets", Path("~/rows.jsonl"))["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"profile": {"added": 1}}, "the profile has the unknown field 'added'"),
+        ({"profile": {"words_limit": float("inf")}}, "the profile's 'words_limit' is inf"),
+        ({"profile": {"max_new_tokens": 0}}, "the profile's 'max_new_tokens' is 0"),
+        ({"profile": {"trigger": ""}}, "the profile's 'trigger' is ''"),
+        ({"profile": {"few_shot": "no"}}, "the profile's 'few_shot' is 'no'"),
+        ({"profile": {"wheel": {"x": 1}}}, "the profile's 'wheel' is {'x': 1}"),
+        ({"profile": None}, "'profile' is missing"),
+        ({"tools": None}, "'tools' is missing"),
+        ({"prompt_hash": None}, "'prompt_hash' is missing"),
+    ],
+)
+def test_a_config_of_another_version_says_which_wrote_it(score, config, tmp_path, change, said):
+    """In one sentence, before the model is loaded."""
+    adapter_folder = tmp_path / "assets"
+    score(config)
+    path = adapter_folder / "config.json"
+    written = json.loads(path.read_text())
+    for name, value in change.items():
+        if value is None:
+            del written[name]
+        elif isinstance(value, dict):
+            written[name] |= value
+    path.write_text(json.dumps(written | {"asa_version": "9.1"}))
+    with pytest.raises(AdapterError) as refused:
+        asa.__main__.evaluate(adapter_folder, tmp_path / "rows.jsonl")
+    assert str(refused.value).startswith(f"{path} (written by asa 9.1, read by {VERSION}): {said}")
+    assert str(refused.value).endswith("fit again with this version.")
