@@ -184,7 +184,7 @@ class _CallReader:
             if not self.accept(",") and self.now != "{":  # JSON objects may simply follow each other
                 break
         closed = (self.accept("]") or (self.cut_off and calls)) if listed else calls  # "]" may be cut off
-        self.accept_all("]", "}")  # too many of them change nothing
+        self.accept_all("]", "}", ",")  # too many of them change nothing
         if closed and not self.now:
             return calls
         self.problem = self.problem or f"expected calls and nothing else at {self.now[:40]!r}"

@@ -147,6 +147,8 @@ def test_json_and_other_markers():
         "[f(a=True, b=[None]))]",
         "f(a=True, b=[None])]",
         "[f(a=True, b=[None])]}",
+        "[f(a=True, b=[None])],",
+        '[{"name": "f", "arguments": {"a": true, "b": [null]}}],',
         "[f(**{'a': True, 'b': [None]})]",
         '[f(a=True, **{"b": [null]},)]',
     ],
