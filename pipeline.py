@@ -13,17 +13,6 @@
 # `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, ten to
 # fifteen minutes on two CPU cores. Interrupted? Run all again: finished stages are reused.
 
-# %% [markdown] setup-text
-# ## Setup
-# Checks the packages; installs only what is missing, never torch or NumPy.
-
-# %% setup
-from asa.environment import check_environment
-
-check_environment()
-
-# %% data mode=notebook data=data
-
 # %% [markdown] parameters-text
 # ## Parameters
 # - `PROFILE`: `auto`, `embedded`, `gemma3-270m`, `lfm2.5`, a hub id or a model folder.
@@ -53,12 +42,22 @@ SEED = 0  # @param {type:"integer"}
 DEMO_ROWS = 6  # @param {type:"integer"}
 CHAT = False  # @param {type:"boolean"}
 
+# %% package title=Package_and_data hide=true archive=asa,data
+
+# %% errors mode=script
+from asa.files import errors_in_one_sentence
+
+errors_in_one_sentence()
+
+# %% setup title=Setup hide=true
+from asa.environment import check_environment
+
+check_environment()  # installs only what is missing, never torch or NumPy
+
 # %% command-line mode=script
 import os
-import sys
 from argparse import ArgumentParser
 
-from asa.files import UserError
 from asa.processes import print_any_text, quiet_unless_first
 
 parser = ArgumentParser(description="Fit, tune, test and save an activation-steering adapter for tool calling.")
@@ -81,21 +80,10 @@ options = parser.parse_args()
 PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
 TOOLS, OUT, LAYERS = options.tools, options.out, options.layers
 DEVICE_MAP, PROOF = options.device_map, options.proof
-
-
-def say_in_one_sentence(kind, error, trace):
-    """Print what the user can mend as one sentence; leave real faults their traceback."""
-    if issubclass(kind, UserError):
-        print(f"error: {error}", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
-sys.excepthook = say_in_one_sentence
 quiet_unless_first()
 print_any_text()
 
-# %% parameters-read
+# %% parameters-read title=Check_the_parameters hide=true
 from asa.parameters import given_layers, given_path, given_profile, one_of, output_folder, whole_number, yes_or_no
 from asa.profiles import PROMPT_STYLES
 

@@ -37,6 +37,18 @@ def half_character(text: str) -> str:
     return ""
 
 
+def errors_in_one_sentence() -> None:
+    """Let a script end in one sentence where the user can mend something; real faults keep their traceback."""
+
+    def said(kind, error, trace) -> None:
+        if issubclass(kind, UserError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = said
+
+
 def is_first() -> bool:
     """Whether this is the first of several processes, by the launcher's word alone: asking makes no contact."""
     return os.environ.get("RANK", "0") == "0"
