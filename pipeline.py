@@ -45,12 +45,12 @@ CHAT = False  # @param {type:"boolean"}
 # %% package title=Package_and_data hide=true archive=asa,data
 
 # %% errors mode=script
-from asa.files import errors_in_one_sentence
+from asa.support.files import errors_in_one_sentence
 
 errors_in_one_sentence()
 
 # %% setup title=Setup hide=true
-from asa.environment import check_environment
+from asa.support.environment import check_environment
 
 check_environment()  # installs only what is missing, never torch or NumPy
 
@@ -58,7 +58,7 @@ check_environment()  # installs only what is missing, never torch or NumPy
 import os
 from argparse import ArgumentParser
 
-from asa.processes import print_any_text, quiet_unless_first
+from asa.support.processes import print_any_text, quiet_unless_first
 
 parser = ArgumentParser(description="Fit, tune, test and save an activation-steering adapter for tool calling.")
 parser.add_argument(
@@ -84,8 +84,16 @@ quiet_unless_first()
 print_any_text()
 
 # %% parameters-read title=Check_the_parameters hide=true
-from asa.parameters import given_layers, given_path, given_profile, one_of, output_folder, whole_number, yes_or_no
-from asa.profiles import PROMPT_STYLES
+from asa.support.parameters import (
+    given_layers,
+    given_path,
+    given_profile,
+    one_of,
+    output_folder,
+    whole_number,
+    yes_or_no,
+)
+from asa.models.profiles import PROMPT_STYLES
 
 PROFILE = given_profile("PROFILE", PROFILE)
 PROMPT_STYLE = one_of("PROMPT_STYLE", PROMPT_STYLE, PROMPT_STYLES)
@@ -106,12 +114,12 @@ CHAT = yes_or_no("CHAT", CHAT)
 # none: its answer is in a prompt.
 
 # %% requests
-from asa.loading import hub_answers
-from asa.processes import from_first
-from asa.profiles import choose_profile
-from asa.prompts import with_examples, without_examples
-from asa.requests import choose_requests, load_requests, requests_key, spare_requests, split_requests
-from asa.tools import load_tools
+from asa.models.loading import hub_answers
+from asa.support.processes import from_first
+from asa.models.profiles import choose_profile
+from asa.models.prompts import with_examples, without_examples
+from asa.data.requests import choose_requests, load_requests, requests_key, spare_requests, split_requests
+from asa.tools.definitions import load_tools
 
 import torch
 
@@ -138,12 +146,12 @@ print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in splits.items()),
 # ## Model
 
 # %% model
-from asa.checkpoints import Checkpoints
-from asa.files import key_of
-from asa.evaluation import closing_test, trigger_test
-from asa.loading import load_model, weights_key
-from asa.prompts import PROMPT_DATE, Prompter, fitting_prompts, shared_prefix
-from asa.tuning import layers_by_hand
+from asa.support.checkpoints import Checkpoints
+from asa.support.files import key_of
+from asa.evaluation.metrics import closing_test, trigger_test
+from asa.models.loading import load_model, weights_key
+from asa.models.prompts import PROMPT_DATE, Prompter, fitting_prompts, shared_prefix
+from asa.method.tuning import layers_by_hand
 
 import time
 
@@ -180,11 +188,11 @@ print(
 # model would call.
 
 # %% sweep
-from asa.engine import Engine
-from asa.plots import plot_probe_sweep
-from asa.probes import LayerReading, choose_probe, length_control, plateau_layer, sweep_layers
-from asa.running import Reading, read_states
-from asa.tuning import layers_to_steer
+from asa.engine.engine import Engine
+from asa.evaluation.figures import plot_probe_sweep
+from asa.method.probes import LayerReading, choose_probe, length_control, plateau_layer, sweep_layers
+from asa.engine.answering import Reading, read_states
+from asa.method.tuning import layers_to_steer
 
 import numpy as np
 
@@ -243,10 +251,10 @@ print(f"probes: C {swept['strength']}, own share {swept['own']}")
 # their best.
 
 # %% directions
-from asa.plots import plot_cosines, plot_settings
-from asa.probes import fit_readers
-from asa.running import answer_all, answer_chosen, answer_steered, read_prompts
-from asa.tuning import (
+from asa.evaluation.figures import plot_cosines, plot_settings
+from asa.method.probes import fit_readers
+from asa.engine.answering import answer_all, answer_chosen, answer_steered, read_prompts
+from asa.method.tuning import (
     BETAS,
     DOSES,
     TAUS,
@@ -255,7 +263,7 @@ from asa.tuning import (
     settings_to_json,
     sweep_settings,
 )
-from asa.vectors import DIRECTIONS, NECESSITY, cosine_matrix, fit_directions, mixed
+from asa.method.directions import DIRECTIONS, NECESSITY, cosine_matrix, fit_directions, mixed
 
 steerable = layers_to_steer(readings, LAYERS)
 cal_domains = [request.domain for request in splits["cal"]]
@@ -282,9 +290,9 @@ readers, directions = {layer: readers_at(layer) for layer in steerable}, directi
 
 # %% adapter
 from asa.adapter import ASAAdapter
-from asa.fingerprint import fingerprint
-from asa.profiles import profile_beside, profile_to_json
-from asa.tools import tools_to_json
+from asa.models.fingerprint import fingerprint
+from asa.models.profiles import profile_beside, profile_to_json
+from asa.tools.definitions import tools_to_json
 
 
 def make_adapter(setting):
@@ -305,7 +313,7 @@ def make_adapter(setting):
 
 
 # %% tuning
-from asa.evaluation import confusion
+from asa.evaluation.metrics import confusion
 
 valid_labels = labels["valid"]
 valid_baseline = confusion(read["valid"].called, valid_labels)
@@ -352,7 +360,7 @@ writer.write(f"{OUT}/cosines.png", lambda path: plot_cosines(cosines, domains, p
 # push and read the next token on the same prefilled requests.
 
 # %% test
-from asa.ablations import Steered, pushes, run_ablations
+from asa.evaluation.ablations import Steered, pushes, run_ablations
 
 from functools import cache
 
@@ -405,10 +413,10 @@ tested |= checkpoints.stage("test", test_key, run_test)
 # method without each of its parts; doses and layers are drawn on VALID. `all` adds LoRA, other splits and other labels.
 
 # %% proof-ladder
-from asa.damage import Spared, forced_kl, kl_by_gate, next_token_kl
-from asa.finetuning import LEARNING_RATE, RANK, call_target, train_lora
-from asa.ladder import FORCED, Answers, run_ladder, run_prompts
-from asa.tuning import gates
+from asa.study.damage import Spared, forced_kl, kl_by_gate, next_token_kl
+from asa.study.lora import LEARNING_RATE, RANK, call_target, train_lora
+from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
+from asa.method.tuning import gates
 
 import re
 
@@ -485,11 +493,11 @@ if PROOF:
     damaged = checkpoints.stage("proof-damage", key_of(test_key, rungs), run_damage)
 
 # %% proof-curves
-from asa.blocks import final_norm
-from asa.candidates import compare_gates
-from asa.doses import dose_curves, layer_curve
-from asa.evaluation import call_validity, ratio
-from asa.geometry import geometry
+from asa.models.layout import final_norm
+from asa.study.gates import compare_gates
+from asa.study.curves import dose_curves, layer_curve
+from asa.evaluation.metrics import call_validity, ratio
+from asa.study.geometry import geometry
 
 from functools import partial
 
@@ -543,7 +551,7 @@ if PROOF:
     compared = checkpoints.stage("proof-gates", key_of(readers_key, swept, chosen.layer, second), run_gates)["gates"]
 
 # %% proof-robustness
-from asa.robustness import run_robustness
+from asa.study.robustness import run_robustness
 
 
 def run_pool():
@@ -568,14 +576,14 @@ if PROOF == "all":
 
 # %% results
 from asa.adapter import Decision
-from asa.files import write_json
-from asa.errors import load_notes, write_errors
-from asa.evaluation import gap_closed, mcnemar, trigger_metrics
-from asa.plots import plot_baseline_vs_asa, plot_dose_curves, plot_layer_curve, plot_reliability
-from asa.proof import PROBE, ladder_row
-from asa.quickstart import write_quickstart_files
-from asa.report import write_report
-from asa.tables import printed, rate_lines
+from asa.support.files import write_json
+from asa.evaluation.errors import load_notes, write_errors
+from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
+from asa.evaluation.figures import plot_baseline_vs_asa, plot_dose_curves, plot_layer_curve, plot_reliability
+from asa.study.sections import PROBE, ladder_row
+from asa.method.original_files import write_quickstart_files
+from asa.evaluation.report import write_report
+from asa.evaluation.tables import printed, rate_lines
 
 runs = ("baseline", "asa_paper", "asa")
 answers = {run: [prompter.answer(ids) for ids in tested[run]] for run in runs}
@@ -678,7 +686,7 @@ print(f"all stages {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/result
 # The first TEST requests that the two runs treat differently, or simply the first.
 
 # %% demo
-from asa.demo import Comparison, show_comparisons
+from asa.evaluation.comparisons import Comparison, show_comparisons
 
 order = sorted(range(len(test_labels)), key=lambda row: called["baseline"][row] == called["asa"][row])
 shown = [
@@ -694,7 +702,7 @@ show_comparisons(shown, profile.trigger)
 # ends it.
 
 # %% chat
-from asa.chat import answer_twice
+from asa.app.chat import answer_twice
 
 if CHAT:
     while text := input("request (empty line ends): "):

@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from asa.adapter import ASAAdapter, written_by
-from asa.engine import Engine
-from asa.evaluation import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test, why_missing
-from asa.files import UserError
+from asa.data.requests import Request, RequestsError, load_requests
+from asa.engine.answering import answer_all, answer_steered, read_prompts
+from asa.engine.engine import Engine
+from asa.evaluation.metrics import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test, why_missing
+from asa.evaluation.tables import rate_lines
 from asa.hook import AdapterError
-from asa.loading import hub_answers, load_model
-from asa.parameters import given_path
-from asa.processes import print_any_text
-from asa.profiles import Profile, ProfileError, profile_found, profile_from_json
-from asa.prompts import Prompter, PromptError, fitting_prompts, shared_prefix, without_examples
-from asa.requests import Request, RequestsError, load_requests
-from asa.running import answer_all, answer_steered, read_prompts
-from asa.tables import rate_lines
-from asa.tools import Tool, tools_from_json
+from asa.models.loading import hub_answers, load_model
+from asa.models.profiles import Profile, ProfileError, profile_found, profile_from_json
+from asa.models.prompts import Prompter, PromptError, fitting_prompts, shared_prefix, without_examples
+from asa.support.files import UserError
+from asa.support.parameters import given_path
+from asa.support.processes import print_any_text
+from asa.tools.definitions import Tool, tools_from_json
 
 
 def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") -> dict:

@@ -25,11 +25,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from asa.blocks import decoder_layers, is_compiled
-from asa.files import VERSION, json_text, write_together
-from asa.fingerprint import fingerprint, model_difference
 from asa.hook import AdapterError, Steering, generating_model
-from asa.hub import hub_sentence
+from asa.models.fingerprint import fingerprint, model_difference
+from asa.models.hub import hub_sentence
+from asa.models.layout import decoder_layers, is_compiled
+from asa.support.files import VERSION, json_text, write_together
 
 FORMAT = 1
 ARRAYS = ("weight", "bias", "vectors")

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import torch
 from transformers import GenerationMixin
 
-from asa.blocks import block_output, decoder_layers
-from asa.files import UserError
+from asa.models.layout import block_output, decoder_layers
+from asa.support.files import UserError
 
 # Arguments by which transformers, flash attention and state-space models mark several requests in one row.
 PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_seqlen_q", "seq_idx", "block_table")

@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the command runs from a checkout, installed or not
 
 from asa.adapter import ASAAdapter  # noqa: E402
-from asa.loading import hub_answers, load_model  # noqa: E402
-from asa.profiles import profile_found, profile_from_json  # noqa: E402
-from asa.prompts import Prompter, shared_prefix  # noqa: E402
-from asa.requests import Request, choose_requests, split_requests  # noqa: E402
-from asa.tools import tools_from_json  # noqa: E402
+from asa.data.requests import Request, choose_requests, split_requests  # noqa: E402
+from asa.models.loading import hub_answers, load_model  # noqa: E402
+from asa.models.profiles import profile_found, profile_from_json  # noqa: E402
+from asa.models.prompts import Prompter, shared_prefix  # noqa: E402
+from asa.tools.definitions import tools_from_json  # noqa: E402
 
 
 @dataclass(frozen=True)

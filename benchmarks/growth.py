@@ -13,10 +13,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from bench import Bench, timed
 
-from asa.engine import Engine
-from asa.plots import save_figure
-from asa.running import read_prompts, read_states
-from asa.tuning import replay_triggers
+from asa.engine.answering import read_prompts, read_states
+from asa.engine.engine import Engine
+from asa.evaluation.figures import save_figure
+from asa.method.tuning import replay_triggers
 
 OWN = 4  # tokens of a prompt behind the prefix
 SHORT_PREFIX = 50

@@ -21,7 +21,7 @@ from memory import megabytes
 from shape import PREFIX, Work, draw_prompts, make_model, parameters_of, real_config
 from t4 import estimate
 
-from asa.files import write_atomic
+from asa.support.files import write_atomic
 
 HERE = Path(__file__).parent
 PARAMETERS = 1_170_340_608

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench import open_bench
 
-from asa.engine import Engine
-from asa.running import read_states
+from asa.engine.answering import read_states
+from asa.engine.engine import Engine
 
 
 def megabytes(name: str) -> float:

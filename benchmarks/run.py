@@ -22,7 +22,7 @@ from limits import measure_limits
 from rows import extraction, generation, sweep_setting
 from whole import full_pipeline, pipeline
 
-from asa.files import write_atomic
+from asa.support.files import write_atomic
 
 HERE = Path(__file__).parent
 

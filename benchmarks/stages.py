@@ -12,12 +12,12 @@ from counting import Counts, OpCounter
 from shape import Work, draw_prompts, make_model
 from torch.nn.functional import pad
 
-from asa.caches import join_caches
-from asa.engine import Batch
-from asa.probes import LayerReading
-from asa.profiles import LFM25
-from asa.tuning import BETAS, DOSES, layers_to_steer
-from asa.vectors import DIRECTIONS
+from asa.engine.engine import Batch
+from asa.engine.kv_cache import join_caches
+from asa.method.directions import DIRECTIONS
+from asa.method.probes import LayerReading
+from asa.method.tuning import BETAS, DOSES, layers_to_steer
+from asa.models.profiles import LFM25
 
 TRIGGER_ROOM = 4  # tokens of an answer on VALID: the trigger's one and three more
 ABLATIONS = 12  # variants that `ablations.run_ablations` replays on TEST

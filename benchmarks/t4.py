@@ -15,9 +15,9 @@ from shape import Work, draw_prompts, make_model, parameters_of
 from stages import TRIGGER_ROOM, Stage, count_run
 from transformers import Lfm2Config
 
-from asa.probes import choose_probe, fit_readers, sweep_layers
-from asa.profiles import LFM25
-from asa.tuning import MOST_LAYERS
+from asa.method.probes import choose_probe, fit_readers, sweep_layers
+from asa.method.tuning import MOST_LAYERS
+from asa.models.profiles import LFM25
 
 DOMAINS = ["math", "code", "search", "translation"]
 BUDGET_SECONDS, BUDGET_BYTES = 600, 8e9

@@ -14,12 +14,12 @@ from plain import hook_of, last_token, next_token
 from rows import compare_answers, our_answers, plain_answers, triggers
 
 from asa.adapter import ASAAdapter
-from asa.engine import Engine
-from asa.evaluation import confusion
-from asa.probes import fit_readers
-from asa.running import read_prompts, read_states
-from asa.tuning import BETAS, DOSES, MOST_LAYERS, Setting, best_setting
-from asa.vectors import DIRECTIONS, NECESSITY, fit_directions, mixed
+from asa.engine.answering import read_prompts, read_states
+from asa.engine.engine import Engine
+from asa.evaluation.metrics import confusion
+from asa.method.directions import DIRECTIONS, NECESSITY, fit_directions, mixed
+from asa.method.probes import fit_readers
+from asa.method.tuning import BETAS, DOSES, MOST_LAYERS, Setting, best_setting
 
 
 @dataclass(frozen=True)

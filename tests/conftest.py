@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from asa.adapter import ASAAdapter
-from asa.fingerprint import fingerprint
-from asa.probes import Readers, fit_readers
-from asa.vectors import NECESSITY, fit_directions, mixed
+from asa.method.directions import NECESSITY, fit_directions, mixed
+from asa.method.probes import Readers, fit_readers
+from asa.models.fingerprint import fingerprint
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much on a busy machine
 

@@ -23,9 +23,9 @@ from transformers import DynamicCache
 from truth import allowed_error
 
 from asa import AdapterError, ASAAdapter
-from asa.blocks import block_output, decoder_layers
-from asa.files import VERSION
-from asa.fingerprint import fingerprint
+from asa.models.fingerprint import fingerprint
+from asa.models.layout import block_output, decoder_layers
+from asa.support.files import VERSION
 
 NEW = 8  # tokens of an answer
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from conftest import EOS, fit_adapter, make_prompts
 
-from asa.engine import Engine
-from asa.profiles import choose_profile, profile_to_json
-from asa.requests import Request
-from asa.running import read_prompts
-from asa.tools import load_tools, tools_to_json
+from asa.data.requests import Request
+from asa.engine.answering import read_prompts
+from asa.engine.engine import Engine
+from asa.models.profiles import choose_profile, profile_to_json
+from asa.tools.definitions import load_tools, tools_to_json
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

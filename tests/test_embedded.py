@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from asa import ASAAdapter
-from asa.loading import ModelError, load_model
-from asa.profiles import profile_from_json
-from asa.prompts import Prompter
-from asa.tools import tools_from_json
+from asa.models.loading import ModelError, load_model
+from asa.models.profiles import profile_from_json
+from asa.models.prompts import Prompter
+from asa.tools.definitions import tools_from_json
 
 OUTPUTS = Path(__file__).parents[1] / "outputs"
 

@@ -11,8 +11,8 @@ import torch
 from conftest import make_lfm2
 from torch.utils.flop_counter import FlopCounterMode
 
-from asa.ablations import Steered, pushes
-from asa.tuning import Setting
+from asa.evaluation.ablations import Steered, pushes
+from asa.method.tuning import Setting
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

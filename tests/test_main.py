@@ -13,10 +13,10 @@ from conftest import fit_adapter, make_lfm2
 
 import asa.__main__
 from asa import AdapterError
-from asa.files import VERSION
-from asa.profiles import choose_profile, profile_beside, profile_from_json, profile_to_json
-from asa.prompts import Prompter
-from asa.tools import load_tools, tools_to_json
+from asa.models.profiles import choose_profile, profile_beside, profile_from_json, profile_to_json
+from asa.models.prompts import Prompter
+from asa.support.files import VERSION
+from asa.tools.definitions import load_tools, tools_to_json
 
 ROOT = Path(__file__).parents[1]
 ROWS = [{"text": "What is 12 times 7?", "label": 1}, {"text": "Why is the sky blue?", "label": 0}]

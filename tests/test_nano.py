@@ -16,10 +16,10 @@ from nano.train import batch_loss, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from truth import NothingInFloat32, doubled
 
-from asa.profiles import choose_profile
-from asa.prompts import Prompter
-from asa.requests import load_requests, near_duplicate_groups
-from asa.tools import load_tools
+from asa.data.requests import load_requests, near_duplicate_groups
+from asa.models.profiles import choose_profile
+from asa.models.prompts import Prompter
+from asa.tools.definitions import load_tools
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "tests" / "nano"

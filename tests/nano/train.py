@@ -25,16 +25,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE.parent)]
 
+from asa.engine.engine.answering import answer_all  # noqa: E402
+from asa.engine.engine.engine import Engine  # noqa: E402
+from asa.evaluation.metrics.metrics import call_validity, closing_test, confusion, trigger_test  # noqa: E402
+from asa.tools.definitions.definitions import load_tools  # noqa: E402
 from nano.texts import held_out, react, training_samples  # noqa: E402
 
-from asa.checkpoints import write_atomic  # noqa: E402
-from asa.engine import Engine  # noqa: E402
-from asa.evaluation import call_validity, closing_test, confusion, trigger_test  # noqa: E402
-from asa.profiles import choose_profile  # noqa: E402
-from asa.prompts import Prompter, shared_prefix  # noqa: E402
-from asa.requests import load_requests  # noqa: E402
-from asa.running import answer_all  # noqa: E402
-from asa.tools import load_tools  # noqa: E402
+from asa.data.requests import load_requests  # noqa: E402
+from asa.models.profiles import choose_profile  # noqa: E402
+from asa.models.prompts import Prompter, shared_prefix  # noqa: E402
+from asa.support.checkpoints import write_atomic  # noqa: E402
 
 FOLDER = HERE / "lfm2-nano"
 SPECIAL = [

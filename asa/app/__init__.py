@@ -1,0 +1,1 @@
+"""App: what people use; nothing else imports it."""

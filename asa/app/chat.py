@@ -1,0 +1,37 @@
+"""Chat: one request, answered by the model's own `generate` without and with the adapter.
+
+This is how an application uses the adapter: no engine, no prefix cache, just `with adapter.steer(model)`. An answer
+ends where the evaluation ends it, also where the model has no token for that.
+"""
+
+import torch
+
+from asa.adapter import ASAAdapter
+from asa.data.requests import Request
+from asa.evaluation.comparisons import Comparison
+from asa.evaluation.metrics import closing_test
+from asa.models.layout import input_device
+from asa.models.prompts import Prompter, fitting_prompts
+
+
+def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -> Comparison:
+    """Answer `request` greedily, unsteered and steered.
+
+    Raises:
+        PromptError: It cannot be put to the model.
+        RequestsError: It is too long for the model.
+    """
+    ids = torch.tensor(fitting_prompts(prompter, model, [Request(request, 0, "", "the request")]))
+    ids = ids.to(input_device(model))
+    closed = closing_test(prompter.tokenizer, model, prompter.profile, prompter.opened)
+
+    def ended(sequences: torch.Tensor, _scores, **_more) -> torch.Tensor:
+        return torch.tensor([closed(row[ids.shape[1] :].tolist()) for row in sequences], device=sequences.device)
+
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "stopping_criteria": [ended]}
+    limit = {"max_new_tokens": prompter.profile.max_new_tokens, "do_sample": False}
+    plain = model.generate(**inputs, **limit)
+    with adapter.steer(model) as trace:
+        steered = model.generate(**inputs, **limit)
+    texts = [prompter.answer(answer[0, ids.shape[1] :].tolist()) for answer in (plain, steered)]
+    return Comparison(request, None, *texts, trace.decisions[0])

@@ -1,0 +1,1 @@
+"""Data: labelled requests, where they come from, and how they are split."""

@@ -1,0 +1,1 @@
+"""Engine: one shared prefix, exact batches, last-token states, replay and greedy decoding."""

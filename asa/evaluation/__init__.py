@@ -1,0 +1,1 @@
+"""Evaluation: what was achieved, as numbers, tables, figures and a report."""

@@ -1,0 +1,82 @@
+"""The demo: the same requests answered without and with the adapter, side by side.
+
+As plain text for a terminal and as an escaped HTML table for a notebook (a trigger such as `<tool_call>` would
+vanish as a tag).
+"""
+
+import html
+import re
+from dataclasses import dataclass
+
+from asa.adapter import Decision
+from asa.support.environment import notebook_shell
+from asa.tools.parser import spoken
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that a terminal obeys
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One request, answered twice.
+
+    Attributes:
+        request: The text.
+        label: 1 needs a tool, 0 does not, None unknown.
+        baseline: Unsteered answer.
+        steered: Steered answer.
+        decision: What the adapter decided.
+    """
+
+    request: str
+    label: int | None
+    baseline: str
+    steered: str
+    decision: Decision
+
+
+def comparisons_text(rows: list[Comparison], trigger: str) -> str:
+    """Rows as indented text."""
+    blocks = []
+    for row in rows:
+        kind = {1: "[TOOL] ", 0: "[NO TOOL] ", None: ""}[row.label]
+        decision = row.decision
+        blocks.append(
+            f"{kind}{_one_line(row.request, 150)}\n"
+            f"  baseline  {_said(row.baseline, trigger)}: {_one_line(row.baseline, 150)}\n"
+            f"  ASA       {_said(row.steered, trigger)}: {_one_line(row.steered, 150)}\n"
+            f"            {decision.domain}, p(tool) {decision.p_tool:.3f}, gate {decision.gate:+d}"
+        )
+    return "\n".join(blocks)
+
+
+def comparisons_html(rows: list[Comparison], trigger: str) -> str:
+    """Rows as an HTML table, everything escaped."""
+    heads = "".join(f"<th>{head}</th>" for head in ("request", "needs", "baseline", "ASA", "domain", "p(tool)", "gate"))
+    lines = []
+    for row in rows:
+        needs = {1: "tool", 0: "words", None: ""}[row.label]
+        answers = [f"<b>{_said(a, trigger)}</b><br>{html.escape(a)}" for a in (row.baseline, row.steered)]
+        decision = row.decision
+        cells = [html.escape(row.request), needs, *answers, html.escape(decision.domain)]
+        cells += [f"{decision.p_tool:.3f}", f"{decision.gate:+d}"]
+        lines.append("<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>")
+    return f"<table><tr>{heads}</tr>{''.join(lines)}</table>"
+
+
+def show_comparisons(rows: list[Comparison], trigger: str) -> None:
+    """A table in a notebook, text elsewhere."""
+    if notebook_shell() is None:
+        print(comparisons_text(rows, trigger))
+    else:
+        from IPython.display import HTML, display
+
+        display(HTML(comparisons_html(rows, trigger)))
+
+
+def _said(answer: str, trigger: str) -> str:
+    return "calls a tool" if trigger in spoken(answer) else "answers in words"
+
+
+def _one_line(text: str, most: int) -> str:
+    flat = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
+    return flat if len(flat) <= most else flat[: most - 1] + "…"

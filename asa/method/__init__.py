@@ -1,0 +1,1 @@
+"""Method: probes, steering directions, and the tuning of both."""

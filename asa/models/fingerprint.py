@@ -1,0 +1,154 @@
+"""Fingerprint: which weights an adapter was fitted on.
+
+Two models of one shape, even with the same embeddings, may hold other blocks: a fine-tune, base against instruct, a
+revision that moved. A fingerprint keeps a few numbers of every matrix in the blocks, and a model is refused where they
+differ by more than precision explains: by a fifth where the weights lie on a coarse grid (4 bits, say), by a fiftieth
+where they do not. What stands beside the weights, such as a LoRA that is not merged, is not looked at.
+
+Weights that a quantiser packed are read through their module: what a linear map makes of unit vectors are its columns.
+No prompt is run, and nothing is changed.
+"""
+
+import base64
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from asa.models.layout import decoder_layers, input_device
+
+EMBEDDING_TOLERANCE = 0.05  # of the lengths of token embeddings
+ROWS, COLUMNS = 2, 16  # numbers kept of a matrix: neighbours in a row, as a quantiser's groups lie along rows
+GRID_SHARE = 0.93  # of such neighbours that are different numbers; below it, weights lie on a coarse grid
+FINE_TOLERANCE = 0.02  # relative difference of a block: 16 bits are off by .004 at most, 8 bits by .01
+COARSE_TOLERANCE = 0.22  # on a coarse grid: 4 bits are off by .1 to .2
+SINGLE_MATRIX = 1.8  # times the tolerance, for one matrix alone: of fewer numbers, so left more to chance
+
+
+def fingerprint(model) -> dict:
+    """What tells a model from others: its shape, the lengths of token embeddings, and numbers of every matrix.
+
+    Args:
+        model: A causal language model of transformers.
+
+    Returns:
+        A JSON object: `model_type`, `hidden_size`, `num_hidden_layers`, `vocab_size`, `embedding_norms` (16 numbers),
+        `blocks` (of each block `[matrices, ROWS * COLUMNS]` fp16 as base64) and `coarse` (whether the weights lie on a
+        coarse grid).
+    """
+    config = model.config
+    embed = model.get_input_embeddings()  # called, not indexed: accelerate may keep its weights elsewhere
+    picked = torch.linspace(0, embed.weight.shape[0] - 1, 16, device=input_device(model)).long()
+    lengths = embed(picked).detach().float().norm(dim=1)
+    blocks = [sampled_block(block, model.dtype) for block in decoder_layers(model)]
+    neighbours = np.concatenate(blocks).reshape(-1, COLUMNS).tolist()
+    return {
+        "model_type": config.model_type,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "vocab_size": config.vocab_size,
+        "embedding_norms": [round(length, 5) for length in lengths.tolist()],
+        "blocks": [base64.b64encode(block.astype("<f2").tobytes()).decode() for block in blocks],
+        "coarse": bool(np.mean([len(set(row)) / COLUMNS for row in neighbours]) < GRID_SHARE),
+    }
+
+
+def model_difference(found: dict, expected: dict) -> str:
+    """How a model differs from the expected one, to follow "the adapter "; empty where it is the same.
+
+    Both are of `fingerprint`; what `expected` lacks, as an older version left it out, is not compared.
+    """
+    for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
+        if name in expected and found[name] != expected[name]:
+            return f"needs {name} {expected[name]} but the model has {found[name]}: load its own model."
+    if "embedding_norms" in expected:
+        norms = (np.array(side["embedding_norms"]) for side in (found, expected))
+        if not np.allclose(*norms, rtol=EMBEDDING_TOLERANCE, atol=1e-3):
+            return "was fitted on other weights (the embeddings differ): load the model it names, or fit again."
+    if "blocks" not in expected:
+        return ""
+    tolerance = COARSE_TOLERANCE if found["coarse"] or expected["coarse"] else FINE_TOLERANCE
+    for number, pair in enumerate(zip(found["blocks"], expected["blocks"], strict=True)):
+        ours, theirs = (np.frombuffer(base64.b64decode(text), "<f2").astype(np.float64) for text in pair)
+        if len(ours) != len(theirs):
+            return f"was fitted on a model whose block {number} has other parts: load the model it names, or fit again."
+        off, size = (np.square(of).reshape(-1, ROWS * COLUMNS).sum(axis=1) for of in (ours - theirs, theirs))
+        worst = max(_relative(off.sum(), size.sum()), _relative(off, size).max(initial=0.0) / SINGLE_MATRIX)
+        if not worst <= tolerance:
+            return (
+                f"was fitted on other weights (block {number} differs by {worst:.2f}; {tolerance} is what precision "
+                "explains): load the model and revision that it names, or fit again."
+            )
+    return ""
+
+
+def _relative(off, size):
+    """Root of the ratio of two sums of squares; 0 where both are 0."""
+    return np.sqrt(off / np.maximum(size, np.finfo(np.float64).tiny))
+
+
+def sampled_block(block: torch.nn.Module, dtype: torch.dtype) -> np.ndarray:
+    """Numbers of every matrix of a block, `[matrices, ROWS * COLUMNS]` fp32; what peft puts beside them is left out.
+
+    Args:
+        block: A decoder block.
+        dtype: In which its linear maps are called where they must be.
+    """
+    parts = [part for module in _own_modules(block) for part in _sampled_module(module, dtype)]
+    return torch.stack([part.float().cpu() for part in parts]).numpy()
+
+
+def _own_modules(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """A module and those inside it, less what peft wrapped around them."""
+    if hasattr(module, "base_layer"):
+        yield from _own_modules(module.base_layer)
+        return
+    yield module
+    for child in module.children():
+        yield from _own_modules(child)
+
+
+@torch.no_grad()
+def _sampled_module(module: torch.nn.Module, dtype: torch.dtype) -> list[torch.Tensor]:
+    """`[ROWS * COLUMNS]` of every matrix that a module itself holds."""
+    with _at_hand(module):
+        own = [weight for weight in module.parameters(recurse=False) if weight.dim() > 1]
+        packed = any(type(weight.data) is not torch.Tensor or weight.dtype.itemsize < 2 for weight in own)
+        if not hasattr(module, "in_features") or (own and not packed):
+            return [_picked(weight.detach()) for weight in own if not packed]
+        return [_called(module, dtype)]
+
+
+def _at_hand(module: torch.nn.Module) -> contextlib.AbstractContextManager:
+    """A `with` in which a module's own weights are on a device, also those that accelerate keeps elsewhere."""
+    if not any(weight.is_meta for weight in module.parameters(recurse=False)):
+        return contextlib.nullcontext()
+    from accelerate.utils import align_module_device
+
+    return align_module_device(module)
+
+
+def _picked(weight: torch.Tensor) -> torch.Tensor:
+    """The kept numbers of a matrix (or of several, one upon another); a small one's are its first, filled up with 0."""
+    flat = weight.flatten(0, -2)
+    if flat.shape[1] < COLUMNS:  # a convolution's kernels
+        first = flat.flatten()[: ROWS * COLUMNS]
+        return torch.nn.functional.pad(first, (0, ROWS * COLUMNS - len(first)))
+    rows, start = _places(*flat.shape)
+    return flat[rows, start : start + COLUMNS].flatten()
+
+
+def _called(module: torch.nn.Module, dtype: torch.dtype) -> torch.Tensor:
+    """The same of a linear map that must be called."""
+    rows, start = _places(module.out_features, module.in_features)
+    device = next(iter(module.state_dict().values())).device
+    units = torch.zeros(COLUMNS + 1, module.in_features, dtype=dtype, device=device)
+    units[range(COLUMNS), range(start, start + COLUMNS)] = 1
+    made = module(units)
+    return (made[:COLUMNS] - made[COLUMNS])[:, rows].T.flatten()
+
+
+def _places(height: int, width: int) -> tuple[list[int], int]:
+    """Which rows of a matrix are kept, and the first of the columns."""
+    return [height // 3, 2 * height // 3], min(width // 3, width - COLUMNS)

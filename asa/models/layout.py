@@ -1,0 +1,70 @@
+"""Blocks: where a causal language model keeps its decoder blocks and what they put out.
+
+Every model of transformers names these parts a little differently; whoever reads or pushes a hidden state finds them
+here. Nothing else about a model is known in this file, and no model is run.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+def decoder_layers(model) -> torch.nn.ModuleList:
+    """The decoder blocks of a causal language model, in order."""
+    return model.get_decoder().layers
+
+
+def block_output(output) -> torch.Tensor:
+    """The hidden state in a decoder block's output, which is a tensor or a tuple that starts with it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def is_compiled(outer, model) -> bool:
+    """Whether `torch.compile` wraps a part that holds a model's blocks: a hook that is set later may go unseen.
+
+    Blocks that are compiled one by one do not count: a block's own hooks run outside of its compiled code.
+
+    Args:
+        outer: The model, or a module around it.
+        model: The model itself.
+    """
+    layers = decoder_layers(model)
+    return any(
+        layers in module.modules()
+        for module in outer.modules()
+        if hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+    )
+
+
+def input_device(model) -> torch.device:
+    """Where a model takes its inputs: where its weights are or, where accelerate offloads them, where it runs them."""
+    if model.device.type != "meta":
+        return model.device
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    return torch.device(next(place for hook in hooks if (place := getattr(hook, "execution_device", None)) is not None))
+
+
+@contextlib.contextmanager
+def hooked(*handles) -> Iterator[None]:
+    """Remove hook handles at the end, whatever happens."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def final_norm(model) -> torch.nn.Module:
+    """The norm between the last block and the unembedding.
+
+    Raises:
+        ValueError: The decoder has none under a known name.
+    """
+    decoder = model.get_decoder()
+    for name in ("norm", "embedding_norm", "final_layernorm"):
+        if hasattr(decoder, name):
+            return getattr(decoder, name)
+    raise ValueError(f"no final norm found in {type(decoder).__name__}; add its name to asa/models/layout.py.")

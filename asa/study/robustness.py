@@ -1,0 +1,280 @@
+"""Robustness: does the result hold when something else is changed.
+
+The recipe runs again on other splits, with a domain left out, with wrong labels, with a keyword guesser's labels. Two
+more parts look at the main split: the threshold for a wanted false-positive rate, and what the original's
+protocol, which scores the probe in place of the model, claims and gives.
+
+Calls are the model's next token after the push, by replay; where the probe alone is scored, it is to show what that
+hides. The layers (each direction's own best) and the probes' regularisation stay as chosen once. The main TEST is
+looked at many times here, and nothing is chosen on it.
+"""
+
+import re
+from itertools import product
+
+import numpy as np
+from sklearn.metrics import cohen_kappa_score
+
+from asa.data.requests import Request, RequestsError, split_requests
+from asa.engine.answering import Reading
+from asa.engine.engine import Batch
+from asa.evaluation.metrics import worth
+from asa.method.directions import DIRECTIONS, NECESSITY
+from asa.method.tuning import BETAS, DOSES, TAUS, Setting, gates
+from asa.study.trials import Part, Pool, Trial, p_needed, rates, run_trial, scored_runs, steered, summary, take_part
+from asa.support.processes import progress
+
+RESPLITS = 5
+FLIPS = (0.05, 0.1, 0.2)  # shares of wrong labels
+FLIP_SEEDS = 2
+TARGET_FPR = 0.05
+BINS = 10
+KEYWORDS = {  # a guess by domain: the request needs its tool where one of these stands in it
+    "math": r"calculat|comput|how (many|much)|\bsum\b|average|percent|%|solve|convert|\d\s*[-+*/x=^]\s*\d",
+    "code": r"\bcode\b|function|program|script|python|algorithm|\bsort|regex|debug|output of",
+    "search": r"\b(who|when|where|which)\b|latest|current|recent|today|news|price|weather|find|search|look up",
+    "translation": r"translat|\b(in|into|to) (arabic|chinese|english|french|german|italian|japanese|korean|latin"
+    r"|portuguese|russian|spanish)\b",
+}
+
+
+def other_splits(pool: Pool, seed: int) -> dict[int, dict[str, np.ndarray]]:
+    """`RESPLITS` other splits of the pool's rows, by seed; one that near-duplicates leave unfilled is passed over."""
+    place = {request: row for row, request in enumerate(pool.requests)}
+    splits: dict[int, dict[str, np.ndarray]] = {}
+    for other in range(seed + 1, seed + 1 + 4 * RESPLITS):
+        try:
+            parts = split_requests(pool.requests, other)
+        except RequestsError:
+            continue
+        splits[other] = {name: np.array([place[request] for request in rows]) for name, rows in parts.items()}
+        if len(splits) == RESPLITS:
+            break
+    return splits
+
+
+def over_splits(pool: Pool, rows, seed: int) -> dict | None:
+    """Trials on other splits, near-duplicates on one side, both directions; None where no other split can be made.
+
+    Layers and regularisation are not chosen anew, so they have seen what the new TESTs share with the main VALID:
+    `seen` is the mean share of their rows.
+    """
+    splits = other_splits(pool, seed)
+    if not splits:
+        return None
+
+    def scored(of) -> dict:  # its parts are let go before the next split takes its own
+        valid, test = take_part(pool, of["valid"]), take_part(pool, of["test"])
+        trial = run_trial(pool, of["cal"], of["train"], valid, test, pool.labels, DIRECTIONS)
+        return scored_runs(trial, pool.labels[test.rows])
+
+    trials = [scored(of) for of in splits.values()]
+    seen = float(np.mean([np.isin(of["test"], rows["valid"]).mean() for of in splits.values()]))
+    return {"seeds": list(splits), "seen": seen, "trials": trials, "summary": summary(trials, DIRECTIONS)}
+
+
+def domains_left_out(pool: Pool, rows, committed: Trial) -> dict:
+    """Domain -> `left_out` (fitted and tuned on the others, tested on it) and `all_domains`, on the same TEST rows."""
+    if len(pool.names) == 1:
+        return {}
+    results = {}
+    for name in pool.names:
+        here = {split: pool.domains[places] == name for split, places in rows.items()}
+        cal, train, valid = (rows[split][~here[split]] for split in ("cal", "train", "valid"))
+        test = take_part(pool, rows["test"][here["test"]])
+        trial = run_trial(pool, cal, train, take_part(pool, valid), test, pool.labels, (pool.kind,))
+        labels = pool.labels[test.rows]
+        with_all = {run: rates(called[here["test"]], labels) for run, called in committed.called.items()}
+        results[name] = {"left_out": scored_runs(trial, labels), "all_domains": with_all}
+    return results
+
+
+def flipped(pool: Pool, splits: list[np.ndarray], share: float, seed: int) -> np.ndarray:
+    """The pool's labels with `share` of every cell (a domain and a label) of the splits' rows turned round.
+
+    A domain that this leaves with one label in a split, as it may on very few rows, gets its own labels back there.
+    """
+    labels, rng, rows = pool.labels.copy(), np.random.default_rng(seed), np.concatenate(splits)
+    for name in pool.names:
+        for label in (0, 1):
+            cell = rows[(pool.domains[rows] == name) & (pool.labels[rows] == label)]
+            labels[rng.choice(cell, round(share * len(cell)), replace=False)] = 1 - label
+        for split in splits:
+            here = split[pool.domains[split] == name]
+            if len(set(labels[here])) == 1:
+                labels[here] = pool.labels[here]
+    return labels
+
+
+def with_wrong_labels(pool: Pool, rows, valid: Part, test: Part, seed: int) -> list[dict]:
+    """Trials with a share of labels turned round, a row a share: `share` (that came out), `trials`, `summary`.
+
+    Wrong are CAL, TRAIN and VALID, since whoever has wrong labels also tunes on them; TEST stays right.
+    """
+    splits = [rows[split] for split in ("cal", "train", "valid")]
+    kinds, results = (pool.kind,), []
+    for share in FLIPS:
+        trials, wrong = [], []
+        for number in range(FLIP_SEEDS):
+            labels = flipped(pool, splits, share, seed + number)
+            trial = run_trial(pool, rows["cal"], rows["train"], valid, test, labels, kinds)
+            trials.append(scored_runs(trial, pool.labels[test.rows]))
+            wrong.append((labels != pool.labels)[np.concatenate(splits)].mean())
+        results.append({"share": float(np.mean(wrong)), "trials": trials, "summary": summary(trials, kinds)})
+    return results
+
+
+def keyword_labels(requests: list[Request]) -> np.ndarray:
+    """`[N]` guessed labels: 1 where a keyword of the request's domain stands in its text."""
+    return np.array([int(bool(re.search(KEYWORDS[r.domain], r.text, re.IGNORECASE))) for r in requests])
+
+
+def with_keyword_labels(pool: Pool, rows, valid: Part, test: Part, committed: Trial) -> dict:
+    """How far keyword labels agree with the annotations, and trials fitted on either, scored against both.
+
+    Where that cannot be: `no_keywords`, domains without any, or `one_label`, domains whose CAL requests they label all
+    alike.
+    """
+    unknown = [name for name in pool.names if name not in KEYWORDS]
+    if unknown:
+        return {"no_keywords": unknown}
+    guessed = keyword_labels(pool.requests)
+    here = {name: pool.domains == name for name in pool.names}
+    alike = [name for name in pool.names if len(set(guessed[rows["cal"]][here[name][rows["cal"]]])) < 2]
+    if alike:
+        return {"one_label": alike}
+    trial = run_trial(pool, rows["cal"], rows["train"], valid, test, guessed, (pool.kind,))
+    same = guessed == pool.labels
+    truths = {"keywords": guessed[test.rows], "annotations": pool.labels[test.rows]}
+    return {
+        "agreement": {"all": float(same.mean())} | {name: float(same[there].mean()) for name, there in here.items()},
+        "kappa": float(cohen_kappa_score(guessed, pool.labels)),
+        "share_needing_tool": {"keywords": float(guessed.mean()), "annotations": float(pool.labels.mean())},
+        "fitted_on": {
+            source: {f"against_{truth}": scored_runs(fitted, labels) for truth, labels in truths.items()}
+            for source, fitted in (("keywords", trial), ("annotations", committed))
+        },
+    }
+
+
+# %%
+def threshold_for(p_tool: np.ndarray, labels: np.ndarray, fpr: float) -> float:
+    """The smallest threshold at which at most `fpr` of the requests with label 0 have p >= threshold.
+
+    >>> p = np.array([0.9, 0.8, 0.3, 0.2, 0.95])
+    >>> round(threshold_for(p, np.array([0, 0, 0, 0, 1]), 0.25), 6)
+    0.8
+    """
+    highest = np.sort(p_tool[labels == 0])[::-1]
+    allowed = int(fpr * len(highest) + 1e-9)
+    return float(np.nextafter(highest[allowed], 2.0)) if allowed < len(highest) else 0.0
+
+
+def reliability(p_tool: np.ndarray, labels: np.ndarray) -> list[dict]:
+    """`BINS` bins of equal width: `count`, mean p and the share that needs a tool, None in an empty one."""
+    place = np.minimum((p_tool * BINS).astype(int), BINS - 1)
+    bins = []
+    for number in range(BINS):
+        here = place == number
+        mean_p, share = (float(p_tool[here].mean()), float(labels[here].mean())) if here.any() else (None, None)
+        bins.append({"count": int(here.sum()), "mean_p": mean_p, "needs_tool": share})
+    return bins
+
+
+def at_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict:
+    """A threshold chosen on VALID for a false-positive rate of the probe, and the rates it gives on TEST.
+
+    Above it a request is pushed toward a call, below it away; a direction obeys the probe of its layer, so `thresholds`
+    has one for each. (A larger tau would not do: rows between 1 - tau and tau are left to the unsteered model and its
+    own false calls.)
+    """
+    labels = {"valid": pool.labels[valid.rows], "test": pool.labels[test.rows]}
+    p_tool = {
+        kind: {part: p_needed(of, committed.readers, setting.layer) for part, of in (("valid", valid), ("test", test))}
+        for kind, setting in committed.settings.items()
+    }
+    thresholds = {kind: threshold_for(p["valid"], labels["valid"], TARGET_FPR) for kind, p in p_tool.items()}
+    alone, threshold = p_tool[pool.kind], thresholds[pool.kind]
+    runs = {"probe": rates(alone["test"] >= threshold, labels["test"])}
+    for kind, setting in committed.settings.items():
+        signs = np.where(p_tool[kind]["test"] >= thresholds[kind], 1, -1)
+        called = steered(pool, test, committed.readers, committed.directions[kind], setting, signs)
+        runs[kind] = rates(called, labels["test"])
+    return {
+        "target_fpr": TARGET_FPR, "thresholds": thresholds,
+        "valid": {"probe": rates(alone["valid"] >= threshold, labels["valid"])}, "test": runs,
+        "reliability": {part.upper(): reliability(alone[part], labels[part]) for part in alone},
+    }  # fmt: skip
+
+
+def by_scoring_the_probe(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict:
+    """The original's protocol beside ours: settings chosen by the F1 of the probe's decision on VALID.
+
+    That score is the same for every dose and beta: `tied` settings share it, and the order of a grid decides which of
+    them is taken. `claimed` is what the probe scores there, `real` what the model does on TEST with the paper's
+    direction at the tied setting of the lowest, the median (the lower of the middle two) and the highest F1, `ours` the
+    same direction at the setting chosen by replay, with a beta and a tau of its own.
+    """
+    truth = {"valid": pool.labels[valid.rows], "test": pool.labels[test.rows]}
+    layer, vectors, ours = pool.layers[NECESSITY], committed.directions[NECESSITY], committed.settings[NECESSITY]
+    p_valid, p_test = (p_needed(part, committed.readers, layer) for part in (valid, test))
+    tau = max(TAUS, key=lambda tau: (worth(rates(p_valid >= tau, truth["valid"])["f1"]), -tau))
+    real = []
+    for dose, beta in product(DOSES, BETAS):
+        setting = Setting(NECESSITY, layer, dose, beta, tau)
+        called = steered(pool, test, committed.readers, vectors, setting, gates(p_test, tau))
+        real.append({"dose": dose, "beta": beta} | rates(called, truth["test"]))
+    real.sort(key=lambda outcome: worth(outcome["f1"]))
+    return {
+        "tau": tau, "tied": len(real),
+        "claimed": {"valid": rates(p_valid >= tau, truth["valid"]), "test": rates(p_test >= tau, truth["test"])},
+        "real": {"lowest": real[0], "median": real[(len(real) - 1) // 2], "highest": real[-1]},
+        "ours": {"dose": ours.dose, "beta": ours.beta, "tau": ours.tau,
+                 "test": rates(committed.called[NECESSITY], truth["test"])},
+    }  # fmt: skip
+
+
+# %%
+def run_robustness(
+    requests: list[Request],
+    rows: dict[str, np.ndarray],
+    reading: Reading,
+    batches: list[Batch],
+    names: list[str],
+    layers: dict[str, int],
+    kind: str,
+    probe: tuple[float, float],
+    trigger_id: int,
+    seed: int,
+) -> dict:
+    """All parts, as plain objects.
+
+    Args:
+        requests: Of all splits, `[N]`.
+        rows: `cal`, `train`, `valid`, `test` -> places in `requests`.
+        reading: Of the unsteered model, rows as `requests`.
+        batches: Their prefilled batches.
+        names: Domain names.
+        layers: Direction -> the layer of its best setting on VALID.
+        kind: The direction that the pipeline chose.
+        probe: (strength, own) of the readers, as chosen.
+        trigger_id: First token of the trigger.
+        seed: Of the committed split; others follow it.
+
+    Returns:
+        `committed`, `splits`, `left_out`, `wrong_labels`, `keywords`, `target_fpr`, `probe_protocol`.
+    """
+    labels, domains = np.array([r.label for r in requests]), np.array([r.domain for r in requests])
+    pool = Pool(requests, labels, domains, reading, batches, names, layers, kind, *probe, trigger_id)
+    valid, test = take_part(pool, rows["valid"]), take_part(pool, rows["test"])
+    committed = run_trial(pool, rows["cal"], rows["train"], valid, test, labels, DIRECTIONS)
+    parts = {
+        "committed": lambda: scored_runs(committed, labels[test.rows]),
+        "splits": lambda: over_splits(pool, rows, seed),
+        "left_out": lambda: domains_left_out(pool, rows, committed),
+        "wrong_labels": lambda: with_wrong_labels(pool, rows, valid, test, seed),
+        "keywords": lambda: with_keyword_labels(pool, rows, valid, test, committed),
+        "target_fpr": lambda: at_target_fpr(pool, valid, test, committed),
+        "probe_protocol": lambda: by_scoring_the_probe(pool, valid, test, committed),
+    }
+    return {name: run() for name, run in progress(parts.items(), desc="robustness", unit="part")}

@@ -1,0 +1,327 @@
+"""Proof: the ladder, the curves, the damage, the robustness and the geometry as sections of the report.
+
+`ladder_row` scores one rung's answers; `proof_sections` writes all that the proof chapter found. Sentences here are
+made from the numbers, so that they say what came out, also where it goes against the claim.
+"""
+
+import numpy as np
+
+from asa.evaluation.metrics import call_validity, gap_closed, mcnemar, trigger_metrics, worth
+from asa.evaluation.tables import (
+    markdown_table,
+    mean_and_deviation,
+    printed,
+    rate_with_interval,
+    with_interval,
+    with_reasons,
+)
+from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
+from asa.method.probes import PROBE_C, PROBE_OWN
+from asa.study.ladder import FORCED
+from asa.tools.definitions import Tool
+
+PROBE = "probe decision alone (steers nothing)"
+KEPT = 0.95  # share of the gap that counts as closed
+
+
+def ladder_row(
+    texts: list[str],
+    called,
+    baseline,
+    full,
+    labels,
+    tools: dict[str, Tool],
+    markers: tuple[str, str],
+    damage: dict,
+    seed: int,
+) -> dict:
+    """One rung's scores.
+
+    Args:
+        texts: `[N]` answers.
+        called: `[N]` bool, whether they hold the trigger.
+        baseline: `[N]` bool, the same of the unsteered answers.
+        full: `[N]` bool, the same of the whole method's.
+        labels: `[N]`.
+        tools: Known tools.
+        markers: Around a call.
+        damage: Of `Spared.damage`.
+        seed: For the bootstrap.
+
+    Returns:
+        `scores`, `mcnemar` (baseline is run a), `against_full` (the whole method is run a), `validity`, `damage`.
+    """
+    return {
+        "scores": trigger_metrics(called, labels, seed),
+        "mcnemar": mcnemar(baseline, called, labels),
+        "against_full": mcnemar(full, called, labels),
+        "validity": call_validity(texts, tools, markers),
+        "damage": damage,
+    }
+
+
+def proof_sections(proof: dict) -> list[str]:
+    """The sections, in the report's order; `proof` is `results["proof"]`."""
+    spared = proof["ladder"]["baseline"]["damage"]
+    sections = [
+        "## The ladder (TEST, greedy generation on every rung)",
+        _verdict(proof),
+        _ladder_table(proof["ladder"]),
+        "McNemar, exact, two-sided: requests that only the rung, and only the other, got right. The whole method is "
+        "that of the rung's direction, or of the chosen one. Forcing the trigger and Probe&Prefill obey the chosen "
+        "direction's gate; other prompts and trained weights have none. The ablations obey their direction's, but for "
+        "`no gate`, `+1 only`, `-1 only`, `one probe` and `oracle router`. At beta 1 all domains share one vector, and "
+        "`full`, `mismatched domains` and `global only` are the same.",
+        "### What follows on each rung",
+        "Rates over the answers that call. Then, on the requests that need no tool: the share of answers unchanged to "
+        f"the token, of all {spared['unchanged']['total']} and of the {spared['words_kept']['total']} that were in "
+        "words already, and the mean log-probability a token (nats) that the unsteered model gives the rung's answers.",
+        _follow_table(proof["ladder"]),
+        _forcing(proof),
+        "### How far the next token's distribution moves",
+        "KL(after || before) in nats on TEST requests that need no tool, by what the gate said.",
+        _kl_table(proof["kl"]),
+    ]  # fmt: skip
+    if proof["lora"]:
+        sections += ["### LoRA", _lora(proof["lora"])]
+    sections += [
+        "## Doses and layers (VALID, next token after the push)",
+        "Along each domain's own vector (beta 0), at the chosen tau; one vector for all domains is the "
+        'ladder\'s "global only".',
+        "![Dose curves](dose_curves.png)",
+        "![What is read and what is achieved](layer_curve.png)",
+        _layers(proof["layers"], proof["auc"]),
+        "## Other gates (nothing is steered)",
+        _gates(proof["gates"]),
+        "## Geometry (CAL)",
+        "Cosines of the two directions (all domains together) with each other and with the trigger's row of the output "
+        "matrix less the mean row, scaled by the final norm's gains. The domains' cosines with each other stand above.",
+        _geometry(proof["geometry"]),
+    ]
+    return sections + (_robustness(proof["robustness"], proof["direction"]) if proof["robustness"] else [])
+
+
+def _robustness(robust: dict, kind: str) -> list[str]:
+    layers = ", ".join(f"{name} {robust['committed'][name]['layer']}" for name in DIRECTIONS)
+    return [
+        "## Robustness (TEST, next token after the push)",
+        "The main TEST was looked at many times for these tables; nothing was chosen on it. Each direction is read and "
+        f"pushed at the layer of its own best setting on the main VALID ({layers}); the probe that stands alone is "
+        f"that of the {kind} direction's layer. The probes' regularisation is the main run's too; they are fitted on "
+        "CAL and TRAIN alone, which is why the main run's numbers differ a little here.",
+        "### Other splits",
+        _splits(robust["splits"]),
+        "### A wanted false-positive rate",
+        _target(robust["target_fpr"]),
+        "![Reliability](reliability.png)",
+        "### A domain left out (fitted and tuned on the others, tested on it)",
+        _left_out(robust["left_out"], kind),
+        "### Wrong labels in CAL, TRAIN and VALID",
+        _wrong_labels(robust, kind),
+        "### Keyword labels against annotations, on the same texts",
+        _keywords(robust["keywords"], kind),
+        "### Scoring the probe in place of the model (the original's protocol)",
+        _probe_protocol(robust["probe_protocol"]),
+    ]
+
+
+def gaps(ladder: dict) -> dict[str, float | None]:
+    """Direction -> share of the gap between the baseline's F1 and the probe's that it closes, by generation.
+
+    None where there is no gap.
+    """
+    base, probe = (ladder[name]["scores"]["f1"] for name in ("baseline", PROBE))
+    return {kind: gap_closed(ladder[f"{kind}: full"]["scores"]["f1"], base, probe) for kind in DIRECTIONS}
+
+
+def _verdict(proof: dict) -> str:
+    base, probe = (proof["ladder"][name]["scores"]["f1"] for name in ("baseline", PROBE))
+    closed = gaps(proof["ladder"])
+    if None in closed.values():
+        return (
+            f"On this model the probe (F1 {printed(probe)}) is no better than the baseline ({printed(base)}): there is "
+            "no gap to close."
+        )
+    words = {kind: "closes" if share >= KEPT else "does not close" for kind, share in closed.items()}
+    return (
+        f"On this model the action direction {words[ACTION]} the gap ({closed[ACTION]:.2f} of it; {KEPT} counts as "
+        f"closed) and the paper's {words[NECESSITY]} it ({closed[NECESSITY]:.2f}), each at its best setting on VALID."
+    )
+
+
+def _ladder_table(ladder: dict) -> str:
+    rows = []
+    for name, rung in ladder.items():
+        columns = [with_interval(rung["scores"], m) for m in ("precision", "recall", "f1", "fpr", "accuracy")]
+        tests = [rung["mcnemar"], rung["against_full"]]
+        rows.append([name, *columns, *[f"{t['only_b']} / {t['only_a']}, p = {t['p_value']:.1g}" for t in tests]])
+    heads = ["rung", "precision", "recall", "F1", "FPR", "accuracy", "McNemar against baseline", "the whole method"]
+    return with_reasons(markdown_table(heads, rows), {name: rung["scores"] for name, rung in ladder.items()})
+
+
+def _follow_table(ladder: dict) -> str:
+    rows = []
+    for name, rung in ladder.items():
+        if name == PROBE:
+            continue
+        rates = rung["validity"]
+        columns = [rate_with_interval(rates[part]) for part in ("format", "tool", "arguments")]
+        damage = rung["damage"]
+        columns += [*map(rate_with_interval, (damage["unchanged"], damage["words_kept"])), damage["log_p"]]
+        rows.append([name, rates["format"]["total"], *columns])
+    heads = ["rung", "calls", "format", "tool", "arguments", "unchanged", "words kept", "log p a token"]
+    return markdown_table(heads, rows)
+
+
+def _forcing(proof: dict) -> str:
+    forced, asa = (proof["ladder"][name] for name in (FORCED, f"{proof['direction']}: full"))
+    paired = forced["against_full"]
+
+    def pair(of) -> str:
+        return f"{printed(of(forced))} against {printed(of(asa))}"
+
+    return (
+        f"**Forcing or forbidding the trigger's first token against steering** ({proof['direction']} direction), same "
+        f"gate: F1 {pair(lambda r: r['scores']['f1'])}, FPR {pair(lambda r: r['scores']['fpr'])} (McNemar: "
+        f"{paired['only_b']} requests only forcing got right, {paired['only_a']} only steering, p = "
+        f"{paired['p_value']:.2g}); calls whose arguments fit {pair(lambda r: r['validity']['arguments']['rate'])}; "
+        f"answers unchanged {pair(lambda r: r['damage']['unchanged']['rate'])}, their log-probability a token "
+        f"{pair(lambda r: r['damage']['log_p'])}."
+    )
+
+
+def _kl_table(kl: dict) -> str:
+    rows = [[name, *[value for sign in ("-1", "+0", "+1") for value in of[sign]]] for name, of in kl.items()]
+    return markdown_table(["intervention", "gate -1", "requests", "gate 0", "requests", "gate +1", "requests"], rows)
+
+
+def _lora(run: dict) -> str:
+    return (
+        f"Trained on CAL and TRAIN in {run['seconds'] / 60:.1f} minutes: {run['parameters']:,} parameters, "
+        f"{run['bytes'] / 1e6:.1f} MB, {run['steps']} steps, learning rate {run['rate']:g} (2e-4 did worse on "
+        f"SmolLM2's VALID in an earlier run), loss {run['first_loss']:.2f} to {run['last_loss']:.2f} nats a token; on "
+        f"VALID, next token: F1 {printed(run['valid_f1'])}, FPR {printed(run['valid_fpr'])}. Left out, since their "
+        f"answers in words open a call later: {run['left_out']} requests."
+    )
+
+
+def _layers(layers: list[dict], auc: dict) -> str:
+    found = {kind: max(layers, key=lambda at: worth(at[kind])) for kind in DIRECTIONS}
+    reads = max(auc, key=auc.get)
+    return (
+        f"The probe reads best at layer {reads} (AUC {float(auc[reads]):.3f}). At its best dose the action direction "
+        f"achieves most at layer {found[ACTION]['layer']} (F1 {printed(found[ACTION][ACTION])}), the paper's at "
+        f"layer {found[NECESSITY]['layer']} (F1 {printed(found[NECESSITY][NECESSITY])}). The dose is picked on the "
+        "requests that are shown, so these heights are somewhat optimistic."
+    )
+
+
+def _splits(splits: dict | None) -> str:
+    if splits is None:
+        return "No other split could be made from these requests."
+    summary = splits["summary"]
+    rows = [
+        [name, *[mean_and_deviation(of[m]) if m in of else None for m in ("gap_closed", "f1", "fpr")]]
+        for name, of in summary.items()
+    ]
+    table = markdown_table(["run", "gap closed", "F1", "FPR"], rows)
+    return (
+        f"{len(splits['seeds'])} splits, mean ± standard deviation. Dose, beta and tau are chosen on each split's own "
+        "VALID. The layers and the probes' regularisation are not chosen anew: they were chosen on the main "
+        f"VALID, whose rows are dealt anew, so that on average {splits['seen']:.3f} of a new TEST was in it.\n\n{table}"
+    )
+
+
+def _target(target: dict) -> str:
+    rows = [["probe, VALID", target["valid"]["probe"]["f1"], target["valid"]["probe"]["fpr"]]]
+    rows += [[f"{run}, TEST", rates["f1"], rates["fpr"]] for run, rates in target["test"].items()]
+    thresholds = ", ".join(f"{kind} {threshold:.3f}" for kind, threshold in target["thresholds"].items())
+    table = with_reasons(markdown_table(["run", "F1", "FPR"], rows), target["test"])
+    return (
+        "A direction obeys the probe of its layer, at a threshold that keeps this probe's false-positive rate on VALID "
+        f"at or below {target['target_fpr']} ({thresholds}): above it a request is pushed toward a call, below it "
+        f"away.\n\n{table}"
+    )
+
+
+def _left_out(left_out: dict, kind: str) -> str:
+    rows = []
+    for name, of in left_out.items():
+        for fitted, runs in of.items():
+            cells = [runs[run][m] for run in ("baseline", "probe", kind) for m in ("f1", "fpr")]
+            rows.append([name, {"left_out": "the others"}.get(fitted, "all"), *cells])
+    heads = ["domain", "fitted on", "baseline F1", "FPR", "probe F1", "FPR", f"{kind} F1", "FPR"]
+    return markdown_table(heads, rows)
+
+
+def _wrong_labels(robust: dict, kind: str) -> str:
+    clean = robust["committed"]
+    rows = [["0 %", clean["probe"]["f1"], clean[kind]["f1"], clean[kind]["fpr"], clean[kind]["gap_closed"]]]
+    for of in robust["wrong_labels"]:
+        summary = of["summary"]
+        cells = [summary["probe"]["f1"], *[summary[kind][m] for m in ("f1", "fpr", "gap_closed")]]
+        rows.append([f"{of['share']:.0%}".replace("%", " %"), *map(mean_and_deviation, cells)])
+    heads = ["labels turned round", "probe F1", f"{kind} F1", f"{kind} FPR", "gap closed"]
+    return markdown_table(heads, rows)
+
+
+def _keywords(keywords: dict, kind: str) -> str:
+    if "no_keywords" in keywords:
+        return f"No keywords are known for {', '.join(keywords['no_keywords'])}."
+    if "one_label" in keywords:
+        return f"The keywords give all CAL requests of {', '.join(keywords['one_label'])} one label: nothing to fit on."
+    rows, scored = [], {}
+    for source, of in keywords["fitted_on"].items():
+        for against, runs in of.items():
+            truth = against.removeprefix("against_")
+            cells = [runs[run][m] for run in ("baseline", "probe", kind) for m in ("f1", "fpr")]
+            rows.append([source, truth, *cells])
+            scored |= {f"{run}, fitted on {source}, against {truth}": runs[run] for run in ("baseline", "probe", kind)}
+    heads = ["fitted on", "scored against", "baseline F1", "FPR", "probe F1", "FPR", f"{kind} F1", "FPR"]
+    return (
+        "Keyword rules like the original project's agree with the given labels on "
+        f"{keywords['agreement']['all']:.3f} of the requests (Cohen's kappa {keywords['kappa']:.3f}).\n\n"
+        + with_reasons(markdown_table(heads, rows), scored)
+    )
+
+
+def _probe_protocol(protocol: dict) -> str:
+    claimed, ours = protocol["claimed"]["test"], protocol["ours"]
+    real = [
+        f"{place} F1 {printed(of['f1'])}, FPR {printed(of['fpr'])} (dose {of['dose']}, beta {of['beta']})"
+        for place, of in protocol["real"].items()
+    ]
+    return (
+        f"Scored by the probe's decision, {protocol['tied']} settings of dose and beta tie (tau {protocol['tau']}); "
+        f"the order of a grid decides which is taken. On TEST the probe claims F1 {printed(claimed['f1'])} and FPR "
+        f"{printed(claimed['fpr'])} for all of them. What the model does at the tied settings: {'; '.join(real)}. The "
+        f"same direction at the setting chosen by steering, with its own beta and tau (dose {ours['dose']}, beta "
+        f"{ours['beta']}, tau {ours['tau']}): F1 {printed(ours['test']['f1'])}, FPR {printed(ours['test']['fpr'])}."
+    )
+
+
+def _gates(gates: list[dict]) -> str:
+    rows = [
+        [
+            row["gate"], *row["valid"].values(), *[mean_and_deviation(row["folds"][m]) for m in ("auc", "f1", "fpr")],
+            mean_and_deviation(row["ahead"], "+.3f"),
+        ]
+        for row in gates
+    ]  # fmt: skip
+    heads = ["gate", "VALID AUC", "F1", "FPR", "folds' AUC", "folds' F1", "folds' FPR", "F1 less that of ours"]
+    ours, best = gates[0], max(gates, key=lambda row: worth(row["valid"]["f1"]))
+    return (
+        "Fitted on CAL and TRAIN and judged on VALID; and on five folds of all three (fewer where a domain has fewer "
+        "rows of a label), mean ± standard deviation. Our regularisation was picked by its AUC on VALID out of "
+        f"{len(PROBE_C) * len(PROBE_OWN)}, while the rivals' hyperparameters are fixed or follow ours; the second "
+        "layer of the pair was picked by its AUC on VALID too. The adapter's gate is the last: ours, fitted also on "
+        "the labelled requests that no split took. "
+        f'By VALID\'s F1 the best is "{best["gate"]}" ({printed(best["valid"]["f1"])}; ours '
+        f"{printed(ours['valid']['f1'])}).\n\n" + markdown_table(heads, rows)
+    )
+
+
+def _geometry(geometry: dict) -> str:
+    columns = {pair: of["global"] for pair, of in geometry.items()}
+    rows = [[layer, *cosines] for layer, cosines in enumerate(np.stack([*columns.values()], axis=1).tolist())]
+    return markdown_table(["layer", *[pair.replace("_", ", ") for pair in columns]], rows)

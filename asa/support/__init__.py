@@ -1,0 +1,1 @@
+"""Support: files, checkpoints, processes, parameters and the environment; nothing here knows about models or tools."""

@@ -1,0 +1,203 @@
+"""The tools: a file of schemas, and calls judged against them.
+
+The file is a JSON list. A tool has a name, a description, a JSON schema of its arguments, and a domain: the
+sort of request it serves. It may bring examples: a request that needs it, with the arguments to call it with,
+or one that does not, with an answer in words. Loading checks everything and asks nobody: a mistake in the file is
+one clear sentence now, not a wrong number later. This chapter runs no tool, and does not read a model's answer.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asa.support.files import UserError, half_character
+from asa.tools.parser import ARGUMENT_NAME, TOOL_NAME, ToolCall
+from asa.tools.schemas import UnusableSchema, check_schema, fits_schema, schema_resolver, without_reference
+
+
+class ToolsError(UserError):
+    """A tools file cannot be used; the message says which file, which entry and what to do."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request and the right reaction to it: `arguments` to call the tool with, or an `answer` in words."""
+
+    request: str
+    arguments: dict[str, Any] | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool: what the model is told about it, and what we know besides."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]  # a JSON schema of type "object"
+    domain: str
+    examples: tuple[Example, ...] = ()
+
+    def schema(self) -> dict[str, Any]:
+        """Return the part that the model is shown."""
+        return {"name": self.name, "description": self.description, "parameters": self.parameters}
+
+
+def load_tools(path: str | Path) -> dict[str, Tool]:
+    """Read a tools file and return its tools by name, in the file's order.
+
+    An entry is flat, `{"name": ..., "description": ..., "parameters": ...}`, or has OpenAI's form,
+    `{"type": "function", "function": {...}}`; both may add a `"domain"` (else the name) and `"examples"`. A tool
+    without `"parameters"` takes none. OpenAI's `"strict"` changes nothing: calls are always judged strictly.
+
+    Raises:
+        ToolsError: The file cannot be read, is not JSON, or holds something that is not a usable tool.
+
+    Example:
+        >>> load_tools("data/tools.json")["calculator"].domain
+        'math'
+    """
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ToolsError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except (ValueError, RecursionError) as error:  # json names the line
+        raise ToolsError(f"{path} is not JSON ({error}): correct it there") from error
+    return tools_from_json(entries, path)
+
+
+def tools_from_json(entries: Any, where: str | Path) -> dict[str, Tool]:
+    """Return the tools of a file's content, as `load_tools` does; `where` names it in errors."""
+    _tool_require(isinstance(entries, list) and entries, where, "make it a JSON list with at least one tool")
+    tools: dict[str, Tool] = {}
+    for number, entry in enumerate(entries, 1):
+        tool = _tool_from_entry(entry, f"{where}, entry {number}", tools)
+        tools[tool.name] = tool
+    return tools
+
+
+def tools_to_json(tools: dict[str, Tool]) -> list[dict[str, Any]]:
+    """Return tools as a file's content; `tools_from_json` reads it back."""
+    entries = []
+    for tool in tools.values():
+        examples = [{key: part for key, part in vars(e).items() if part is not None} for e in tool.examples]
+        entries.append(tool.schema() | {"domain": tool.domain, "examples": examples})
+    return entries
+
+
+def check_call(call: ToolCall, tools: dict[str, Tool]) -> tuple[bool, bool]:
+    """Return whether the call's tool is known, and whether its arguments fit the tool's schema.
+
+    They fit if the required ones are there, the types are right and none is unknown; a schema allows unknown
+    ones only by its own `additionalProperties`. No arguments fit an unknown tool.
+
+    Example:
+        >>> check_call(ToolCall("calculator", {"expression": 2}), load_tools("data/tools.json"))
+        (True, False)
+    """
+    tool = tools.get(call.name)
+    return tool is not None, tool is not None and fits_schema(call.arguments, tool.parameters)
+
+
+def render_call(name: str, arguments: dict[str, Any]) -> str:
+    """Write a call as the model does; `parse_tool_calls` reads it back.
+
+    Raises:
+        ValueError: The tool's name cannot be written, or a value has no JSON form.
+
+    Example:
+        >>> render_call("find", {"query": "tea", "min-price": 3, "max price": None})
+        'find(query="tea", min-price=3, **{"max price": None})'
+    """
+    if not TOOL_NAME.fullmatch(name):
+        raise ValueError(f"cannot write a call of {name!r}: use letters, digits, _, - and . in a tool's name")
+    return f"{name}({', '.join(_tool_argument(key, _tool_literal(value)) for key, value in arguments.items())})"
+
+
+def signature(tool: Tool) -> str:
+    """Write a tool's name and the names of its arguments, one that no call can write plainly in quotes.
+
+    Example:
+        >>> signature(load_tools("data/tools.json")["translator"])
+        'translator(text, target_language)'
+    """
+    schema, _ = without_reference(tool.parameters, schema_resolver(tool.parameters))
+    names = (key if ARGUMENT_NAME.fullmatch(key) else _tool_literal(key) for key in schema.get("properties", {}))
+    return f"{tool.name}({', '.join(names)})"
+
+
+def _tool_argument(key: str, literal: str) -> str:
+    """Write one argument: `**` takes the names that cannot stand in front of a `=`, as in Python."""
+    return f"{key}={literal}" if ARGUMENT_NAME.fullmatch(key) else f"**{{{_tool_literal(key)}: {literal}}}"
+
+
+def _tool_literal(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return repr(value)  # as in Python; inside a list or dict, JSON's true and null are read as well
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _tool_from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
+    _tool_require(isinstance(entry, dict), where, 'make it an object with "name" and "parameters"')
+    half = half_character(json.dumps(entry, ensure_ascii=False))
+    _tool_require(not half, where, f"{half} is half a character, write the whole character, or remove it")
+    if "function" in entry:
+        is_openai = entry.get("type") == "function" and isinstance(entry["function"], dict)
+        _tool_require(is_openai, where, 'a "function" must be an object beside "type": "function"')
+        entry = entry["function"] | {key: entry[key] for key in entry if key != "function"}
+    name = entry.get("name")
+    is_name = isinstance(name, str) and TOOL_NAME.fullmatch(name)
+    _tool_require(is_name, where, f'"name" is {name!r}, use letters, digits, _, - and ., as in web_search')
+    where = f"{where} ({name})"
+    _tool_require(name not in others, where, "this name is taken, choose another")
+    _tool_require_known(entry, where, ("name", "description", "parameters", "domain", "examples", "type", "strict"))
+    _tool_require(entry.get("type", "function") == "function", where, 'make the "type" "function", or leave it out')
+    _tool_require(entry.get("strict") in (None, True, False), where, 'make "strict" true or false, or leave it out')
+    description, domain = entry.get("description"), entry.get("domain", name)
+    description = "" if description is None else description
+    _tool_require(isinstance(description, str), where, 'make the "description" a string')
+    _tool_require(isinstance(domain, str) and domain, where, 'make the "domain" a word, or leave it out')
+    taken = [other.domain for other in others.values()]
+    _tool_require(domain not in taken, where, f'the "domain" {domain!r} is taken, choose another')
+    parameters = _tool_parameters(entry.get("parameters"), where)
+    examples = entry.get("examples", [])
+    _tool_require(isinstance(examples, list), where, 'make "examples" a list, or leave it out')
+    read = (_tool_example(item, f"{where}, example {i}", parameters) for i, item in enumerate(examples, 1))
+    return Tool(name, description, parameters, domain, tuple(read))
+
+
+def _tool_parameters(parameters: Any, where: str) -> dict[str, Any]:
+    if parameters in (None, {}):
+        return {"type": "object", "properties": {}}
+    as_object = 'make "parameters" a JSON schema with "type": "object"'
+    _tool_require(isinstance(parameters, dict), where, as_object)
+    try:
+        check_schema(parameters)
+    except UnusableSchema as error:
+        raise ToolsError(f'{where}: the JSON schema in "parameters": {error}') from error
+    schema, _ = without_reference(parameters, schema_resolver(parameters))
+    _tool_require(schema.get("type") == "object", where, as_object)
+    return parameters
+
+
+def _tool_example(example: Any, where: str, parameters: dict[str, Any]) -> Example:
+    _tool_require(isinstance(example, dict), where, 'make it an object with a "request"')
+    _tool_require_known(example, where, ("request", "arguments", "answer"))
+    request, arguments, answer = map(example.get, ("request", "arguments", "answer"))
+    _tool_require(isinstance(request, str) and request, where, 'make the "request" a text')
+    _tool_require((arguments is None) != (answer is None), where, 'give either "arguments" or an "answer"')
+    _tool_require(answer is None or (isinstance(answer, str) and answer), where, 'make the "answer" a text')
+    fits = arguments is None or (isinstance(arguments, dict) and fits_schema(arguments, parameters))
+    _tool_require(fits, where, 'make the "arguments" fit the tool\'s "parameters"')
+    return Example(request, arguments, answer)
+
+
+def _tool_require_known(entry: dict[str, Any], where: str, known: tuple[str, ...]) -> None:
+    for key in entry:
+        _tool_require(key in known, where, f"remove the unknown key {key!r} (known: {', '.join(known)})")
+
+
+def _tool_require(condition: Any, where: str | Path, advice: str) -> None:
+    if not condition:
+        raise ToolsError(f"{where}: {advice}")

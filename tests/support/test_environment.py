@@ -1,0 +1,123 @@
+"""Environment: says what is missing, installs only that, and never torch or NumPy."""
+
+import builtins
+import re
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from asa import environment
+from asa.support.environment import NEEDED, NEVER_INSTALLED, check_environment
+from asa.support.files import UserError
+
+REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
+
+
+@pytest.fixture
+def installed(monkeypatch) -> dict[str, str]:
+    """Installed packages and their versions, new enough; tests change them."""
+    packages = {package: f"{oldest}.3" for package, oldest in NEEDED.items()}
+
+    def version(package: str) -> str:
+        if package not in packages:
+            raise PackageNotFoundError(package)
+        return packages[package]
+
+    monkeypatch.setattr(environment, "version", version)
+    monkeypatch.delattr(builtins, "get_ipython", raising=False)
+    return packages
+
+
+@pytest.fixture
+def notebook(installed, monkeypatch) -> list[tuple[str, str]]:
+    """A notebook whose `%pip install` works; gives the magics that were run."""
+    magics = []
+
+    class Shell:
+        def run_line_magic(self, name, line):
+            magics.append((name, line))
+            for package in line.split()[1:]:
+                installed[package] = NEEDED[package]
+
+    monkeypatch.setattr(builtins, "get_ipython", lambda: Shell(), raising=False)
+    return magics
+
+
+def test_a_good_environment_is_printed_and_left_alone(notebook, installed, capsys):
+    check_environment()
+    said = capsys.readouterr().out
+    assert said.startswith("Python 3.") and said.count("\n") == 1
+    for package, has in installed.items():
+        assert f"{package} {has}" in said
+    assert notebook == []
+
+
+def test_only_what_is_missing_is_installed(notebook, installed, capsys):
+    del installed["gguf"], installed["jsonschema"]
+    check_environment()
+    assert [name for name, _ in notebook] == ["pip"]
+    assert sorted(notebook[0][1].split()) == ["gguf", "install", "jsonschema"]
+    assert f"gguf {NEEDED['gguf']}" in capsys.readouterr().out
+
+
+def test_outside_a_notebook_the_command_is_named(installed):
+    del installed["gguf"], installed["datasets"]
+    installed["torch"] = "2.6.0"
+    with pytest.raises(UserError, match=r"requirements\.txt") as caught:
+        check_environment()
+    states = [
+        f"{package} is {has} and {NEEDED[package]} or newer is needed"
+        for package, has in (("torch", "2.6.0"), ("datasets", "missing"), ("gguf", "missing"))
+    ]
+    assert str(caught.value) == ", ".join(states) + ": run pip install -r requirements.txt."
+
+
+@pytest.mark.parametrize("package", NEVER_INSTALLED)
+def test_torch_and_numpy_are_never_installed(notebook, installed, package):
+    del installed[package], installed["gguf"]
+    with pytest.raises(UserError, match=f"{package} is missing and {re.escape(NEEDED[package])} or newer is needed"):
+        check_environment()
+    assert all(package not in line.split() for _, line in notebook)
+
+
+def test_an_installation_that_fails_is_one_sentence(installed, monkeypatch):
+    """`%pip` only prints its error; without a network nothing is there afterwards."""
+
+    class Offline:
+        def run_line_magic(self, _name, _line):
+            pass
+
+    monkeypatch.setattr(builtins, "get_ipython", lambda: Offline(), raising=False)
+    del installed["gguf"]
+    with pytest.raises(UserError, match=r"gguf is missing and 0\.17 or newer is needed"):
+        check_environment()
+
+
+@pytest.mark.parametrize(
+    ("package", "has"),
+    [("transformers", "4.57.1"), ("transformers", "5.9.0"), ("numpy", "1.26.4"), ("torch", "2.9.1+cu128")],
+)
+def test_a_package_that_is_too_old_is_named_and_not_replaced(notebook, installed, package, has):
+    """5.9 is older than 5.15: numbers are compared, not texts."""
+    installed[package] = has
+    words = (
+        f'{package} is {has} and {NEEDED[package]} or newer is needed: run %pip install "{package}>={NEEDED[package]}"'
+    )
+    with pytest.raises(UserError, match=re.escape(words)):
+        check_environment()
+    assert notebook == []
+
+
+@pytest.mark.parametrize("has", ["2.11.0+cpu", "2.11.0a0+ecf3bae", "2.11+local", "2.13.0", "3.0.0", "2.11"])
+def test_a_new_enough_torch_passes_whatever_its_build(installed, has):
+    installed["torch"] = has
+    check_environment()
+
+
+def test_the_requirements_file_holds_what_is_needed():
+    """Outside a notebook the user is told to install it; it must mend what was found."""
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE))
+    for package, oldest in NEEDED.items():
+        assert package in pins
+        assert [int(part) for part in pins[package].split(".")[:2]] >= [int(part) for part in oldest.split(".")]
