@@ -84,15 +84,8 @@ quiet_unless_first()
 print_any_text()
 
 # %% parameters-read title=Check_the_parameters hide=true
-from asa.support.parameters import (
-    given_layers,
-    given_path,
-    given_profile,
-    one_of,
-    output_folder,
-    whole_number,
-    yes_or_no,
-)
+from asa.support.parameters import given_layers, given_path, one_of, output_folder, whole_number, yes_or_no
+from asa.models.profiles import given_profile
 from asa.models.profiles import PROMPT_STYLES
 
 PROFILE = given_profile("PROFILE", PROFILE)
@@ -117,8 +110,9 @@ CHAT = yes_or_no("CHAT", CHAT)
 from asa.models.loading import hub_answers
 from asa.support.processes import from_first
 from asa.models.profiles import choose_profile
-from asa.models.prompts import with_examples, without_examples
-from asa.data.requests import choose_requests, load_requests, requests_key, spare_requests, split_requests
+from asa.data.examples import with_examples, without_examples
+from asa.data.requests import choose_requests, load_requests
+from asa.data.splits import requests_key, spare_requests, split_requests
 from asa.tools.definitions import load_tools
 
 import torch
@@ -148,10 +142,13 @@ print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in splits.items()),
 # %% model
 from asa.support.checkpoints import Checkpoints
 from asa.support.files import key_of
-from asa.evaluation.metrics import closing_test, trigger_test
-from asa.models.loading import load_model, weights_key
-from asa.models.prompts import PROMPT_DATE, Prompter, fitting_prompts, shared_prefix
-from asa.method.tuning import layers_by_hand
+from asa.models.answers import closing_test, trigger_test
+from asa.models.loading import load_model
+from asa.models.fingerprint import weights_key
+from asa.models.prompts import Prompter
+from asa.models.fitting import fitting_prompts, shared_prefix
+from asa.models.templates import PROMPT_DATE
+from asa.method.layers import layers_by_hand
 
 import time
 
@@ -190,9 +187,10 @@ print(
 # %% sweep
 from asa.engine.engine import Engine
 from asa.evaluation.figures import plot_probe_sweep
-from asa.method.probes import LayerReading, choose_probe, length_control, plateau_layer, sweep_layers
-from asa.engine.answering import Reading, read_states
-from asa.method.tuning import layers_to_steer
+from asa.method.probes import choose_probe
+from asa.method.layers import LayerReading, length_control, plateau_layer, sweep_layers
+from asa.engine.states import Reading, read_states
+from asa.method.layers import layers_to_steer
 
 import numpy as np
 
@@ -253,7 +251,8 @@ print(f"probes: C {swept['strength']}, own share {swept['own']}")
 # %% directions
 from asa.evaluation.figures import plot_cosines, plot_settings
 from asa.method.probes import fit_readers
-from asa.engine.answering import answer_all, answer_chosen, answer_steered, read_prompts
+from asa.engine.answering import answer_all, answer_chosen, answer_steered
+from asa.engine.states import read_prompts
 from asa.method.tuning import (
     BETAS,
     DOSES,
@@ -291,7 +290,7 @@ readers, directions = {layer: readers_at(layer) for layer in steerable}, directi
 # %% adapter
 from asa.adapter import ASAAdapter
 from asa.models.fingerprint import fingerprint
-from asa.models.profiles import profile_beside, profile_to_json
+from asa.models.saved_profiles import profile_beside, profile_to_json
 from asa.tools.definitions import tools_to_json
 
 
@@ -313,7 +312,7 @@ def make_adapter(setting):
 
 
 # %% tuning
-from asa.evaluation.metrics import confusion
+from asa.data.scores import confusion
 
 valid_labels = labels["valid"]
 valid_baseline = confusion(read["valid"].called, valid_labels)
@@ -416,7 +415,7 @@ tested |= checkpoints.stage("test", test_key, run_test)
 from asa.study.damage import Spared, forced_kl, kl_by_gate, next_token_kl
 from asa.study.lora import LEARNING_RATE, RANK, call_target, train_lora
 from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
-from asa.method.tuning import gates
+from asa.method.steering import gates
 
 import re
 
@@ -496,7 +495,8 @@ if PROOF:
 from asa.models.layout import final_norm
 from asa.study.gates import compare_gates
 from asa.study.curves import dose_curves, layer_curve
-from asa.evaluation.metrics import call_validity, ratio
+from asa.evaluation.validity import call_validity
+from asa.data.scores import ratio
 from asa.study.geometry import geometry
 
 from functools import partial
@@ -583,6 +583,7 @@ from asa.evaluation.figures import plot_baseline_vs_asa, plot_dose_curves, plot_
 from asa.study.sections import PROBE, ladder_row
 from asa.method.original_files import write_quickstart_files
 from asa.evaluation.report import write_report
+from asa.study.sections import proof_sections
 from asa.evaluation.tables import printed, rate_lines
 
 runs = ("baseline", "asa_paper", "asa")
@@ -658,7 +659,7 @@ if PROOF:
         writer.write(f"{OUT}/reliability.png", lambda path: plot_reliability(bins, path))
 results["seconds"] = round(sum(results["stage_seconds"].values()), 2)
 writer.write(f"{OUT}/results.json", lambda path: write_json(path, results))
-writer.write(f"{OUT}/report.md", lambda path: write_report(results, path))
+writer.write(f"{OUT}/report.md", lambda path: write_report(results, path, proof_sections(results["proof"])))
 decisions = [Decision(**decision) for decision in tested["asa_decisions"]]
 before_and_after = [called[run].tolist() for run in ("baseline", "asa")]
 notes = load_notes("data/error_notes.csv")

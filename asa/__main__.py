@@ -12,16 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from asa.adapter import ASAAdapter, written_by
+from asa.adapter import ASAAdapter
+from asa.adapter_files import written_by
+from asa.data.examples import without_examples
 from asa.data.requests import Request, RequestsError, load_requests
-from asa.engine.answering import answer_all, answer_steered, read_prompts
+from asa.engine.answering import answer_all, answer_steered
 from asa.engine.engine import Engine
-from asa.evaluation.metrics import call_validity, closing_test, mcnemar, trigger_metrics, trigger_test, why_missing
+from asa.engine.states import read_prompts
+from asa.evaluation.metrics import mcnemar, trigger_metrics, why_missing
 from asa.evaluation.tables import rate_lines
+from asa.evaluation.validity import call_validity
 from asa.hook import AdapterError
+from asa.models.answers import closing_test, trigger_test
+from asa.models.fitting import fitting_prompts, shared_prefix
 from asa.models.loading import hub_answers, load_model
-from asa.models.profiles import Profile, ProfileError, profile_found, profile_from_json
-from asa.models.prompts import Prompter, PromptError, fitting_prompts, shared_prefix, without_examples
+from asa.models.profiles import Profile, ProfileError
+from asa.models.prompts import Prompter, PromptError
+from asa.models.saved_profiles import profile_found, profile_from_json
 from asa.support.files import UserError
 from asa.support.parameters import given_path
 from asa.support.processes import print_any_text

@@ -9,29 +9,25 @@ else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2, section 3 (v3 
 """
 
 import contextlib
-import json
 import math
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
+from asa.adapter_files import FORMAT, domains_in, read_adapter, setting_in, written_by
 from asa.hook import AdapterError, Steering, generating_model
 from asa.models.fingerprint import fingerprint, model_difference
-from asa.models.hub import hub_sentence
 from asa.models.layout import decoder_layers, is_compiled
 from asa.support.files import VERSION, json_text, write_together
 
-FORMAT = 1
 ARRAYS = ("weight", "bias", "vectors")
 _STEERED: "weakref.WeakSet" = weakref.WeakSet()
 _STEERED_LOCK = threading.Lock()
@@ -77,12 +73,12 @@ class ASAAdapter:
 
     def __init__(self, config: dict, arrays: dict[str, torch.Tensor]):
         self.config = config
-        self.layer = int(_setting(config, "layer", "a whole number, 0 or more", lambda value: value == int(value)))
-        self.tau = _setting(config, "tau", "in [0.5, 1)", lambda value: 0.5 <= value < 1)
-        self.alpha, self.dose = (_setting(config, name, "a finite number, 0 or more") for name in ("alpha", "dose"))
-        self.domains = _domains(config)
+        self.layer = int(setting_in(config, "layer", "a whole number, 0 or more", lambda value: value == int(value)))
+        self.tau = setting_in(config, "tau", "in [0.5, 1)", lambda value: 0.5 <= value < 1)
+        self.alpha, self.dose = (setting_in(config, name, "a finite number, 0 or more") for name in ("alpha", "dose"))
+        self.domains = domains_in(config)
         self.arrays = {name: arrays[name].float() for name in ARRAYS}
-        count, width = len(self.domains), int(_setting(config["model"], "hidden_size", "a whole number"))
+        count, width = len(self.domains), int(setting_in(config["model"], "hidden_size", "a whole number"))
         expected = {"weight": (2 * count, width), "bias": (2 * count,), "vectors": (count, width)}
         for name, shape in expected.items():
             if tuple(self.arrays[name].shape) != shape:
@@ -217,63 +213,13 @@ class ASAAdapter:
         Raises:
             AdapterError: No adapter there, another format version, or a damaged file.
         """
-        folder = Path(os.path.expanduser(source))
-        if not folder.is_dir() and str(source).count("/") == 1 and not folder.is_absolute():
-            from huggingface_hub import snapshot_download
-
-            try:
-                folder = Path(snapshot_download(str(source), allow_patterns=["config.json", "adapter.safetensors"]))
-            except Exception as error:
-                said = hub_sentence(str(source), error, instead="give an adapter's folder")
-                raise AdapterError(
-                    said or f"{source}: no such folder, and the hub does not give it ({type(error).__name__})."
-                ) from error
-        path = folder / "config.json"
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(config, dict) or config.get("format") != FORMAT:
-                raise AdapterError(
-                    f"{path} is not an adapter of format {FORMAT}{written_by(config)}: fit again with this version."
-                )
-            arrays = load_file(folder / "adapter.safetensors")
-        except FileNotFoundError as error:
-            missing = Path(error.filename or "").name or error
-            raise AdapterError(f"{folder} holds no adapter: {missing} is missing.") from error
-        except AdapterError:
-            raise
-        except (ValueError, RecursionError, OSError, SafetensorError) as error:
-            raise AdapterError(f"{folder} holds a damaged adapter ({error}): save it again.") from error
+        path, config, arrays = read_adapter(source)
         try:
             return cls(config, arrays)
         except KeyError as error:
             raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error} is missing.") from error
         except (ValueError, TypeError) as error:
             raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error}") from error
-
-
-def written_by(config: Any) -> str:
-    """Which version of this package wrote an adapter's config, in brackets; empty where it is this one."""
-    version = config.get("asa_version", "before 0.2.0") if isinstance(config, dict) else VERSION
-    return "" if version == VERSION else f" (written by asa {version}, read by {VERSION})"
-
-
-def _setting(config: dict, name: str, wanted: str, fits: Callable[[float], bool] = lambda _: True) -> float:
-    """A setting that must be a finite number, not negative, and what `fits` says."""
-    value = config[name]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and 0 <= value < math.inf and fits(value)):
-        raise AdapterError(f"{name} must be {wanted}, not {value!r}: fit again.")
-    return float(value)
-
-
-def _domains(config: dict) -> list[str]:
-    """The domains, which must be names, each once."""
-    found = config["domains"]
-    if not (isinstance(found, list) and found and all(isinstance(name, str) and name for name in found)):
-        raise AdapterError(f"domains must be a list of names, not {found!r}: fit again.")
-    if len(set(found)) < len(found):
-        raise AdapterError(f"domains {found} name one twice: fit again.")
-    return list(found)
 
 
 def _sigmoid(score: float) -> float:

@@ -19,12 +19,14 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the command runs from a checkout, installed or not
 
-from asa.adapter import ASAAdapter  # noqa: E402
-from asa.data.requests import Request, choose_requests, split_requests  # noqa: E402
-from asa.models.loading import hub_answers, load_model  # noqa: E402
-from asa.models.profiles import profile_found, profile_from_json  # noqa: E402
-from asa.models.prompts import Prompter, shared_prefix  # noqa: E402
-from asa.tools.definitions import tools_from_json  # noqa: E402
+from asa.adapter import ASAAdapter
+from asa.data.requests import Request, choose_requests
+from asa.data.splits import split_requests
+from asa.models.fitting import shared_prefix
+from asa.models.loading import hub_answers, load_model
+from asa.models.prompts import Prompter
+from asa.models.saved_profiles import profile_found, profile_from_json
+from asa.tools.definitions import tools_from_json
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from bench import Bench, timed
 
-from asa.engine.answering import read_prompts, read_states
 from asa.engine.engine import Engine
+from asa.engine.states import read_prompts, read_states
 from asa.evaluation.figures import save_figure
-from asa.method.tuning import replay_triggers
+from asa.method.steering import replay_triggers
 
 OWN = 4  # tokens of a prompt behind the prefix
 SHORT_PREFIX = 50

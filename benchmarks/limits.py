@@ -14,8 +14,9 @@ from bench import Bench, spread, timed
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from asa.engine.answering import read_batch
-from asa.engine.engine import Batch, Engine
+from asa.engine.batch import Batch
+from asa.engine.engine import Engine
+from asa.engine.states import read_batch
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 COPIES = ("aten::copy_", "aten::cat", "aten::index", "aten::constant_pad_nd", "aten::fill_")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench import open_bench
 
-from asa.engine.answering import read_states
 from asa.engine.engine import Engine
+from asa.engine.states import read_states
 
 
 def megabytes(name: str) -> float:

@@ -12,9 +12,10 @@ from plain import PlainHook, answer, hook_of, last_token, logits, next_token, sc
 from truth import NothingInFloat32, allowed_error, doubled, error
 
 from asa.adapter import ASAAdapter
-from asa.engine.answering import answer_all, answer_steered, read_prompts, read_states
+from asa.engine.answering import answer_all, answer_steered
 from asa.engine.engine import Engine
-from asa.method.tuning import replay_triggers
+from asa.engine.states import read_prompts, read_states
+from asa.method.steering import replay_triggers
 from asa.models.layout import final_norm
 
 

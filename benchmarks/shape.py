@@ -12,7 +12,8 @@ import torch
 from bench import ROOT  # noqa: F401  (importing it puts the checkout on the path)
 from transformers import AutoModelForCausalLM, Lfm2Config
 
-from asa.engine.engine import Batch, Engine
+from asa.engine.batch import Batch
+from asa.engine.engine import Engine
 
 LAYER_TYPES = ["full_attention" if layer in (2, 5, 8, 10, 12, 14) else "conv" for layer in range(16)]
 PREFIX = 276  # tokens of the tool list in Liquid's form, with the template around it

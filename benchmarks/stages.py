@@ -12,11 +12,11 @@ from counting import Counts, OpCounter
 from shape import Work, draw_prompts, make_model
 from torch.nn.functional import pad
 
-from asa.engine.engine import Batch
+from asa.engine.batch import Batch
 from asa.engine.kv_cache import join_caches
 from asa.method.directions import DIRECTIONS
-from asa.method.probes import LayerReading
-from asa.method.tuning import BETAS, DOSES, layers_to_steer
+from asa.method.layers import LayerReading, layers_to_steer
+from asa.method.tuning import BETAS, DOSES
 from asa.models.profiles import LFM25
 
 TRIGGER_ROOM = 4  # tokens of an answer on VALID: the trigger's one and three more

@@ -15,8 +15,8 @@ from shape import Work, draw_prompts, make_model, parameters_of
 from stages import TRIGGER_ROOM, Stage, count_run
 from transformers import Lfm2Config
 
-from asa.method.probes import choose_probe, fit_readers, sweep_layers
-from asa.method.tuning import MOST_LAYERS
+from asa.method.layers import MOST_LAYERS, sweep_layers
+from asa.method.probes import choose_probe, fit_readers
 from asa.models.profiles import LFM25
 
 DOMAINS = ["math", "code", "search", "translation"]

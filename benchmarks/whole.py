@@ -14,12 +14,13 @@ from plain import hook_of, last_token, next_token
 from rows import compare_answers, our_answers, plain_answers, triggers
 
 from asa.adapter import ASAAdapter
-from asa.engine.answering import read_prompts, read_states
+from asa.data.scores import confusion
 from asa.engine.engine import Engine
-from asa.evaluation.metrics import confusion
+from asa.engine.states import read_prompts, read_states
 from asa.method.directions import DIRECTIONS, NECESSITY, fit_directions, mixed
+from asa.method.layers import MOST_LAYERS
 from asa.method.probes import fit_readers
-from asa.method.tuning import BETAS, DOSES, MOST_LAYERS, Setting, best_setting
+from asa.method.tuning import BETAS, DOSES, Setting, best_setting
 
 
 @dataclass(frozen=True)

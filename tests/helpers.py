@@ -14,7 +14,7 @@ from conftest import last_token, one_push
 from transformers import PreTrainedModel
 from truth import NothingInFloat32, allowed_error, doubled, error
 
-from asa.engine.engine import LastToken
+from asa.engine.batch import LastToken
 
 doubled = cache(doubled)  # the tests share their models
 

@@ -12,22 +12,23 @@ import torch
 from conftest import EOS, fit_adapter, make_prompts
 
 from asa.data.requests import Request
-from asa.engine.answering import read_prompts
 from asa.engine.engine import Engine
-from asa.models.profiles import choose_profile, profile_to_json
+from asa.engine.states import read_prompts
+from asa.models.profiles import choose_profile
+from asa.models.saved_profiles import profile_to_json
 from asa.tools.definitions import load_tools, tools_to_json
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import alone  # noqa: E402
-import growth  # noqa: E402
-import limits  # noqa: E402
-import plain  # noqa: E402
-import rows  # noqa: E402
-import run  # noqa: E402
-import whole  # noqa: E402
-from bench import QUICK, Bench, Row, spread  # noqa: E402
+import alone
+import growth
+import limits
+import plain
+import rows
+import run
+import whole
+from bench import QUICK, Bench, Row, spread
 
 DOMAINS = ("math", "code", "search", "translation")
 SPLITS = {"cal": 8, "train": 8, "valid": 8, "test": 16}

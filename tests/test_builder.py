@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import create_notebook as builder  # noqa: E402
+import create_notebook as builder
 
 PIPELINE = '''\
 """The toy."""

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from asa import ASAAdapter
-from asa.models.loading import ModelError, load_model
-from asa.models.profiles import profile_from_json
+from asa.models.folders import ModelError
+from asa.models.loading import load_model
 from asa.models.prompts import Prompter
+from asa.models.saved_profiles import profile_from_json
 from asa.tools.definitions import tools_from_json
 
 OUTPUTS = Path(__file__).parents[1] / "outputs"

@@ -13,8 +13,9 @@ from conftest import fit_adapter, make_lfm2
 
 import asa.__main__
 from asa import AdapterError
-from asa.models.profiles import choose_profile, profile_beside, profile_from_json, profile_to_json
+from asa.models.profiles import choose_profile
 from asa.models.prompts import Prompter
+from asa.models.saved_profiles import profile_beside, profile_from_json, profile_to_json
 from asa.support.files import VERSION
 from asa.tools.definitions import load_tools, tools_to_json
 

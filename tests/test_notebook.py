@@ -12,7 +12,8 @@ import pytest
 from nbclient import NotebookClient
 from safetensors.torch import load_file, save_file
 
-from asa.data.requests import load_requests, split_requests
+from asa.data.requests import load_requests
+from asa.data.splits import split_requests
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "ASA_LFM25_Pipeline.ipynb"

@@ -9,9 +9,10 @@ import torch
 from asa.adapter import ASAAdapter
 from asa.data.requests import Request
 from asa.evaluation.comparisons import Comparison
-from asa.evaluation.metrics import closing_test
+from asa.models.answers import closing_test
+from asa.models.fitting import fitting_prompts
 from asa.models.layout import input_device
-from asa.models.prompts import Prompter, fitting_prompts
+from asa.models.prompts import Prompter
 
 
 def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -> Comparison:

@@ -1,9 +1,7 @@
-"""Labelled requests: what people ask, whether it needs a tool, and disjoint balanced splits of it.
+"""Labelled requests: what people ask, and whether it needs a tool.
 
 Three sources give the same `Request`: Alpaca rows named by `data/annotations.csv` (joined by row and hash, the text
-itself is never kept), the hand-written `data/requests.jsonl`, and a user's own JSON lines. A split holds as many
-requests with and without need in every domain; near-duplicates stay on one side, whatever their script, and those of
-the prompt's examples stay out. No label is guessed and no row is made up.
+itself is never kept), the hand-written `data/requests.jsonl`, and a user's own JSON lines. No label is guessed.
 """
 
 import csv
@@ -13,31 +11,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
-from sklearn.feature_extraction.text import CountVectorizer
 
-from asa.models.folders import said_by
-from asa.models.hub import hub_sentence
-from asa.support.files import UserError, half_character, key_of
+from asa.support.files import UserError, half_character
+from asa.support.hub import hub_sentence, said_by
 
 ALPACA_ID = "tatsu-lab/alpaca"
-NEAR_DUPLICATE = 0.7  # Jaccard similarity of the word sets
-NEAR_DUPLICATE_DENSE = 0.45  # the same for texts in dense scripts: a place name is a larger part of a request there
-SPLIT_UNITS = {"cal": 1, "train": 1, "valid": 1, "test": 2}  # shares per domain and label
-LARGEST_UNIT = 40  # 40/40/40/80 a domain and label: the 1,600-request benchmark
 _NO_INPUT = re.compile(r"<?\s*no\s*input\s*>?\.?", re.IGNORECASE)
-_HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-_HIRAGANA = r"\u3041-\u309f"
-_KATAKANA = r"\u30a1-\u30ff\u31f0-\u31ff\uff66-\uff9f"
-_LETTERS_UNSPACED = (  # Thai, Lao, Tibetan, Burmese; Khmer; Tai Le to Khmer symbols; Tai Tham; Balinese; Javanese, Cham
-    r"\u0e00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\uaadf"
-)
-_UNSPACED = _HAN + _HIRAGANA + _KATAKANA + _LETTERS_UNSPACED
-_PIECE = re.compile(rf"[{_HAN}]|[{_HIRAGANA}]+|[{_KATAKANA}]+|[{_LETTERS_UNSPACED}]+|(?:(?![{_UNSPACED}])\w)+")
-_HANGUL = r"\u1100-\u11ff\uac00-\ud7a3"  # has spaces, but a word carries its particle: few words a request
-_DENSE = re.compile(rf"[{_UNSPACED}{_HANGUL}]")
 
 
 class RequestsError(UserError):
@@ -198,123 +179,3 @@ def choose_requests(
         )
     own = load_requests(Path(data) / "requests.jsonl", domains)
     return own, "hand-written", "no Alpaca file given and no hub"
-
-
-def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request]]:
-    """Disjoint splits `cal`, `train`, `valid`, `test`, balanced over domains and labels, in shares 1:1:1:2.
-
-    The unit is a fifth of the smallest cell (a domain and a label), 40 at most; rows beyond it are left out.
-
-    Args:
-        requests: Labelled requests; every domain must have both labels.
-        seed: Of the shuffle.
-
-    Raises:
-        RequestsError: A domain lacks a label, or has fewer than 5 of one.
-    """
-    if not requests:
-        raise RequestsError("no requests are left to split: give more of them.")
-    cells: dict[tuple[str, int], int] = {}
-    for request in requests:
-        cells[request.domain, request.label] = cells.get((request.domain, request.label), 0) + 1
-    for domain in {domain for domain, _ in cells}:
-        for label in (0, 1):
-            if cells.get((domain, label), 0) < 5:
-                raise RequestsError(
-                    f"domain {domain!r} has {cells.get((domain, label), 0)} requests with label {label} to split: "
-                    "give 5 or more of both, 6 where its tool brings no examples."
-                )
-    unit = min(LARGEST_UNIT, *(count // 5 for count in cells.values()))
-    room = {(split, cell): unit * share for split, share in SPLIT_UNITS.items() for cell in cells}
-    groups = near_duplicate_groups([request.text for request in requests])
-    order = np.random.default_rng(seed).permutation(len(groups))
-    splits: dict[str, list[Request]] = {split: [] for split in SPLIT_UNITS}
-    for group in sorted((groups[i] for i in order), key=len, reverse=True):  # large groups while all splits have room
-        members = [requests[i] for i in group]
-        needs = [(member.domain, member.label) for member in members]
-        fitting = [s for s in splits if all(room[s, cell] >= needs.count(cell) for cell in needs)]
-        if fitting:
-            split = max(fitting, key=lambda s: min(room[s, cell] / (unit * SPLIT_UNITS[s]) for cell in needs))
-            splits[split] += members
-            for cell in needs:
-                room[split, cell] -= 1
-    short = {f"{split} {cell}": left for (split, cell), left in room.items() if left}
-    if short:
-        raise RequestsError(f"near-duplicates leave splits unfilled ({short}): add different requests.")
-    return splits
-
-
-def spare_requests(requests: list[Request], splits: dict[str, list[Request]]) -> list[Request]:
-    """Those of `requests` that no split took and that are near-duplicates of none that a split took, in their order.
-
-    They may help to fit, and can spoil no test, however the splits' own requests are dealt again.
-    """
-    taken = dict.fromkeys(request for rows in splits.values() for request in rows)
-    pool = [request for request in dict.fromkeys(requests) if request not in taken]
-    return apart_from([request.text for request in taken], pool)
-
-
-def apart_from(texts: list[str], requests: list[Request]) -> list[Request]:
-    """Those of `requests` that are linked by near-duplicates to none of `texts`, in their order."""
-    groups = near_duplicate_groups([*texts, *(request.text for request in requests)])
-    near = {row for group in groups if group[0] < len(texts) for row in group}
-    return [request for row, request in enumerate(requests, len(texts)) if row not in near]
-
-
-def near_duplicate_groups(texts: list[str]) -> list[list[int]]:
-    """Indices of `texts` in groups that are linked by near-duplicates.
-
-    Two texts are near-duplicates where the Jaccard similarity of their words (`text_words`) is above `NEAR_DUPLICATE`,
-    or above `NEAR_DUPLICATE_DENSE` where most words of both are in scripts without spaces or in Hangul.
-
-    >>> near_duplicate_groups(["a red big cat", "why", "a RED big cat!"])
-    [[0, 2], [1]]
-    """
-    if not texts:
-        return []
-    counter = CountVectorizer(binary=True, analyzer=text_words)
-    words = counter.fit_transform(texts).astype(np.float32)
-    common = (words @ words.T).toarray()
-    sizes = common.diagonal()
-    dense_words = np.array([bool(_DENSE.match(word)) for word in counter.get_feature_names_out()], np.float32)
-    dense = words @ dense_words > sizes / 2
-    limit = np.where(dense[:, None] & dense[None, :], np.float32(NEAR_DUPLICATE_DENSE), np.float32(NEAR_DUPLICATE))
-    similar = common > limit * (sizes[:, None] + sizes[None, :] - common)
-    groups, seen = [], set()
-    for start in range(len(texts)):
-        group, frontier = [], [start]
-        while frontier:
-            index = frontier.pop()
-            if index not in seen:
-                seen.add(index)
-                group.append(index)
-                frontier += np.flatnonzero(similar[index]).tolist()
-        if group:
-            groups.append(sorted(group))
-    return groups
-
-
-def text_words(text: str) -> list[str]:
-    """The words of a text, lower-case; scripts without spaces give what comes nearest to words.
-
-    A Han character is one. A run of kana beside Han characters is one, since the script changes where a word ends.
-    Letters of other such scripts, and kana alone, give all pairs of neighbours. A text without any word is one.
-
-    >>> text_words("Is 東京タワー open?"), text_words("のてん")
-    (['is', '東', '京', 'タワー', 'open'], ['のて', 'てん'])
-    """
-    text = text.lower()
-    pieces = _PIECE.findall(text) or [text]
-    paired = _LETTERS_UNSPACED + (_HIRAGANA + _KATAKANA) * (not re.search(f"[{_HAN}]", text))
-    words = []
-    for piece in pieces:
-        if len(piece) > 2 and re.match(f"[{paired}]", piece):
-            words += [piece[place : place + 2] for place in range(len(piece) - 1)]
-        else:
-            words.append(piece)
-    return words
-
-
-def requests_key(splits: dict[str, list[Request]]) -> str:
-    """Hash of the splits' texts, labels and domains, in order."""
-    return key_of({name: [(r.text, r.label, r.domain) for r in rows] for name, rows in splits.items()})

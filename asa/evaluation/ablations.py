@@ -11,7 +11,8 @@ import numpy as np
 
 from asa.method.directions import mixed, unit
 from asa.method.probes import Readers
-from asa.method.tuning import Setting, gates, push_along, replay_triggers
+from asa.method.steering import gates, push_along, replay_triggers
+from asa.method.tuning import Setting
 
 RANDOM_DIRECTIONS = 3  # one could be lucky
 

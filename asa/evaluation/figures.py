@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from asa.evaluation.tables import printed
-from asa.method.probes import LayerReading
+from asa.method.layers import LayerReading
 from asa.method.tuning import Setting
 from asa.support.files import write_atomic
 

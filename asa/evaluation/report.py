@@ -5,12 +5,12 @@ protocol) and the paper's; they stand there for orientation and are not comparab
 written.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from asa.evaluation.metrics import difference, gap_closed
 from asa.evaluation.tables import markdown_table, printed, rate_with_interval, with_interval, with_reasons
 from asa.method.directions import NECESSITY
-from asa.study.sections import proof_sections
 from asa.support.files import write_atomic
 
 OURS = "this run"
@@ -56,14 +56,14 @@ RUN_LABELS = {
 }
 
 
-def write_report(results: dict, path: str | Path) -> str:
-    """Write `results` as Markdown tables and return the text."""
-    text = "\n\n".join(_sections(results)) + "\n"
+def write_report(results: dict, path: str | Path, proof: Sequence[str] = ()) -> str:
+    """Write `results` as Markdown tables, with the sections of a `proof` in their place, and return the text."""
+    text = "\n\n".join(_sections(results, proof)) + "\n"
     write_atomic(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
     return text
 
 
-def _sections(results: dict) -> list[str]:
+def _sections(results: dict, proof: Sequence[str]) -> list[str]:
     return [
         "# Report",
         f"Profile `{results['profile']}` ({results['model']}), benchmark {results['benchmark']['name']}: "
@@ -88,7 +88,7 @@ def _sections(results: dict) -> list[str]:
         f"layer {results['layer']}. {results['constant_note']}",
         "## Cosines between the domains' directions",
         _cosine_table(results),
-        *(proof_sections(results["proof"]) if results["proof"] else []),
+        *proof,
         "## Configuration",
         _configuration_table(results),
         "## Time",

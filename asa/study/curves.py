@@ -6,9 +6,11 @@ whether they are any good. It shows, it does not choose: `tuning` does.
 
 import numpy as np
 
-from asa.evaluation.metrics import confusion, mean_or_none
+from asa.data.scores import confusion
+from asa.evaluation.metrics import mean_or_none
 from asa.method.directions import DIRECTIONS, mixed
-from asa.method.tuning import DOSES, gates, push_along, replay_triggers
+from asa.method.steering import gates, push_along, replay_triggers
+from asa.method.tuning import DOSES
 from asa.study.damage import next_token_kl
 from asa.support.processes import progress
 

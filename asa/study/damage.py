@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from asa.engine.answering import chosen_parts
-from asa.engine.engine import Batch
+from asa.engine.batch import Batch
 from asa.evaluation.metrics import mean_or_none, rate_of
 from asa.support.processes import gathered
 

@@ -18,7 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
-from asa.evaluation.metrics import auc_of, confusion, difference, mean_and_std
+from asa.data.scores import auc_of, confusion
+from asa.evaluation.metrics import difference, mean_and_std
 from asa.method.probes import fit_readers
 
 FOLDS = 5

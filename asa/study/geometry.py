@@ -8,7 +8,7 @@ more than a bias on one token's logit. What a push really does is measured elsew
 import numpy as np
 
 from asa.method.directions import ACTION, DIRECTIONS, GLOBAL, NECESSITY, fit_directions, unit
-from asa.method.probes import is_constant
+from asa.method.layers import is_constant
 
 
 def geometry(states, labels, called, log_odds, domains, names: list[str], trigger_row) -> dict:

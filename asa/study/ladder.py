@@ -13,11 +13,13 @@ from functools import partial
 import numpy as np
 
 from asa.engine.answering import answer_all, answer_chosen
-from asa.engine.engine import Batch, Engine
+from asa.engine.batch import Batch
+from asa.engine.engine import Engine
 from asa.evaluation.ablations import Steered, pushes
-from asa.method.tuning import gates
+from asa.method.steering import gates
+from asa.models.fitting import shared_prefix
 from asa.models.profiles import Profile
-from asa.models.prompts import Prompter, shared_prefix
+from asa.models.prompts import Prompter
 from asa.tools.definitions import Tool
 
 EXAMPLES = (0, 2, 4, 8)  # example turns of the prompt variants

@@ -22,9 +22,11 @@ from peft.functional import cast_adapter_dtype
 from peft.tuners.lora import LoraModel
 from torch.nn.utils.rnn import pad_sequence
 
+from asa.data.examples import plain_arguments
 from asa.engine.kv_cache import fork_cache, growing_cache
+from asa.models.fitting import shared_prefix
 from asa.models.layout import input_device
-from asa.models.prompts import Prompter, plain_arguments, shared_prefix
+from asa.models.prompts import Prompter
 from asa.support.processes import progress
 from asa.tools.definitions import Example, Tool
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from asa.data.requests import Request
-from asa.engine.answering import Reading, chosen_parts
-from asa.engine.engine import Batch
-from asa.evaluation.metrics import confusion, gap_closed, mean_and_std
+from asa.data.scores import confusion
+from asa.engine.answering import chosen_parts
+from asa.engine.batch import Batch
+from asa.engine.states import Reading
+from asa.evaluation.metrics import gap_closed, mean_and_std
 from asa.method.directions import fit_directions, mixed
 from asa.method.probes import Readers, fit_readers
-from asa.method.tuning import Setting, best_setting, gates, push_along, replay_triggers, sweep_settings
+from asa.method.steering import gates, push_along, replay_triggers
+from asa.method.tuning import Setting, best_setting, sweep_settings
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from asa.models.profiles import AUTO, PROFILES
 from asa.support.files import UserError, is_first
 
 LARGEST_NUMBER = 2**32 - 1  # the largest seed that NumPy takes
@@ -93,21 +92,6 @@ def given_path(name: str, value: Any, default: str = "") -> str:
     if path.startswith("~") and not os.path.lexists(path):
         raise ParameterError(f"{name} is {value!r} and there is no such home folder: give another path.")
     return path
-
-
-def given_profile(name: str, value: Any) -> str:
-    """A profile's name as `profiles.choose_profile` takes it: a built-in one in small letters, a folder as a path.
-
-    Raises:
-        ParameterError: As in `given_path`.
-
-    >>> given_profile("PROFILE", " Auto "), given_profile("PROFILE", "owner/Name")
-    ('auto', 'owner/Name')
-    """
-    path = given_path(name, value, AUTO)
-    if path.lower() in (AUTO, *PROFILES):
-        return path.lower()
-    return path if "/" in path or not os.path.isdir(path) else f"./{path}"
 
 
 def given_layers(name: str, value: Any) -> str:

@@ -1,5 +1,6 @@
 """Tools: their definitions, their JSON schemas, and the calls that a model writes; torch is not needed here."""
 
+from asa.tools.calls import ToolCall, ToolCallError
 from asa.tools.definitions import (
     Example,
     Tool,
@@ -10,7 +11,7 @@ from asa.tools.definitions import (
     tools_from_json,
     tools_to_json,
 )
-from asa.tools.parser import ToolCall, ToolCallError, parse_tool_calls
+from asa.tools.parser import parse_tool_calls
 
 __all__ = [
     "Example",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from asa.support.files import UserError, half_character
-from asa.tools.parser import ARGUMENT_NAME, TOOL_NAME, ToolCall
+from asa.tools.calls import ARGUMENT_NAME, TOOL_NAME, ToolCall
 from asa.tools.schemas import UnusableSchema, check_schema, fits_schema, schema_resolver, without_reference
 
 
@@ -69,10 +69,10 @@ def load_tools(path: str | Path) -> dict[str, Tool]:
 
 def tools_from_json(entries: Any, where: str | Path) -> dict[str, Tool]:
     """Return the tools of a file's content, as `load_tools` does; `where` names it in errors."""
-    _tool_require(isinstance(entries, list) and entries, where, "make it a JSON list with at least one tool")
+    _require(isinstance(entries, list) and entries, where, "make it a JSON list with at least one tool")
     tools: dict[str, Tool] = {}
     for number, entry in enumerate(entries, 1):
-        tool = _tool_from_entry(entry, f"{where}, entry {number}", tools)
+        tool = _from_entry(entry, f"{where}, entry {number}", tools)
         tools[tool.name] = tool
     return tools
 
@@ -112,7 +112,7 @@ def render_call(name: str, arguments: dict[str, Any]) -> str:
     """
     if not TOOL_NAME.fullmatch(name):
         raise ValueError(f"cannot write a call of {name!r}: use letters, digits, _, - and . in a tool's name")
-    return f"{name}({', '.join(_tool_argument(key, _tool_literal(value)) for key, value in arguments.items())})"
+    return f"{name}({', '.join(_argument(key, _literal(value)) for key, value in arguments.items())})"
 
 
 def signature(tool: Tool) -> str:
@@ -123,81 +123,81 @@ def signature(tool: Tool) -> str:
         'translator(text, target_language)'
     """
     schema, _ = without_reference(tool.parameters, schema_resolver(tool.parameters))
-    names = (key if ARGUMENT_NAME.fullmatch(key) else _tool_literal(key) for key in schema.get("properties", {}))
+    names = (key if ARGUMENT_NAME.fullmatch(key) else _literal(key) for key in schema.get("properties", {}))
     return f"{tool.name}({', '.join(names)})"
 
 
-def _tool_argument(key: str, literal: str) -> str:
+def _argument(key: str, literal: str) -> str:
     """Write one argument: `**` takes the names that cannot stand in front of a `=`, as in Python."""
-    return f"{key}={literal}" if ARGUMENT_NAME.fullmatch(key) else f"**{{{_tool_literal(key)}: {literal}}}"
+    return f"{key}={literal}" if ARGUMENT_NAME.fullmatch(key) else f"**{{{_literal(key)}: {literal}}}"
 
 
-def _tool_literal(value: Any) -> str:
+def _literal(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return repr(value)  # as in Python; inside a list or dict, JSON's true and null are read as well
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _tool_from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
-    _tool_require(isinstance(entry, dict), where, 'make it an object with "name" and "parameters"')
+def _from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
+    _require(isinstance(entry, dict), where, 'make it an object with "name" and "parameters"')
     half = half_character(json.dumps(entry, ensure_ascii=False))
-    _tool_require(not half, where, f"{half} is half a character, write the whole character, or remove it")
+    _require(not half, where, f"{half} is half a character, write the whole character, or remove it")
     if "function" in entry:
         is_openai = entry.get("type") == "function" and isinstance(entry["function"], dict)
-        _tool_require(is_openai, where, 'a "function" must be an object beside "type": "function"')
+        _require(is_openai, where, 'a "function" must be an object beside "type": "function"')
         entry = entry["function"] | {key: entry[key] for key in entry if key != "function"}
     name = entry.get("name")
     is_name = isinstance(name, str) and TOOL_NAME.fullmatch(name)
-    _tool_require(is_name, where, f'"name" is {name!r}, use letters, digits, _, - and ., as in web_search')
+    _require(is_name, where, f'"name" is {name!r}, use letters, digits, _, - and ., as in web_search')
     where = f"{where} ({name})"
-    _tool_require(name not in others, where, "this name is taken, choose another")
-    _tool_require_known(entry, where, ("name", "description", "parameters", "domain", "examples", "type", "strict"))
-    _tool_require(entry.get("type", "function") == "function", where, 'make the "type" "function", or leave it out')
-    _tool_require(entry.get("strict") in (None, True, False), where, 'make "strict" true or false, or leave it out')
+    _require(name not in others, where, "this name is taken, choose another")
+    _require_known(entry, where, ("name", "description", "parameters", "domain", "examples", "type", "strict"))
+    _require(entry.get("type", "function") == "function", where, 'make the "type" "function", or leave it out')
+    _require(entry.get("strict") in (None, True, False), where, 'make "strict" true or false, or leave it out')
     description, domain = entry.get("description"), entry.get("domain", name)
     description = "" if description is None else description
-    _tool_require(isinstance(description, str), where, 'make the "description" a string')
-    _tool_require(isinstance(domain, str) and domain, where, 'make the "domain" a word, or leave it out')
+    _require(isinstance(description, str), where, 'make the "description" a string')
+    _require(isinstance(domain, str) and domain, where, 'make the "domain" a word, or leave it out')
     taken = [other.domain for other in others.values()]
-    _tool_require(domain not in taken, where, f'the "domain" {domain!r} is taken, choose another')
-    parameters = _tool_parameters(entry.get("parameters"), where)
+    _require(domain not in taken, where, f'the "domain" {domain!r} is taken, choose another')
+    parameters = _parameters(entry.get("parameters"), where)
     examples = entry.get("examples", [])
-    _tool_require(isinstance(examples, list), where, 'make "examples" a list, or leave it out')
-    read = (_tool_example(item, f"{where}, example {i}", parameters) for i, item in enumerate(examples, 1))
+    _require(isinstance(examples, list), where, 'make "examples" a list, or leave it out')
+    read = (_example(item, f"{where}, example {i}", parameters) for i, item in enumerate(examples, 1))
     return Tool(name, description, parameters, domain, tuple(read))
 
 
-def _tool_parameters(parameters: Any, where: str) -> dict[str, Any]:
+def _parameters(parameters: Any, where: str) -> dict[str, Any]:
     if parameters in (None, {}):
         return {"type": "object", "properties": {}}
     as_object = 'make "parameters" a JSON schema with "type": "object"'
-    _tool_require(isinstance(parameters, dict), where, as_object)
+    _require(isinstance(parameters, dict), where, as_object)
     try:
         check_schema(parameters)
     except UnusableSchema as error:
         raise ToolsError(f'{where}: the JSON schema in "parameters": {error}') from error
     schema, _ = without_reference(parameters, schema_resolver(parameters))
-    _tool_require(schema.get("type") == "object", where, as_object)
+    _require(schema.get("type") == "object", where, as_object)
     return parameters
 
 
-def _tool_example(example: Any, where: str, parameters: dict[str, Any]) -> Example:
-    _tool_require(isinstance(example, dict), where, 'make it an object with a "request"')
-    _tool_require_known(example, where, ("request", "arguments", "answer"))
+def _example(example: Any, where: str, parameters: dict[str, Any]) -> Example:
+    _require(isinstance(example, dict), where, 'make it an object with a "request"')
+    _require_known(example, where, ("request", "arguments", "answer"))
     request, arguments, answer = map(example.get, ("request", "arguments", "answer"))
-    _tool_require(isinstance(request, str) and request, where, 'make the "request" a text')
-    _tool_require((arguments is None) != (answer is None), where, 'give either "arguments" or an "answer"')
-    _tool_require(answer is None or (isinstance(answer, str) and answer), where, 'make the "answer" a text')
+    _require(isinstance(request, str) and request, where, 'make the "request" a text')
+    _require((arguments is None) != (answer is None), where, 'give either "arguments" or an "answer"')
+    _require(answer is None or (isinstance(answer, str) and answer), where, 'make the "answer" a text')
     fits = arguments is None or (isinstance(arguments, dict) and fits_schema(arguments, parameters))
-    _tool_require(fits, where, 'make the "arguments" fit the tool\'s "parameters"')
+    _require(fits, where, 'make the "arguments" fit the tool\'s "parameters"')
     return Example(request, arguments, answer)
 
 
-def _tool_require_known(entry: dict[str, Any], where: str, known: tuple[str, ...]) -> None:
+def _require_known(entry: dict[str, Any], where: str, known: tuple[str, ...]) -> None:
     for key in entry:
-        _tool_require(key in known, where, f"remove the unknown key {key!r} (known: {', '.join(known)})")
+        _require(key in known, where, f"remove the unknown key {key!r} (known: {', '.join(known)})")
 
 
-def _tool_require(condition: Any, where: str | Path, advice: str) -> None:
+def _require(condition: Any, where: str | Path, advice: str) -> None:
     if not condition:
         raise ToolsError(f"{where}: {advice}")

@@ -10,7 +10,7 @@ import torch
 from conftest import fit_adapter
 
 from asa.app.chat import answer_twice
-from asa.evaluation.metrics import closing_test
+from asa.models.answers import closing_test
 from asa.models.profiles import EMBEDDED
 from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools

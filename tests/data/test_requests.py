@@ -16,14 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
-from asa.data.requests import (
+from asa.data.requests import Request, RequestsError, choose_requests, load_alpaca, load_requests
+from asa.data.splits import (
     NEAR_DUPLICATE,
-    Request,
-    RequestsError,
     apart_from,
-    choose_requests,
-    load_alpaca,
-    load_requests,
     near_duplicate_groups,
     requests_key,
     spare_requests,

@@ -11,9 +11,11 @@ from helpers import Answer, assert_near, exact, full_forwards
 from truth import allowed_error
 
 import asa.engine.engine
-from asa.engine.answering import Reading, answer_all, answer_steered, read_batch, read_prompts, read_states
-from asa.engine.engine import Batch, Engine, LastToken
-from asa.models.prompts import shared_prefix
+from asa.engine.answering import answer_all, answer_steered
+from asa.engine.batch import Batch, LastToken
+from asa.engine.engine import Engine
+from asa.engine.states import Reading, read_batch, read_prompts, read_states
+from asa.models.fitting import shared_prefix
 
 LIMIT = 8
 

@@ -107,7 +107,7 @@ def test_the_engine_on_sliding_windows(prompts, window):
 
 def test_a_long_prefix_stays_where_it_is(tiny_model, prompts):
     """accelerate moves what a block is called with to the block's device; of the prefix each block has its own part."""
-    keys = Engine(tiny_model, prompts[0][:PROMPTS_SHARE])._prefix_keys
+    keys = Engine(tiny_model, prompts[0][:PROMPTS_SHARE]).prefix_keys
     moved = send_to_device({"prefix": keys, "hidden": torch.ones(1)}, "meta")
     assert moved["hidden"].device.type == "meta"
     assert moved["prefix"] is keys

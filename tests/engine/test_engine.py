@@ -14,9 +14,10 @@ from helpers import Answer, assert_likely, assert_near, exact, full_forwards
 from truth import allowed_error
 
 import asa.engine.engine
-from asa.engine.engine import Batch, Engine, LastToken
+from asa.engine.batch import Batch, LastToken
+from asa.engine.engine import Engine
+from asa.models.fitting import shared_prefix
 from asa.models.layout import decoder_layers, final_norm
-from asa.models.prompts import shared_prefix
 
 LIMIT = 12
 
@@ -283,11 +284,11 @@ def test_decode_ends_rows_where_told(batches):
 def held(batch: Batch) -> list[torch.Tensor]:
     """Every tensor that a batch and its engine keep."""
     tensors = [batch.tokens, batch.positions, batch.own_mask]
-    for cache in (batch.cache, batch.engine._start):
+    for cache in (batch.cache, batch.engine.start):
         for layer in cache.layers:
             tensors += list(getattr(layer, "conv_states", {}).values())
             tensors += [part for name in ("keys", "values") if (part := getattr(layer, name, None)) is not None]
-    return [*tensors, *(part for pair in batch.engine._prefix_keys.layers.values() for part in pair)]
+    return [*tensors, *(part for pair in batch.engine.prefix_keys.layers.values() for part in pair)]
 
 
 def test_a_batch_can_be_used_again(batches, plain):

@@ -28,12 +28,14 @@ from truth import allowed_error, error
 
 import asa.engine.engine
 from asa import AdapterError, ASAAdapter
-from asa.engine.engine import Batch, Engine
+from asa.engine.batch import Batch
+from asa.engine.engine import Engine
 from asa.engine.kv_cache import fork_cache
 from asa.models.fingerprint import fingerprint
+from asa.models.fitting import shared_prefix
 from asa.models.layout import decoder_layers
 from asa.models.profiles import choose_profile
-from asa.models.prompts import Prompter, shared_prefix
+from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools
 
 NANO = Path(__file__).parents[1] / "nano" / "lfm2-nano"
@@ -258,12 +260,12 @@ def test_replay_equals_a_hook(case, batch):
 def test_a_replay_changes_no_cache(case, batch):
     """Nor does decoding, and the unchanged state replays to the same logits, bit for bit, whatever came before."""
     read, engine = batch.last_token(), batch.engine
-    shared = [part for pair in engine._prefix_keys.layers.values() for part in pair]
-    before = [part.clone() for part in [*shared, *held(engine._start), *held(batch.cache)]]
+    shared = [part for pair in engine.prefix_keys.layers.values() for part in pair]
+    before = [part.clone() for part in [*shared, *held(engine.start), *held(batch.cache)]]
     for layer in range(read.states.shape[1]):
         batch.replay(layer, -read.states[:, layer])
         batch.decode(2, never, push=(layer, read.states[:, layer]))
-        assert_equal([*shared, *held(engine._start), *held(batch.cache)], before)
+        assert_equal([*shared, *held(engine.start), *held(batch.cache)], before)
         assert torch.equal(batch.replay(layer, read.states[:, layer]), read.logits)
     assert torch.equal(batch.last_token().states, read.states)
 

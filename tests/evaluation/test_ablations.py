@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from asa.data.scores import confusion
 from asa.evaluation.ablations import Steered, run_ablations
-from asa.evaluation.metrics import confusion
 from asa.method.directions import mixed
 from asa.method.tuning import Setting
 

@@ -18,7 +18,7 @@ from asa.evaluation.figures import (
     save_figure,
 )
 from asa.evaluation.metrics import trigger_metrics
-from asa.method.probes import LayerReading
+from asa.method.layers import LayerReading
 from asa.method.tuning import Setting
 
 

@@ -8,23 +8,22 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from asa.data.scores import auc_of, confusion
 from asa.evaluation.metrics import (
-    auc_of,
-    call_validity,
-    closing_test,
-    confusion,
     f1_interval,
     gap_closed,
     mcnemar,
     mean_and_std,
     rate_of,
     trigger_metrics,
-    trigger_test,
     why_missing,
     wilson,
 )
+from asa.evaluation.validity import call_validity
+from asa.models.answers import closing_test, trigger_test
 from asa.models.profiles import EMBEDDED
-from asa.tools.definitions import Tool, parse_tool_calls
+from asa.tools.definitions import Tool
+from asa.tools.parser import parse_tool_calls
 
 MARKERS = ("<|tool_call_start|>", "<|tool_call_end|>")
 

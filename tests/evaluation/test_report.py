@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asa.evaluation.metrics import call_validity, gap_closed, trigger_metrics
+from asa.evaluation.metrics import gap_closed, trigger_metrics
 from asa.evaluation.report import (
     ORIGINAL,
     OURS,
@@ -15,6 +15,7 @@ from asa.evaluation.report import (
     write_report,
 )
 from asa.evaluation.tables import with_interval
+from asa.evaluation.validity import call_validity
 from asa.tools.definitions import Tool
 
 DOMAINS = ["math", "weather"]

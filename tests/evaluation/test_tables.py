@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from asa.evaluation.metrics import call_validity, trigger_metrics
+from asa.evaluation.metrics import trigger_metrics
 from asa.evaluation.tables import (
     markdown_table,
     mean_and_deviation,
@@ -13,6 +13,7 @@ from asa.evaluation.tables import (
     with_interval,
     with_reasons,
 )
+from asa.evaluation.validity import call_validity
 from asa.tools.definitions import Tool
 
 

@@ -6,19 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from asa.method.probes import (
-    PLATEAU,
-    PROBE_C,
-    PROBE_OWN,
-    LayerReading,
-    ReadError,
-    choose_probe,
-    fit_readers,
-    is_constant,
-    length_control,
-    plateau_layer,
-    sweep_layers,
-)
+from asa.method.layers import PLATEAU, LayerReading, ReadError, is_constant, length_control, plateau_layer, sweep_layers
+from asa.method.probes import PROBE_C, PROBE_OWN, choose_probe, fit_readers
 
 HIDDEN = 12
 NAMES = ["math", "code", "search"]

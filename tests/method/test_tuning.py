@@ -7,20 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from asa.method.probes import LayerReading, ReadError
-from asa.method.tuning import (
-    BETAS,
-    DOSES,
-    MOST_LAYERS,
-    TAUS,
-    Setting,
-    best_setting,
-    gates,
-    layers_to_steer,
-    replay_triggers,
-    settings_to_json,
-    sweep_settings,
-)
+from asa.method.layers import MOST_LAYERS, LayerReading, ReadError, layers_to_steer
+from asa.method.steering import gates, replay_triggers
+from asa.method.tuning import BETAS, DOSES, TAUS, Setting, best_setting, settings_to_json, sweep_settings
 
 TRIGGER = 2
 LAYER = 1

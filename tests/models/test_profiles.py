@@ -19,11 +19,8 @@ from asa.models.profiles import (
     ProfileError,
     Wheel,
     choose_profile,
-    profile_beside,
-    profile_found,
-    profile_from_json,
-    profile_to_json,
 )
+from asa.models.saved_profiles import profile_beside, profile_found, profile_from_json, profile_to_json
 
 
 @pytest.mark.parametrize(

@@ -14,30 +14,17 @@ from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
-from asa.data.requests import Request, RequestsError, load_requests, split_requests
-from asa.models.loading import cache_folder
+from asa.data.examples import plain_arguments, with_examples, without_examples
+from asa.data.requests import Request, RequestsError, load_requests
+from asa.data.splits import split_requests
+from asa.models.fitting import fitting_prompts, shared_prefix
 from asa.models.profiles import EMBEDDED, GEMMA3, LFM25, PROMPT_STYLES, Profile, choose_profile
-from asa.models.prompts import (
-    Prompter,
-    PromptError,
-    control_texts,
-    fitting_prompts,
-    plain_arguments,
-    shared_prefix,
-    system_text,
-    with_examples,
-    without_examples,
-)
-from asa.tools.definitions import (
-    Example,
-    Tool,
-    ToolCall,
-    check_call,
-    load_tools,
-    parse_tool_calls,
-    tools_from_json,
-    tools_to_json,
-)
+from asa.models.prompts import Prompter, PromptError, system_text
+from asa.models.templates import control_texts
+from asa.models.wheels import cache_folder
+from asa.tools.calls import ToolCall
+from asa.tools.definitions import Example, Tool, check_call, load_tools, tools_from_json, tools_to_json
+from asa.tools.parser import parse_tool_calls
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -15,9 +15,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from asa.tools.definitions.definitions import Tool, render_call
-
-from asa.data.requests import NEAR_DUPLICATE, near_duplicate_groups
+from asa.data.splits import NEAR_DUPLICATE, near_duplicate_groups
+from asa.tools.definitions import Tool, render_call
 
 KINDS = ("need", "cue", "plain")
 CALLS = {"need": 0.97, "cue": 0.7, "plain": 0.08}  # how often a request of this kind is answered by a call

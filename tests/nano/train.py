@@ -25,16 +25,19 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE.parent)]
 
-from asa.engine.engine.answering import answer_all  # noqa: E402
-from asa.engine.engine.engine import Engine  # noqa: E402
-from asa.evaluation.metrics.metrics import call_validity, closing_test, confusion, trigger_test  # noqa: E402
-from asa.tools.definitions.definitions import load_tools  # noqa: E402
-from nano.texts import held_out, react, training_samples  # noqa: E402
+from nano.texts import held_out, react, training_samples
 
-from asa.data.requests import load_requests  # noqa: E402
-from asa.models.profiles import choose_profile  # noqa: E402
-from asa.models.prompts import Prompter, shared_prefix  # noqa: E402
-from asa.support.checkpoints import write_atomic  # noqa: E402
+from asa.data.requests import load_requests
+from asa.data.scores import confusion
+from asa.engine.answering import answer_all
+from asa.engine.engine import Engine
+from asa.evaluation.validity import call_validity
+from asa.models.answers import closing_test, trigger_test
+from asa.models.fitting import shared_prefix
+from asa.models.profiles import choose_profile
+from asa.models.prompts import Prompter
+from asa.support.files import write_atomic
+from asa.tools.definitions import load_tools
 
 FOLDER = HERE / "lfm2-nano"
 SPECIAL = [

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from asa import doses
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
 from asa.method.tuning import DOSES
+from asa.study import curves
 from asa.study.curves import dose_curves, layer_curve
 
 TRIGGER, HIDDEN, NORM, FAR = 2, 4, {1: 10.0, 2: 30.0}, 6.0
@@ -95,7 +95,7 @@ def test_every_point_says_what_the_model_does_after_its_push(given):
 def test_the_distance_counts_only_pushed_requests_that_need_no_tool(given, monkeypatch):
     """Their mean, and None where there are none; then there is no false-positive rate either."""
     distances = np.array([100.0, 100, 100, 0.1, 0.4, 100])
-    monkeypatch.setattr(doses, "next_token_kl", lambda *_: distances)
+    monkeypatch.setattr(curves, "next_token_kl", lambda *_: distances)
     readers = {1: SimpleNamespace(**vars(given["readers"][1]) | {"p_tool": lambda here: np.append(P_TOOL[:5], 0.5)})}
     points = dose_curves(**given | {"readers": readers}, fitting=lambda *_: 0.0)
     assert {point["kl"] for point in points} == {0.25}
@@ -118,7 +118,7 @@ def test_calls_are_generated_under_the_point_s_push_for_requests_that_need_a_too
 @pytest.mark.parametrize(("most", "taken"), [(4, 4), (8, 8), (9, 8), (40, 8)])
 def test_the_sample_of_calls_is_spread_over_the_requests(given, monkeypatch, most, taken):
     """Eight of sixteen need a tool and are pushed up; the sample is the same at every dose."""
-    monkeypatch.setattr(doses, "SAMPLED_CALLS", most)
+    monkeypatch.setattr(curves, "SAMPLED_CALLS", most)
     readers = {
         1: SimpleNamespace(
             domains=["math", "code"], mean_norm=1.0, route=lambda here: np.zeros(16, int),

@@ -8,10 +8,12 @@ from scipy.stats import entropy
 from truth import allowed_error
 
 import asa.engine.engine
-from asa.engine.answering import answer_all, read_prompts
-from asa.engine.engine import Batch, Engine
+from asa.engine.answering import answer_all
+from asa.engine.batch import Batch
+from asa.engine.engine import Engine
+from asa.engine.states import read_prompts
 from asa.evaluation.metrics import rate_of
-from asa.models.prompts import shared_prefix
+from asa.models.fitting import shared_prefix
 from asa.study.damage import Spared, forced_kl, kl_by_gate, likelihoods, next_token_kl
 
 LAYER = 1

@@ -12,11 +12,13 @@ from conftest import HIDDEN, last_token, one_push
 from helpers import Answer
 
 import asa.engine.engine
-from asa.engine.engine import Batch, Engine
+from asa.engine.batch import Batch
+from asa.engine.engine import Engine
 from asa.evaluation.ablations import Steered, pushes
 from asa.method.tuning import Setting
+from asa.models.fitting import shared_prefix
 from asa.models.profiles import EMBEDDED, LFM25
-from asa.models.prompts import Prompter, shared_prefix
+from asa.models.prompts import Prompter
 from asa.study.ladder import EXAMPLES, IN_WORDS, Answers, openings, run_ladder, run_prompts, with_examples_shown
 from asa.tools.definitions import load_tools
 

@@ -9,10 +9,12 @@ from helpers import assert_same_gradients
 from truth import NothingInFloat32, doubled
 
 from asa.engine.engine import Engine
+from asa.models.fitting import shared_prefix
 from asa.models.profiles import EMBEDDED, LFM25
-from asa.models.prompts import Prompter, shared_prefix
+from asa.models.prompts import Prompter
 from asa.study.lora import RANK, STEP_ROWS, LoraRun, answer_loss, call_target, train_lora
-from asa.tools.definitions import ToolCall, load_tools, tools_from_json
+from asa.tools.calls import ToolCall
+from asa.tools.definitions import load_tools, tools_from_json
 from asa.tools.parser import parse_tool_calls
 
 CALL, WORDS = [5, 301, 302, 303, 6, EOS], [310, 311, 312, 313]

@@ -16,26 +16,25 @@ from conftest import PREFIX
 from helpers import assert_near, full_forwards, plain_and_true
 from truth import allowed_error
 
-from asa import robustness
-from asa.data.requests import Request, near_duplicate_groups, split_requests
-from asa.engine.answering import Reading, read_prompts
+from asa.data.requests import Request
+from asa.data.scores import confusion
+from asa.data.splits import near_duplicate_groups, split_requests
 from asa.engine.engine import Engine
-from asa.evaluation.metrics import confusion
+from asa.engine.states import Reading, read_prompts
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
-from asa.method.tuning import BETAS, DOSES, Setting, gates
+from asa.method.steering import gates
+from asa.method.tuning import BETAS, DOSES, Setting
+from asa.study import robustness
+from asa.study.labels import flipped, keyword_labels, with_keyword_labels, with_wrong_labels
 from asa.study.robustness import (
     at_target_fpr,
     by_scoring_the_probe,
     domains_left_out,
-    flipped,
-    keyword_labels,
     other_splits,
     over_splits,
     reliability,
     run_robustness,
     threshold_for,
-    with_keyword_labels,
-    with_wrong_labels,
 )
 from asa.study.trials import Pool, p_needed, run_trial, scored_runs, steered, summary, take_part
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asa.evaluation.metrics import call_validity, mcnemar, trigger_metrics
+from asa.evaluation.metrics import mcnemar, trigger_metrics
+from asa.evaluation.validity import call_validity
 from asa.study.ladder import FORCED
 from asa.study.sections import KEPT, PROBE, gaps, ladder_row, proof_sections
 from asa.tools.definitions import Tool

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asa import environment
+from asa.support import environment
 from asa.support.environment import NEEDED, NEVER_INSTALLED, check_environment
 from asa.support.files import UserError
 

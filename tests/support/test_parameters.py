@@ -14,17 +14,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-import create_notebook as builder  # noqa: E402
-from asa.support.files import UserError  # noqa: E402
-from asa.support.parameters import (  # noqa: E402
-    given_layers,
-    given_path,
-    given_profile,
-    one_of,
-    output_folder,
-    whole_number,
-    yes_or_no,
-)
+import create_notebook as builder
+from asa.models.profiles import given_profile
+from asa.support.files import UserError
+from asa.support.parameters import given_layers, given_path, one_of, output_folder, whole_number, yes_or_no
 
 PROOFS = ("", "steering", "all")
 

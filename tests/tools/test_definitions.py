@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from asa.tools.calls import ToolCall
 from asa.tools.definitions import (
     Example,
-    ToolCall,
     ToolsError,
     check_call,
     load_tools,
-    parse_tool_calls,
     render_call,
     signature,
     tools_from_json,
     tools_to_json,
 )
+from asa.tools.parser import parse_tool_calls
 
 TOOLS = Path(__file__).parents[2] / "data" / "tools.json"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

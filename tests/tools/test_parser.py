@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asa.tools.parser import ToolCall, ToolCallError, parse_tool_calls, spoken
+from asa.tools.calls import ToolCall, ToolCallError
+from asa.tools.parser import parse_tool_calls, spoken
 
 CASES = Path(__file__).parents[2] / "shared" / "lfm2" / "parser_cases.jsonl"
 START, END = "<|tool_call_start|>", "<|tool_call_end|>"

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from asa.models.hub import hub_sentence
+from asa.support.hub import hub_sentence
 
 CHILD = """
 import http.server, json, os, shutil, sys, threading, time
@@ -43,7 +43,7 @@ threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
 
 from dataclasses import replace
-from asa.models.hub import hub_sentence
+from asa.support.hub import hub_sentence
 from asa.models.loading import load_model
 from asa.models.profiles import EMBEDDED
 from asa.data.requests import load_alpaca

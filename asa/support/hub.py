@@ -5,6 +5,7 @@ hub, not allowed, not there. Nothing here loads torch or asks the hub.
 """
 
 from collections.abc import Iterator
+from textwrap import shorten
 
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -15,6 +16,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+
+SAID = 200  # characters of another library's message that are passed on
 
 HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of whichever HTTP library the hub's own is built on
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
@@ -81,3 +84,13 @@ def _behind(error: BaseException | None) -> Iterator[BaseException]:
             seen.add(id(error))
             queue += [error.__cause__, error.__context__]
             yield error
+
+
+def said_by(error: BaseException) -> str:
+    """What an error says, as far as its first sentence goes.
+
+    >>> said_by(ValueError("No weights are there. See the manual."))
+    'ValueError: No weights are there'
+    """
+    said = " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0]
+    return shorten(said, SAID, placeholder=" ...").rstrip(".")

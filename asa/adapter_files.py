@@ -1,0 +1,85 @@
+"""The adapter's files: `config.json` and `adapter.safetensors`, read from a folder or the hub and checked.
+
+Every fault is one sentence that names the file and, where it is another, the version that wrote it. Nothing is
+unpickled.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from asa.hook import AdapterError
+from asa.support.files import VERSION
+from asa.support.hub import hub_sentence
+
+FORMAT = 1
+
+
+def read_adapter(source: str | Path) -> tuple[Path, dict, dict[str, torch.Tensor]]:
+    """An adapter's files, from a folder or a hub id.
+
+    Returns:
+        (path of the config, the config, the arrays).
+
+    Raises:
+        AdapterError: No adapter there, another format version, or a damaged file.
+    """
+    folder = Path(os.path.expanduser(source))
+    if not folder.is_dir() and str(source).count("/") == 1 and not folder.is_absolute():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(str(source), allow_patterns=["config.json", "adapter.safetensors"]))
+        except Exception as error:
+            said = hub_sentence(str(source), error, instead="give an adapter's folder")
+            raise AdapterError(
+                said or f"{source}: no such folder, and the hub does not give it ({type(error).__name__})."
+            ) from error
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise AdapterError(
+                f"{path} is not an adapter of format {FORMAT}{written_by(config)}: fit again with this version."
+            )
+        arrays = load_file(folder / "adapter.safetensors")
+    except FileNotFoundError as error:
+        missing = Path(error.filename or "").name or error
+        raise AdapterError(f"{folder} holds no adapter: {missing} is missing.") from error
+    except AdapterError:
+        raise
+    except (ValueError, RecursionError, OSError, SafetensorError) as error:
+        raise AdapterError(f"{folder} holds a damaged adapter ({error}): save it again.") from error
+    return path, config, arrays
+
+
+def written_by(config: Any) -> str:
+    """Which version of this package wrote an adapter's config, in brackets; empty where it is this one."""
+    version = config.get("asa_version", "before 0.2.0") if isinstance(config, dict) else VERSION
+    return "" if version == VERSION else f" (written by asa {version}, read by {VERSION})"
+
+
+def setting_in(config: dict, name: str, wanted: str, fits: Callable[[float], bool] = lambda _: True) -> float:
+    """A setting that must be a finite number, not negative, and what `fits` says."""
+    value = config[name]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value < math.inf and fits(value)):
+        raise AdapterError(f"{name} must be {wanted}, not {value!r}: fit again.")
+    return float(value)
+
+
+def domains_in(config: dict) -> list[str]:
+    """The domains, which must be names, each once."""
+    found = config["domains"]
+    if not (isinstance(found, list) and found and all(isinstance(name, str) and name for name in found)):
+        raise AdapterError(f"domains must be a list of names, not {found!r}: fit again.")
+    if len(set(found)) < len(found):
+        raise AdapterError(f"domains {found} name one twice: fit again.")
+    return list(found)

@@ -1,0 +1,90 @@
+"""Examples: the requests that a prompt shows answered, and the plain calls that stand for a right one.
+
+A request that stands among the examples, or resembles one, is scored nowhere: its answer is in the prompt.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from asa.data.requests import Request, RequestsError
+from asa.data.splits import apart_from
+from asa.tools.calls import ToolCall
+from asa.tools.definitions import Example, Tool, check_call
+from asa.tools.schemas import schema_resolver, without_reference
+
+
+def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[dict[str, Tool], list[Request]]:
+    """Give every tool one example call and one answer in words, from its own examples or else from the requests.
+
+    A request used as an example makes a plain call: it stands itself in the text arguments. All that stand among the
+    examples, or resemble one, leave the pool: their answers are in the prompt.
+
+    Returns:
+        The tools, and the requests that are left.
+
+    Raises:
+        RequestsError: A tool has neither examples nor requests of both labels, or a plain call does not fit its schema.
+    """
+    pool = list(requests)
+    filled = {}
+    for name, tool in tools.items():
+        examples = list(tool.examples)
+        for label in (1, 0):
+            if any((example.arguments is not None) == bool(label) for example in examples):
+                continue
+            found = next((r for r in pool if r.domain == tool.domain and r.label == label), None)
+            if found is None:
+                raise RequestsError(
+                    f"tool {name!r} has no example and no request with label {label}: give its tools entry an example."
+                )
+            pool.remove(found)
+            if label:
+                arguments = plain_arguments(tool.parameters, found.text)
+                if not check_call(ToolCall(name, arguments), {name: tool})[1]:
+                    raise RequestsError(
+                        f"tool {name!r} has no example call, and no plain one fits its parameters: "
+                        "give its tools entry an example."
+                    )
+                examples.append(Example(found.text, arguments=arguments))
+            else:
+                examples.append(Example(found.text, answer="I can answer that in words."))
+        filled[name] = replace(tool, examples=tuple(examples))
+    return filled, without_examples(pool, filled)
+
+
+def without_examples(requests: list[Request], tools: dict[str, Tool]) -> list[Request]:
+    """Those of `requests` that neither stand among the tools' examples nor resemble one, in their order."""
+    return apart_from([example.request for tool in tools.values() for example in tool.examples], requests)
+
+
+def plain_arguments(schema: dict, text: str) -> dict:
+    """The simplest arguments that fit `schema`'s required properties, `text` for its strings.
+
+    Empty where they would never end, as a required property holds the whole schema again.
+
+    >>> plain_arguments({"properties": {"q": {"type": "string"}, "n": {"type": "integer"}}, "required": ["q"]}, "hi")
+    {'q': 'hi'}
+    """
+    try:
+        return _plain_object(schema, text, schema_resolver(schema))
+    except RecursionError:
+        return {}
+
+
+def _plain_object(schema: dict, text: str, resolver) -> dict:
+    schema, resolver = without_reference(schema, resolver)
+    properties = schema.get("properties", {})
+    return {name: _plain_value(properties.get(name), text, resolver) for name in schema.get("required", [])}
+
+
+def _plain_value(schema: dict | bool | None, text: str, resolver):
+    schema, resolver = without_reference(schema, resolver)
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    kind = schema.get("type", "string")
+    kind = kind[0] if isinstance(kind, list) else kind
+    if kind == "object":
+        return _plain_object(schema, text, resolver)
+    return {"integer": 1, "number": 1, "boolean": True, "array": [], "null": None}.get(kind, text)

@@ -1,0 +1,194 @@
+"""A batch: prompts side by side with everything but their last token in the cache.
+
+What the method needs happens there: `last_token` reads, `replay` runs that one token again above a changed hidden
+state, `decode` continues greedily. Nothing is chosen, gated or scored, and no prompt is ever padded.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import DynamicCache
+
+from asa.engine.forward import PrefixedModel
+from asa.engine.kv_cache import fork_cache, give_room, keep_rows
+from asa.models.layout import block_output, decoder_layers, final_norm, hooked
+
+COMPACT_BELOW = 0.85  # share of unfinished rows below which finished ones are dropped
+SCORED_ROWS = 16  # answers scored at once: logits of all their tokens are held
+
+
+@dataclass(frozen=True)
+class LastToken:
+    """What the model holds at the last prompt token, a row a request.
+
+    Attributes:
+        states: `[N, layers, H]`, residual stream behind every block, in the model's dtype.
+        logits: `[N, vocabulary]`, scores of the next token.
+    """
+
+    states: torch.Tensor
+    logits: torch.Tensor
+
+
+@dataclass
+class Batch:
+    """Prompts side by side, everything but their last token in the cache.
+
+    Attributes:
+        engine: The engine that made it.
+        rows: Which of the prompts given to `Engine.batches` these are.
+        tokens: `[N, 1]`, last prompt tokens.
+        positions: `[N, 1]`, their positions.
+        own_mask: `[N, S]` bool, which cached columns a row really has.
+        cache: Keys, values and convolution states of the own tokens; never changed by the methods below.
+    """
+
+    engine: PrefixedModel
+    rows: list[int]
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    own_mask: torch.Tensor
+    cache: DynamicCache
+    _calls: list[dict] = field(default_factory=list, repr=False)
+
+    def last_token(self) -> LastToken:
+        """Run the last prompt token; remember how each block was called, for `replay`."""
+        states, calls, hooks = [], [], []
+
+        def remember(_module, _args, kwargs):
+            calls.append(kwargs | {"past_key_values": None})  # replay brings a cache of its own; this one may go
+
+        for layer in decoder_layers(self.engine.model):
+            hooks.append(layer.register_forward_pre_hook(remember, with_kwargs=True))
+            hooks.append(
+                layer.register_forward_hook(lambda _m, _a, out: states.append(block_output(out)[:, -1].clone()))
+            )
+        with hooked(*hooks):
+            logits = self._step(self.tokens, self.positions, fork_cache(self.cache), self._mask(1))
+        self._calls = calls
+        first = states[0].device  # a device map may spread the blocks
+        return LastToken(torch.stack([state.to(first) for state in states], dim=1), logits)
+
+    def replay(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token logits if block `layer` had put out `hidden` at the last prompt token.
+
+        Only the blocks above run, on one token; they are called with the arguments that the model itself gave them.
+
+        Args:
+            layer: Index of the block whose output is replaced.
+            hidden: `[N, H]`.
+
+        Returns:
+            `[N, vocabulary]`.
+        """
+        model, cache = self.engine.model, fork_cache(self.cache)
+        if not self._calls:
+            self.last_token()
+        hidden = hidden[:, None].to(model.dtype)
+        with self.engine.forwarding():
+            for number, block in enumerate(decoder_layers(model)[layer + 1 :], layer + 1):
+                hidden = block_output(block(hidden, **(self._calls[number] | {"past_key_values": cache})))
+            return model.lm_head(final_norm(model)(hidden))[:, -1]
+
+    def decode(
+        self,
+        limit: int,
+        closed: Callable[[list[int]], bool],
+        push: tuple[int, torch.Tensor] | None = None,
+        opening: Sequence[int] = (),
+        avoid: int | None = None,
+    ) -> list[list[int]]:
+        """Greedy continuation of every row.
+
+        Args:
+            limit: Most new tokens a row, those of `opening` included.
+            closed: Says of a row's new tokens whether the row is finished.
+            push: (layer, `[N, H]`): added to that block's output at the last prompt token, once.
+            opening: Tokens that every answer begins with, whatever the model would say.
+            avoid: A token that no answer may begin with.
+
+        Returns:
+            New token ids a row, in the order of `rows`.
+        """
+        answers: list[list[int]] = [[] for _ in self.rows]
+        tokens, positions, cache, mask = self.tokens, self.positions, fork_cache(self.cache), self._mask(1)
+        give_room(cache, limit)
+        held = list(range(len(self.rows)))  # rows still in the cache; a finished one stays until enough have finished
+        done: set[int] = set()
+        for step in range(limit):
+            hooks = []
+            if push is not None and step == 0:
+                layer, delta = push
+                hooks.append(decoder_layers(self.engine.model)[layer].register_forward_hook(_adding(delta)))
+            with hooked(*hooks):
+                logits = self._step(tokens, positions, cache, mask)
+            if avoid is not None and step == 0:
+                logits = logits.index_fill(1, torch.tensor([avoid], device=logits.device), -torch.inf)
+            tokens = logits.argmax(-1, keepdim=True).cpu()
+            if step < len(opening):
+                tokens = torch.full_like(tokens, opening[step])
+            for row, token in zip(held, tokens[:, 0].tolist(), strict=True):
+                if row not in done:
+                    answers[row].append(token)
+                    if closed(answers[row]):
+                        done.add(row)
+            going = [place for place, row in enumerate(held) if row not in done]
+            if not going:
+                break
+            positions = positions + 1
+            if len(going) < COMPACT_BELOW * len(held):
+                held, tokens, positions = [held[place] for place in going], tokens[going], positions[going]
+                keep = torch.tensor(going, device=mask.device)
+                keep_rows(cache, keep)
+                mask = mask[keep]
+            mask = torch.nn.functional.pad(mask, (0, 1), value=True)
+        return answers
+
+    def log_likelihood(self, answers: list[list[int]]) -> list[float]:
+        """Mean log-probability a token (nats) that the unsteered model gives to the rows' `answers`.
+
+        Every answer holds at least one token. All of them run at once, filled up on the right, which no token sees.
+        """
+        found = []
+        for first in range(0, len(self.rows), SCORED_ROWS):
+            here = range(first, min(first + SCORED_ROWS, len(self.rows)))
+            part, said = self.select(list(here)), [torch.tensor(answers[place]) for place in here]
+            targets = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
+            ids = torch.cat([part.tokens, targets[:, :-1]], dim=1)
+            engine = self.engine
+            with engine.forwarding():
+                mask = part._mask(ids.shape[1])
+                logits = engine.forward(
+                    ids, part.positions, part.cache, own_mask=mask, prefix=engine.prefix_keys, keep=ids.shape[1]
+                )
+            log_p = logits.float().log_softmax(-1).gather(2, targets[..., None].to(logits.device))[..., 0]
+            found += [float(row[: len(ids)].mean()) for row, ids in zip(log_p, said, strict=True)]
+        return found
+
+    def select(self, places: list[int]) -> "Batch":
+        """The rows at `places` of this batch, as a batch of their own."""
+        keep = torch.tensor(places)
+        there = keep.to(self.own_mask.device)
+        rows = [self.rows[place] for place in places]
+        cache = fork_cache(self.cache, there)
+        return Batch(self.engine, rows, self.tokens[keep], self.positions[keep], self.own_mask[there], cache)
+
+    def _mask(self, new: int) -> torch.Tensor:
+        return torch.nn.functional.pad(self.own_mask, (0, new), value=True)
+
+    def _step(self, tokens, positions, cache, mask) -> torch.Tensor:
+        engine = self.engine
+        with engine.forwarding():
+            return engine.forward(tokens, positions, cache, own_mask=mask, prefix=engine.prefix_keys)[:, -1]
+
+
+def _adding(delta: torch.Tensor):
+    """A forward hook that adds `delta` `[N, H]` (fp32) to the last token's hidden state, in place."""
+
+    def add(_module, _args, output):
+        hidden = block_output(output)
+        hidden[:, -1] += delta.to(hidden.device)  # in fp32 and rounded once, as tuning replays it
+        return output
+
+    return add

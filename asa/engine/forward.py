@@ -1,0 +1,71 @@
+"""Forward passes of a model behind one shared prefix, which is prefilled once.
+
+The prefix' keys and values are kept once, whatever the batch (see `attention`), and so are its convolution states. Our
+attention is on for the time of a pass; the caller's own `generate` keeps the model's.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from asa.engine.attention import SHARED_PREFIX_ATTENTION
+from asa.engine.kv_cache import growing_cache, take_keys
+from asa.models.layout import input_device, is_compiled
+
+
+class PrefixedModel:
+    """A model with one shared prefix prefilled.
+
+    Args:
+        model: A causal language model of transformers, in evaluation mode.
+        prefix_ids: Token ids that every prompt starts with, at least one.
+
+    Attributes:
+        prefix_keys: Keys and values of the prefix.
+        start: A cache with the convolution states behind the prefix; its attention layers are empty.
+
+    Raises:
+        ValueError: The model is compiled.
+    """
+
+    def __init__(self, model, prefix_ids: list[int]):
+        if is_compiled(model, model):
+            raise ValueError("a compiled model ignores hooks set later: give the engine the uncompiled one.")
+        self.model, self.device = model, input_device(model)
+        self.prefix_ids = list(prefix_ids)
+        cache = growing_cache(model.config)
+        with self.forwarding():
+            self.forward(torch.tensor([self.prefix_ids]), 0, cache, keep=0)
+        self.prefix_keys = take_keys(cache)
+        self.start = cache  # convolution states behind the prefix; attention layers empty
+
+    @contextlib.contextmanager
+    def forwarding(self) -> Iterator[None]:
+        """Our attention for the time of a forward pass; the caller's `generate` keeps the model's own."""
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.model.set_attn_implementation(before)
+
+    def forward(self, ids, start, cache, own_mask=None, prefix=None, keep=1):
+        """One forward pass of `ids` `[B, T]` at positions `start` (int or `[B, 1]`).
+
+        Returns:
+            Logits of the last `keep` tokens `[B, keep, vocabulary]`; None where `keep` is 0.
+        """
+        positions = torch.arange(ids.shape[1])[None] + start
+        run = self.model if keep else self.model.get_decoder()
+        out = run(
+            input_ids=ids.to(self.device),
+            position_ids=positions.expand(ids.shape).to(self.device),
+            past_key_values=cache,
+            use_cache=True,
+            own_mask=own_mask,
+            prefix=prefix,
+            **({"logits_to_keep": keep} if keep else {}),
+        )
+        return out.logits if keep else None

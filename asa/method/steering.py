@@ -1,0 +1,55 @@
+"""Steering: the gate, the push, and what the model says after it.
+
+The only place where a gate and a push are written down for many requests at once; the adapter does the same row by row.
+Formulas: arXiv 2602.04935 v1/v2, section 3.
+"""
+
+import numpy as np
+import torch
+
+from asa.engine.batch import Batch
+from asa.method.probes import Readers
+from asa.support.processes import gathered
+
+
+def replay_triggers(
+    batches: list[Batch], states: np.ndarray, layer: int, push: np.ndarray, trigger_id: int
+) -> np.ndarray:
+    """Whether the next token opens a call after adding `push` to block `layer`'s output at the last prompt token.
+
+    Args:
+        batches: The requests' batches; with those of the other processes they cover rows 0..N-1.
+        states: `[N, layers, H]`, as `Batch.last_token` gave them.
+        layer: The pushed block.
+        push: `[N, H]`.
+        trigger_id: First token of the trigger.
+
+    Returns:
+        `[N]` bool.
+    """
+    parts = []
+    for batch in batches:
+        hidden = torch.from_numpy(states[batch.rows, layer] + push[batch.rows]).to(batch.own_mask.device)
+        parts.append((batch.rows, (batch.replay(layer, hidden).argmax(-1) == trigger_id).cpu().numpy()))
+    called = np.zeros(len(states), bool)
+    for rows, here in gathered(parts):
+        called[rows] = here
+    return called
+
+
+def gates(p_tool: np.ndarray, tau: float) -> np.ndarray:
+    """Gate `[N]`: +1 where p >= tau, -1 where p <= 1 - tau, else 0.
+
+    >>> gates(np.array([0.9, 0.5, 0.2]), 0.8).tolist()
+    [1, 0, -1]
+    """
+    sure = np.maximum(p_tool, 1 - p_tool) >= tau
+    return np.where(sure, np.where(p_tool >= 0.5, 1, -1), 0)
+
+
+def push_along(readers: Readers, dose: float, gate: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """What is added to the hidden state: g * alpha * v, `[N, H]` fp32, for gates `[N]` and unit vectors `[N, H]`.
+
+    alpha is `dose` times the mean length of a state at the readers' layer.
+    """
+    return (dose * readers.mean_norm * gate)[:, None].astype(np.float32) * along

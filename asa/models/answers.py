@@ -1,0 +1,64 @@
+"""Answers: whether generated ids call a tool, and whether they are finished.
+
+Strict trigger: the profile's trigger stands in the *generated* tokens, outside of any thinking. Nothing is judged here.
+"""
+
+from collections.abc import Callable
+
+from asa.models.profiles import Profile
+from asa.tools.parser import spoken
+
+
+def trigger_test(tokenizer, trigger: str, opened: str = "") -> Callable[[list[int]], bool]:
+    """A test whether generated ids say the trigger: by its id where it is one token, else in the decoded text.
+
+    What the model only thinks does not count (`calls.spoken`).
+
+    Args:
+        tokenizer: Of the model.
+        trigger: The profile's.
+        opened: The tag that the prompt has opened (`Prompter.opened`).
+    """
+    ids = tokenizer(trigger, add_special_tokens=False)["input_ids"]
+
+    def triggered(generated: list[int]) -> bool:
+        if len(ids) == 1 and ids[0] not in generated:
+            return False  # nothing to decode
+        return trigger in spoken(opened + tokenizer.decode(generated, skip_special_tokens=False))
+
+    return triggered
+
+
+def closing_test(tokenizer, model, profile: Profile, opened: str = "") -> Callable[[list[int]], bool]:
+    """A test whether generated ids are a finished answer: end of turn, a closed call, or words at their limit.
+
+    A call that is only rehearsed closes nothing, and thoughts are no words (`calls.spoken`).
+
+    Args:
+        tokenizer: Of the model.
+        model: Names the tokens that end a turn.
+        profile: Names what closes a call or ends a turn, and the limit of words.
+        opened: As in `trigger_test`.
+    """
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    texts = [text for text in (profile.call_end, profile.turn_end) if text]
+    window = 3 + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)  # neighbours merge
+    triggered = trigger_test(tokenizer, profile.trigger, opened)
+
+    def answer(ids: list[int]) -> str:
+        return opened + tokenizer.decode(ids, skip_special_tokens=False)
+
+    def words(ids: list[int]) -> int:
+        said = spoken(whole := answer(ids))
+        return len(ids) if said == whole else len(tokenizer(said.strip(), add_special_tokens=False)["input_ids"])
+
+    def closed(ids: list[int]) -> bool:
+        recent = tokenizer.decode(ids[-window:], skip_special_tokens=False)
+        if ids[-1] in ends or (profile.turn_end and profile.turn_end in recent):
+            return True
+        if profile.call_end in recent and profile.call_end in spoken(answer(ids)):
+            return True
+        return len(ids) >= profile.words_limit and not triggered(ids) and words(ids) >= profile.words_limit
+
+    return closed

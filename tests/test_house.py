@@ -1,0 +1,70 @@
+"""The house: imports flow one way through the rooms, no module is long, and what only holds data needs no torch."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("support", "tools", "data", "models", "adapter", "engine", "method", "evaluation", "study", "app")
+LONGEST = 250  # lines
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "asa").rglob("*.py"))
+}
+
+
+def room_of(module: str) -> str:
+    """The room of `asa.room.module`; the adapter's own modules are one room."""
+    name = module.split(".")[1]
+    return "adapter" if name in ("hook", "adapter_files") else name
+
+
+def imports_of(path: Path) -> set[str]:
+    """The package's modules that a file imports when it is loaded or when it runs."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "asa":
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found |= inner or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "asa"}
+    return found
+
+
+INSIDE = {name: path for name, path in MODULES.items() if name not in ("asa", "asa.__main__")}
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_imports_flow_one_way(module):
+    """From support to study; a room never looks into one that is built on it."""
+    place = ROOMS.index(room_of(module))
+    above = {name for name in imports_of(INSIDE[module]) if name != "asa" and ROOMS.index(room_of(name)) > place}
+    assert not above, f"{module} imports {', '.join(sorted(above))}"
+
+
+def test_there_is_no_circle():
+    """Neither between modules of one room."""
+    order = graphlib.TopologicalSorter({name: imports_of(path) for name, path in INSIDE.items()})
+    assert list(order.static_order())
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), ROOT / "create_notebook.py"], ids=str)
+def test_no_module_is_long(path):
+    assert len(path.read_text("utf-8").splitlines()) <= LONGEST
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level packages that are loaded once a module is imported in a new process."""
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["asa.tools", "asa.data.requests", "asa.data.splits", "asa.support.files"])
+def test_what_holds_data_needs_no_torch(module):
+    assert not {"torch", "transformers"} & loaded_by(module)
