@@ -16,8 +16,8 @@ from nano.train import batch_loss, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from truth import NothingInFloat32, doubled
 
+from asa.data.duplicates import near_duplicate_groups
 from asa.data.requests import load_requests
-from asa.data.splits import near_duplicate_groups
 from asa.models.profiles import choose_profile
 from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools

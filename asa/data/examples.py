@@ -6,8 +6,9 @@ A request that stands among the examples, or resembles one, is scored nowhere: i
 from collections.abc import Iterable
 from dataclasses import replace
 
+from asa.data.duplicates import apart_from
 from asa.data.requests import Request, RequestsError
-from asa.data.splits import apart_from
+from asa.data.splits import spare_requests, split_requests
 from asa.tools.calls import ToolCall
 from asa.tools.definitions import Example, Tool, check_call
 from asa.tools.schemas import schema_resolver, without_reference
@@ -55,6 +56,29 @@ def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[
 def without_examples(requests: list[Request], tools: dict[str, Tool]) -> list[Request]:
     """Those of `requests` that neither stand among the tools' examples nor resemble one, in their order."""
     return apart_from([example.request for tool in tools.values() for example in tool.examples], requests)
+
+
+def deal_requests(
+    requests: list[Request], others: list[Request], tools: dict[str, Tool], few_shot: bool, seed: int
+) -> tuple[dict[str, Tool], dict[str, list[Request]]]:
+    """Give the tools their examples and deal the rest over the splits.
+
+    Args:
+        requests: What is split.
+        others: Requests that may help to fit the readers.
+        tools: Tools by name.
+        few_shot: Whether the prompt shows examples.
+        seed: Of the shuffle.
+
+    Returns:
+        The tools, and `cal`, `train`, `valid`, `test` and `spare`: what no split took and what resembles no request of
+        one. What resembles an example is in none, whatever the profile: the study's other prompts show examples too.
+    """
+    if few_shot:
+        tools, requests = with_examples(tools, requests)
+    requests = without_examples(requests, tools)
+    splits = split_requests(requests, seed)
+    return tools, splits | {"spare": spare_requests(requests + without_examples(others, tools), splits)}
 
 
 def plain_arguments(schema: dict, text: str) -> dict:

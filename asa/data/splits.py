@@ -3,28 +3,62 @@
 A split holds as many requests with and without need of a tool in every domain. No row is made up.
 """
 
-import re
+from dataclasses import dataclass
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
 
+from asa.data.duplicates import apart_from, near_duplicate_groups
 from asa.data.requests import Request, RequestsError
 from asa.support.files import key_of
 
-NEAR_DUPLICATE = 0.7  # Jaccard similarity of the word sets
-NEAR_DUPLICATE_DENSE = 0.45  # the same for texts in dense scripts: a place name is a larger part of a request there
 SPLIT_UNITS = {"cal": 1, "train": 1, "valid": 1, "test": 2}  # shares per domain and label
 LARGEST_UNIT = 40  # 40/40/40/80 a domain and label: the 1,600-request benchmark
-_HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-_HIRAGANA = r"\u3041-\u309f"
-_KATAKANA = r"\u30a1-\u30ff\u31f0-\u31ff\uff66-\uff9f"
-_LETTERS_UNSPACED = (  # Thai, Lao, Tibetan, Burmese; Khmer; Tai Le to Khmer symbols; Tai Tham; Balinese; Javanese, Cham
-    r"\u0e00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\uaadf"
-)
-_UNSPACED = _HAN + _HIRAGANA + _KATAKANA + _LETTERS_UNSPACED
-_PIECE = re.compile(rf"[{_HAN}]|[{_HIRAGANA}]+|[{_KATAKANA}]+|[{_LETTERS_UNSPACED}]+|(?:(?![{_UNSPACED}])\w)+")
-_HANGUL = r"\u1100-\u11ff\uac00-\ud7a3"  # has spaces, but a word carries its particle: few words a request
-_DENSE = re.compile(rf"[{_UNSPACED}{_HANGUL}]")
+
+
+@dataclass(frozen=True)
+class Split:
+    """N requests as columns, one row per request; what the model holds of them once it has read them.
+
+    Attributes:
+        requests: The requests.
+        prompts: Their prompts as token ids.
+        states: `[N, layers, H]` fp32, the residual stream behind every block at the last prompt token.
+        called: `[N]` bool, whether the unsteered model's next token opens a call.
+        log_odds: `[N]` fp32, log-odds of that token.
+    """
+
+    requests: list[Request]
+    prompts: list[list[int]]
+    states: np.ndarray | None = None
+    called: np.ndarray | None = None
+    log_odds: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """How many requests."""
+        return len(self.requests)
+
+    def __add__(self, other: "Split") -> "Split":
+        """Both, one after the other."""
+        if not len(other):  # nothing was read of no requests
+            return self
+        columns = [(getattr(self, name), getattr(other, name)) for name in ("states", "called", "log_odds")]
+        joined = [None if a is None or b is None else np.concatenate([a, b]) for a, b in columns]
+        return Split(self.requests + other.requests, self.prompts + other.prompts, *joined)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """`[N]`, 1 where a request needs a tool, else 0."""
+        return np.array([request.label for request in self.requests], int)
+
+    @property
+    def domains(self) -> list[str]:
+        """Each request's domain."""
+        return [request.domain for request in self.requests]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Each prompt's tokens."""
+        return [len(ids) for ids in self.prompts]
 
 
 def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request]]:
@@ -79,67 +113,6 @@ def spare_requests(requests: list[Request], splits: dict[str, list[Request]]) ->
     taken = dict.fromkeys(request for rows in splits.values() for request in rows)
     pool = [request for request in dict.fromkeys(requests) if request not in taken]
     return apart_from([request.text for request in taken], pool)
-
-
-def apart_from(texts: list[str], requests: list[Request]) -> list[Request]:
-    """Those of `requests` that are linked by near-duplicates to none of `texts`, in their order."""
-    groups = near_duplicate_groups([*texts, *(request.text for request in requests)])
-    near = {row for group in groups if group[0] < len(texts) for row in group}
-    return [request for row, request in enumerate(requests, len(texts)) if row not in near]
-
-
-def near_duplicate_groups(texts: list[str]) -> list[list[int]]:
-    """Indices of `texts` in groups that are linked by near-duplicates.
-
-    Two texts are near-duplicates where the Jaccard similarity of their words (`text_words`) is above `NEAR_DUPLICATE`,
-    or above `NEAR_DUPLICATE_DENSE` where most words of both are in scripts without spaces or in Hangul.
-
-    >>> near_duplicate_groups(["a red big cat", "why", "a RED big cat!"])
-    [[0, 2], [1]]
-    """
-    if not texts:
-        return []
-    counter = CountVectorizer(binary=True, analyzer=text_words)
-    words = counter.fit_transform(texts).astype(np.float32)
-    common = (words @ words.T).toarray()
-    sizes = common.diagonal()
-    dense_words = np.array([bool(_DENSE.match(word)) for word in counter.get_feature_names_out()], np.float32)
-    dense = words @ dense_words > sizes / 2
-    limit = np.where(dense[:, None] & dense[None, :], np.float32(NEAR_DUPLICATE_DENSE), np.float32(NEAR_DUPLICATE))
-    similar = common > limit * (sizes[:, None] + sizes[None, :] - common)
-    groups, seen = [], set()
-    for start in range(len(texts)):
-        group, frontier = [], [start]
-        while frontier:
-            index = frontier.pop()
-            if index not in seen:
-                seen.add(index)
-                group.append(index)
-                frontier += np.flatnonzero(similar[index]).tolist()
-        if group:
-            groups.append(sorted(group))
-    return groups
-
-
-def text_words(text: str) -> list[str]:
-    """The words of a text, lower-case; scripts without spaces give what comes nearest to words.
-
-    A Han character is one. A run of kana beside Han characters is one, since the script changes where a word ends.
-    Letters of other such scripts, and kana alone, give all pairs of neighbours. A text without any word is one.
-
-    >>> text_words("Is 東京タワー open?"), text_words("のてん")
-    (['is', '東', '京', 'タワー', 'open'], ['のて', 'てん'])
-    """
-    text = text.lower()
-    pieces = _PIECE.findall(text) or [text]
-    paired = _LETTERS_UNSPACED + (_HIRAGANA + _KATAKANA) * (not re.search(f"[{_HAN}]", text))
-    words = []
-    for piece in pieces:
-        if len(piece) > 2 and re.match(f"[{paired}]", piece):
-            words += [piece[place : place + 2] for place in range(len(piece) - 1)]
-        else:
-            words.append(piece)
-    return words
 
 
 def requests_key(splits: dict[str, list[Request]]) -> str:

@@ -4,13 +4,17 @@ The residual stream at every layer, whether the next token opens a call, and its
 works on its own batches, and all get the whole result.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from asa.data.splits import Split
 from asa.engine.batch import Batch
 from asa.engine.engine import Engine
+from asa.support.checkpoints import Checkpoints
+from asa.support.files import key_of
 from asa.support.processes import gathered
 
 
@@ -60,3 +64,53 @@ def _joined(parts: list[tuple[list[int], Reading]]) -> Reading:
     order = np.argsort([row for rows, _ in parts for row in rows])
     columns = ("states", "called", "log_odds")
     return Reading(*(np.concatenate([getattr(part, name) for _, part in parts])[order] for name in columns))
+
+
+def read_splits(
+    engine: Engine, splits: dict[str, Split], trigger_id: int, checkpoints: Checkpoints, key: str
+) -> dict[str, Split]:
+    """The splits with states, calls and log-odds, a checkpoint each; TEST and an empty one stay as they are.
+
+    Args:
+        engine: Reads.
+        splits: By name.
+        trigger_id: First token of the trigger.
+        checkpoints: Where readings are kept.
+        key: What they depend on, besides the prompts.
+    """
+    read = dict(splits)
+    for name, split in splits.items():
+        if name != "test" and len(split):
+            given = (engine, split.prompts, trigger_id, f"{name} states")
+            made_from = key_of(key, name, split.prompts)
+            kept = checkpoints.stage(f"states-{name}", made_from, lambda given=given: vars(read_states(*given)))
+            read[name] = replace(split, **kept)
+    return read
+
+
+class Prefilled:
+    """Prompts that are prefilled when they are first needed, and once.
+
+    Args:
+        engine: Prefills them.
+        prompts: Token ids.
+        trigger_id: First token of the trigger.
+        what: Name of the progress bar.
+    """
+
+    def __init__(self, engine: Engine, prompts: list[list[int]], trigger_id: int, what: str):
+        self._given = (engine, prompts, trigger_id, what)
+
+    @cached_property
+    def _both(self) -> tuple[Reading, list[Batch]]:
+        return read_prompts(*self._given)
+
+    @property
+    def reading(self) -> Reading:
+        """What the unsteered model holds at the last prompt tokens."""
+        return self._both[0]
+
+    @property
+    def batches(self) -> list[Batch]:
+        """Ready for `Batch.replay` and `Batch.decode`."""
+        return self._both[1]

@@ -10,9 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from asa.evaluation.tables import printed
+from asa.method.directions import DIRECTIONS
 from asa.method.layers import LayerReading
 from asa.method.tuning import Setting
-from asa.support.files import write_atomic
+from asa.support.files import Writer, write_atomic
 
 BLOCK_COLOURS = {"conv": "#e0a030", "full_attention": "#3f72af", "sliding_attention": "#7aa6c2"}
 RUN_COLOURS = {"baseline": "#9a9a9a", "asa_paper": "#e0a030", "asa": "#3f72af", "probe": "#5a9a5a"}
@@ -209,3 +210,13 @@ def plot_reliability(bins: dict[str, list[dict]], path):
     axes.set_title("How far p can be taken at its word\n(numbers: requests)", fontsize=10)
     axes.legend(fontsize=8)
     return save_figure(figure, path)
+
+
+def plot_proof(proof: dict | None, unsteered: dict[str, float], folder: str, writer: Writer) -> None:
+    """The study's figures; none without a study."""
+    if proof is None:
+        return
+    writer.write(f"{folder}/dose_curves.png", plot_dose_curves, proof["doses"], unsteered)
+    writer.write(f"{folder}/layer_curve.png", plot_layer_curve, proof["layers"], proof["auc"], DIRECTIONS)
+    if proof["robustness"]:
+        writer.write(f"{folder}/reliability.png", plot_reliability, proof["robustness"]["target_fpr"]["reliability"])

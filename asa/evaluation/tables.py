@@ -64,3 +64,11 @@ def rate_lines(runs: dict[str, dict], measures: tuple[str, ...]) -> str:
     """Runs' `measures` from `evaluation.confusion` as plain text, one line per run, and why any is missing."""
     lines = [f"{run:10s} " + "  ".join(f"{m} {printed(of[m])}" for m in measures) for run, of in runs.items()]
     return "\n".join(lines + why_missing(runs))
+
+
+def gap_in_words(results: dict) -> str:
+    """How much of the gap between baseline and probe is closed, as a sentence."""
+    closed, papers = (printed(results[name], ".2f") for name in ("gap_closed", "gap_closed_paper"))
+    if results["gap_closed"] is None:
+        return "The probe is no better than the baseline, so there is no gap to close."
+    return f"Of the gap between baseline and probe ASA closes {closed}, with the paper's direction {papers}."

@@ -37,6 +37,7 @@ def replay_triggers(
     return called
 
 
+# [gate_and_push]
 def gates(p_tool: np.ndarray, tau: float) -> np.ndarray:
     """Gate `[N]`: +1 where p >= tau, -1 where p <= 1 - tau, else 0.
 
@@ -53,3 +54,6 @@ def push_along(readers: Readers, dose: float, gate: np.ndarray, along: np.ndarra
     alpha is `dose` times the mean length of a state at the readers' layer.
     """
     return (dose * readers.mean_norm * gate)[:, None].astype(np.float32) * along
+
+
+# [/gate_and_push]

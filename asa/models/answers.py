@@ -5,7 +5,10 @@ Strict trigger: the profile's trigger stands in the *generated* tokens, outside 
 
 from collections.abc import Callable
 
+import numpy as np
+
 from asa.models.profiles import Profile
+from asa.models.prompts import Prompter
 from asa.tools.parser import spoken
 
 
@@ -62,3 +65,33 @@ def closing_test(tokenizer, model, profile: Profile, opened: str = "") -> Callab
         return len(ids) >= profile.words_limit and not triggered(ids) and words(ids) >= profile.words_limit
 
     return closed
+
+
+class AnswerRules:
+    """What belongs to a model's answers: how they begin and end, how long they may be, and when they call.
+
+    Args:
+        prompter: The prompts that are answered.
+        model: The model that answers.
+
+    Attributes:
+        trigger_id: First token of the trigger.
+        limit: Maximum new tokens per answer.
+        room: Tokens in which a call shows, where it begins the answer.
+        markers: The texts that open and close a call.
+        calls: Whether generated ids call a tool.
+        ended: Whether generated ids are a finished answer.
+        text: The text of generated ids.
+    """
+
+    def __init__(self, prompter: Prompter, model):
+        tokenizer, profile = prompter.tokenizer, prompter.profile
+        self.trigger_id, self.limit, self.markers = prompter.trigger_id, profile.max_new_tokens, profile.markers
+        self.room = len(tokenizer(profile.trigger, add_special_tokens=False)["input_ids"]) + 3
+        self.calls = trigger_test(tokenizer, profile.trigger, prompter.opened)
+        self.ended = closing_test(tokenizer, model, profile, prompter.opened)
+        self.text = prompter.answer
+
+    def called(self, answers: list[list[int]]) -> np.ndarray:
+        """Whether each of N answers calls a tool, `[N]` bool."""
+        return np.array([self.calls(ids) for ids in answers], bool)

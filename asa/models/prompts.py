@@ -81,6 +81,12 @@ class Prompter:
             )
         self.opened = "<think>" if tokenizer.decode(self.tail).rstrip().endswith("<think>") else ""
 
+    @property
+    def date_note(self) -> str:
+        """A sentence on the date where the chat template prints it, else ""."""
+        said = f"The chat template prints the date: in every prompt it is {PROMPT_DATE:%d %B %Y}, on whatever day."
+        return said if self.dated else ""
+
     def _find_template(self) -> str:
         """The tokenizer's chat template; of several, the default one."""
         if not self.tokenizer.chat_template:

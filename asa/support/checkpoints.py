@@ -12,12 +12,28 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
 from asa.support.files import Writer, is_first, write_atomic
 from asa.support.processes import from_first
+
+
+class Keepable(Protocol):
+    """What can be kept as JSON and made from it again."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plain object."""
+        ...
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """What `to_json` gave."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Keepable)
 
 
 class Checkpoints:
@@ -71,6 +87,10 @@ class Checkpoints:
 
         self.writer.write(path, lambda place: write_atomic(place, write))
         return arrays | json.loads(json.dumps(rest))
+
+    def typed(self, kind: type[Kind], name: str, key: str, compute: Callable[[], Kind]) -> Kind:
+        """`stage` for an object that knows `to_json` and `from_json`."""
+        return kind.from_json(self.stage(name, key, lambda: compute().to_json()))
 
     def _read(self, path: Path, key: str) -> dict[str, Any] | None:
         if not os.path.exists(path):  # unlike Path's, it raises nothing where the folder is closed to us

@@ -119,10 +119,10 @@ class Writer:
     def __init__(self):
         self.refused: dict[str, str] = {}
 
-    def write(self, path: str | Path, write: Callable[[Any], object]) -> None:
-        """Call `write(path)`; an OSError of it becomes a sentence on stderr."""
+    def write(self, path: str | Path, write: Callable[..., object], *given: Any) -> None:
+        """Call `write(*given, path)`; an OSError of it becomes a sentence on stderr."""
         try:
-            write(path)
+            write(*given, path)
         except OSError as error:
             self.refused[str(path)] = error.strerror or str(error)
             print(

@@ -16,16 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
+from asa.data.duplicates import NEAR_DUPLICATE, apart_from, near_duplicate_groups, text_words
 from asa.data.requests import Request, RequestsError, choose_requests, load_alpaca, load_requests
-from asa.data.splits import (
-    NEAR_DUPLICATE,
-    apart_from,
-    near_duplicate_groups,
-    requests_key,
-    spare_requests,
-    split_requests,
-    text_words,
-)
+from asa.data.splits import requests_key, spare_requests, split_requests
 from asa.tools.definitions import load_tools
 
 DATA = Path(__file__).parents[2] / "data"

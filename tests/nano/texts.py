@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from asa.data.splits import NEAR_DUPLICATE, near_duplicate_groups
+from asa.data.duplicates import NEAR_DUPLICATE, near_duplicate_groups
 from asa.tools.definitions import Tool, render_call
 
 KINDS = ("need", "cue", "plain")

@@ -16,9 +16,10 @@ from conftest import PREFIX
 from helpers import assert_near, full_forwards, plain_and_true
 from truth import allowed_error
 
+from asa.data.duplicates import near_duplicate_groups
 from asa.data.requests import Request
 from asa.data.scores import confusion
-from asa.data.splits import near_duplicate_groups, split_requests
+from asa.data.splits import split_requests
 from asa.engine.engine import Engine
 from asa.engine.states import Reading, read_prompts
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY

@@ -1,0 +1,98 @@
+"""TEST, answered: the runs that the report compares, by real generation, and the ablations by the next token.
+
+Each run is a checkpoint or a part of one. TEST's requests are prefilled once, and only if something is missing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from asa.adapter import ASAAdapter, Decision
+from asa.data.splits import Split
+from asa.engine.answering import answer_all, answer_steered
+from asa.engine.states import Prefilled
+from asa.evaluation.ablations import Steered, run_ablations
+from asa.method.recipe import Recipe
+from asa.method.tuning import Setting
+from asa.models.answers import AnswerRules
+from asa.support.checkpoints import Checkpoints
+from asa.support.files import key_of
+
+RUNS = ("baseline", "asa_paper", "asa")  # what generates
+
+
+@dataclass(frozen=True)
+class Answered:
+    """TEST's answers.
+
+    Attributes:
+        answers: Run -> `[N]` generated ids.
+        decisions: `[N]`, of the adapter.
+        p_own: `[N]`, what the probe of each request's own domain says.
+        ablations: Ablation -> `[N]` bool, whether the next token opens a call.
+    """
+
+    answers: dict[str, list[list[int]]]
+    decisions: list[Decision]
+    p_own: list[float]
+    ablations: dict[str, list[bool]]
+
+
+def steered_parts(recipe: Recipe, setting: Setting) -> Steered:
+    """What a setting's ablations are made from."""
+    directions = recipe.directions(setting.direction, setting.layer)
+    return Steered(setting, recipe.readers(setting.layer), recipe.shared_readers(setting.layer), directions)
+
+
+def answer_test(
+    test: Split,
+    prefilled: Prefilled,
+    recipe: Recipe,
+    chosen: Setting,
+    adapters: dict[str, ASAAdapter],
+    rules: AnswerRules,
+    checkpoints: Checkpoints,
+    keys: tuple[str, str],
+    seed: int,
+) -> Answered:
+    """Answer TEST without steering and with each adapter, and ask for the ablations' next token.
+
+    Args:
+        test: The requests.
+        prefilled: Their prompts.
+        recipe: Fits readers and directions.
+        chosen: The setting of the `asa` adapter.
+        adapters: `asa` and `asa_paper`; the same object where both are one.
+        rules: What belongs to answers.
+        checkpoints: Where answers are kept.
+        keys: What the baseline depends on, and what the steered runs do besides.
+        seed: Of the random directions.
+    """
+    first, more = keys
+    plain = checkpoints.stage(
+        "baseline", first, lambda: {"answers": answer_all(prefilled.batches, rules.limit, rules.ended, "TEST baseline")}
+    )["answers"]
+
+    def steered() -> dict:
+        states, found = prefilled.reading.states, {}
+        for run, adapter in adapters.items():
+            if adapter is adapters["asa"] and found:  # greedy: the same setting gives the same answers
+                found["asa_paper"] = found["asa"]
+                continue
+            said, decisions = answer_steered(
+                prefilled.batches, states, adapter, plain, rules.limit, rules.ended, f"TEST {run}"
+            )
+            found[run] = said
+            if run == "asa":
+                found["decisions"] = [vars(decision) for decision in decisions]
+        parts = steered_parts(recipe, chosen)
+        ablated = run_ablations(prefilled.batches, states, parts, test.domains, rules.trigger_id, seed)
+        own = np.array([recipe.domains.index(domain) for domain in test.domains])
+        p_own = recipe.readers(chosen.layer).p_tool(states[:, chosen.layer], own)
+        return found | {
+            "ablations": {name: called.tolist() for name, called in ablated.items()}, "p_own": p_own.tolist()
+        }  # fmt: skip
+
+    kept = checkpoints.stage("test", key_of(first, more), steered)
+    answers = {"baseline": plain, "asa_paper": kept["asa_paper"], "asa": kept["asa"]}
+    return Answered(answers, [Decision(**each) for each in kept["decisions"]], kept["p_own"], kept["ablations"])

@@ -1,0 +1,253 @@
+"""The study behind one call: the ladder, the damage, the curves, the geometry, other gates, LoRA and robustness.
+
+Every part is a checkpoint, each rung of the ladder one of its own. Settings come from VALID; TEST is answered, and
+nothing is chosen on it.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from asa.data.scores import confusion, ratio
+from asa.data.splits import Split
+from asa.engine.answering import answer_all, answer_chosen
+from asa.engine.engine import Engine
+from asa.engine.states import Prefilled, read_prompts, read_states
+from asa.evaluation.ablations import pushes
+from asa.evaluation.answered import Answered, steered_parts
+from asa.evaluation.metrics import mcnemar, trigger_metrics
+from asa.evaluation.validity import call_validity
+from asa.method.directions import DIRECTIONS, NECESSITY
+from asa.method.recipe import Recipe, Tuned
+from asa.method.steering import gates
+from asa.method.tuning import DOSES, settings_to_json
+from asa.models.answers import AnswerRules
+from asa.models.layout import final_norm
+from asa.models.prompts import Prompter
+from asa.study.curves import dose_curves, layer_curve
+from asa.study.damage import Spared, forced_kl, kl_by_gate, next_token_kl
+from asa.study.gates import compare_gates
+from asa.study.geometry import geometry
+from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
+from asa.study.lora import LEARNING_RATE, RANK, call_target, train_lora
+from asa.study.robustness import run_robustness
+from asa.study.sections import PROBE, ladder_row
+from asa.support.checkpoints import Checkpoints
+from asa.support.files import key_of
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the study looks at.
+
+    Attributes:
+        engine: The model behind the prompts' common beginning.
+        prompter: The prompts.
+        rules: What belongs to answers.
+        splits: `cal`, `train`, `valid` and `spare`, read, and `test`.
+        recipe: Fits readers and directions.
+        tuned: What was tried on VALID.
+        answered: TEST's answers.
+        prefilled: TEST's prompts.
+        layers: Where steering was tried.
+        checkpoints: Where results are kept.
+        keys: What results depend on: `run`, `readers`, `baseline` and `test`.
+        seed: Of all that is drawn.
+    """
+
+    engine: Engine
+    prompter: Prompter
+    rules: AnswerRules
+    splits: dict[str, Split]
+    recipe: Recipe
+    tuned: Tuned
+    answered: Answered
+    prefilled: Prefilled
+    layers: list[int]
+    checkpoints: Checkpoints
+    keys: dict[str, str]
+    seed: int
+
+    def run(self, kind: str) -> dict | None:
+        """All of it: "steering", or "all" with LoRA and robustness; "" runs nothing.
+
+        Returns:
+            `results["proof"]`; None where nothing was asked for.
+        """
+        if not kind:
+            return None
+        stage, keys, chosen = self.checkpoints.stage, self.keys, self.tuned.best()
+        found = self.recipe.found
+        rungs, lora = self._rungs(kind == "all")
+        damaged = stage("proof-damage", key_of(keys["test"], rungs), lambda: self._damage(rungs))
+        settings = (keys["readers"], found.to_json(), chosen.layer)
+        curves_key = key_of(*settings, self._drawn(), DOSES, chosen.tau)
+        return {
+            "ladder": self._ladder(rungs, damaged["damage"]), "direction": chosen.direction, "kl": damaged["kl"],
+            "lora": lora, "auc": {layer: found.readings[layer].auc for layer in self._readable()},
+            **stage("proof-curves", curves_key, self._curves),
+            "geometry": stage("proof-geometry", keys["run"], self._geometry),
+            "gates": stage("proof-gates", key_of(*settings), self._gates)["gates"],
+            "robustness": self._robustness() if kind == "all" else None,
+        }  # fmt: skip
+
+    def _readable(self) -> list[int]:
+        return [reading.layer for reading in self.recipe.found.readings if not reading.constant]
+
+    def _drawn(self) -> list[int]:
+        """The layers whose dose curves are drawn."""
+        layers, chosen = self.layers, self.tuned.best().layer
+        return sorted({layers[0], layers[len(layers) // 2], layers[-1], chosen})[-3:]
+
+    def _rungs(self, with_lora: bool) -> tuple[dict[str, list[list[int]]], dict | None]:
+        """Rung -> TEST's answers, and what LoRA took."""
+        baseline, test, rules = self.answered.answers["baseline"], self.splits["test"], self.rules
+        texts, prompter = [request.text for request in test.requests], self.prompter
+        rungs = {"baseline": baseline} | self.checkpoints.stage(
+            "proof-prompts",
+            self.keys["baseline"],
+            lambda: run_prompts(self.engine.model, prompter, texts, baseline, rules.ended),
+        )
+        lora = None
+        if with_lora:
+            lora = self.checkpoints.stage("proof-lora", key_of(self.keys["baseline"], LEARNING_RATE), self._lora)
+            rungs[f"LoRA, rank {RANK}"] = lora.pop("answers")
+        answers = Answers(lambda: self.prefilled.batches, baseline, rules.limit, rules.ended)
+        states = self.checkpoints.stage("states-test", self.keys["run"], lambda: vars(self.prefilled.reading))["states"]
+        best = self.tuned.best_of_each
+        parts = {kind: steered_parts(self.recipe, setting) for kind, setting in best.items()}
+        direction = self.tuned.best().direction
+        said = {direction: self.answered.answers["asa"], NECESSITY: self.answered.answers["asa_paper"]}
+        rungs |= run_ladder(answers, states, parts, direction, said, self._kept, test.domains, prompter, self.seed)
+        return rungs, lora
+
+    def _kept(self, name: str, ask) -> list[list[int]]:
+        """A rung's answers, a checkpoint each: there are many, and each takes minutes."""
+        key = key_of(self.keys["test"], settings_to_json(self.tuned.best_of_each.values()), name)
+        place = "-".join(re.findall(r"[\w+-]+", name))
+        return self.checkpoints.stage(f"ladder/{place}", key, lambda: {"answers": ask()})["answers"]
+
+    def _lora(self) -> dict:
+        """TEST's answers of LoRA trained on CAL and TRAIN; VALID says only how it does."""
+        fit, rules, engine = self.splits["cal"] + self.splits["train"], self.rules, self.engine
+        batches = list(engine.batches(fit.prompts, "LoRA's requests"))
+        in_words = answer_chosen(
+            batches, fit.labels == 0, rules.limit, rules.ended, "answers in words", avoid=rules.trigger_id
+        )
+        of_domain = {tool.domain: tool for tool in self.prompter.tools.values()}
+        targets = {
+            row: call_target(request.text, of_domain[request.domain], self.prompter) if request.label else in_words[row]
+            for row, request in enumerate(fit.requests)
+            if request.label or not rules.calls(in_words[row])  # only the first token was kept from opening a call
+        }
+        taught = [fit.prompts[row] for row in targets]
+        with train_lora(engine.model, taught, list(targets.values()), self.seed, LEARNING_RATE) as run:
+            trained = Engine(engine.model, engine.prefix_ids)
+            valid = self.splits["valid"]
+            called = read_states(trained, valid.prompts, rules.trigger_id, "VALID, LoRA").called
+            scores = confusion(called, valid.labels)
+            test = list(trained.batches(self.splits["test"].prompts, "TEST, LoRA"))
+            said = answer_all(test, rules.limit, rules.ended, "TEST, LoRA")
+        return vars(run) | {
+            "rate": LEARNING_RATE, "valid_f1": scores["f1"], "valid_fpr": scores["fpr"],
+            "left_out": len(fit) - len(taught), "answers": said,
+        }  # fmt: skip
+
+    def _damage(self, rungs: dict) -> dict:
+        """What became of TEST's answers in words on every rung; how far the next token's distribution moved."""
+        test, baseline = self.splits["test"], self.answered.answers["baseline"]
+        spared = test.labels == 0  # the requests whose answers should be left alone
+        reading, batches = self.prefilled.reading, self.prefilled.batches
+        left_alone = Spared(batches, baseline, spared, spared & ~self.rules.called(baseline))
+        damage, moved = {name: left_alone.damage(rung) for name, rung in rungs.items()}, {}
+        for kind, setting in self.tuned.best_of_each.items():
+            parts = steered_parts(self.recipe, setting)
+            gate = gates(parts.readers.p_tool(reading.states[:, setting.layer]), setting.tau)
+            push = pushes(parts, reading.states, test.domains, self.seed)["full"]
+            kl = next_token_kl(batches, reading.states, setting.layer, push)
+            moved[kind] = kl_by_gate(kl[spared], gate[spared])
+            if kind == self.tuned.best().direction:
+                moved[FORCED] = kl_by_gate(forced_kl(reading.log_odds, gate)[spared], gate[spared])
+        return {"damage": damage, "kl": moved}
+
+    def _ladder(self, rungs: dict, damage: dict) -> dict:
+        """Rung -> scores, tests, validity and damage; the probe alone is the last."""
+        rules, labels = self.rules, self.splits["test"].labels
+        called = {name: rules.called(rung) for name, rung in rungs.items()}
+        baseline, asa = called["baseline"], rules.called(self.answered.answers["asa"])
+        ladder = {}
+        for name, rung in rungs.items():
+            texts, full = [rules.text(ids) for ids in rung], called.get(f"{name.split(':')[0]}: full", asa)
+            ladder[name] = ladder_row(
+                texts, called[name], baseline, full, labels, self.prompter.tools, rules.markers, damage[name], self.seed
+            )
+        probe = np.array([decision.p_tool >= 0.5 for decision in self.answered.decisions])
+        ladder[PROBE] = {
+            "scores": trigger_metrics(probe, labels, self.seed),
+            "mcnemar": mcnemar(baseline, probe, labels), "against_full": mcnemar(asa, probe, labels),
+        }  # fmt: skip
+        return ladder
+
+    def _curves(self) -> dict:
+        """What the push does as it grows, at three layers, and at its best dose at every layer."""
+        valid, rules, recipe, tau = self.splits["valid"], self.rules, self.recipe, self.tuned.best().tau
+        reading, batches = read_prompts(self.engine, valid.prompts, rules.trigger_id, "VALID prefill")
+        given, readable = (batches, reading.states, valid.labels), self._readable()
+        readers = {layer: recipe.readers(layer) for layer in readable}
+        directions = {(kind, layer): recipe.directions(kind, layer) for kind in DIRECTIONS for layer in readable}
+        drawn = {layer: readers[layer] for layer in self._drawn()}
+        fitting = partial(self._fitting, batches)
+        return {
+            "doses": dose_curves(*given, drawn, directions, tau, rules.trigger_id, fitting),
+            "layers": layer_curve(*given, readers, directions, tau, rules.trigger_id),
+        }
+
+    def _fitting(self, batches, rows, layer: int, push) -> float | None:
+        """Share of these rows' answers that are calls whose arguments fit; None without rows."""
+        rules = self.rules
+        answered = answer_chosen(batches, rows, rules.limit, rules.ended, "calls", push=(layer, push))
+        texts = [rules.text(ids) for ids in answered.values()]
+        return ratio(call_validity(texts, self.prompter.tools, rules.markers)["arguments"]["hits"], len(texts))
+
+    def _geometry(self) -> dict:
+        """Cosines of both directions with each other and with the trigger's row of the output matrix, by layer."""
+        model, cal = self.engine.model, self.splits["cal"]
+        rows = model.get_output_embeddings().weight.detach()
+        with torch.inference_mode():
+            row = final_norm(model)((rows[self.rules.trigger_id] - rows.mean(dim=0))[None])[0].float().cpu().numpy()
+        return geometry(cal.states, cal.labels, cal.called, cal.log_odds, cal.domains, self.recipe.domains, row)
+
+    def _gates(self) -> dict:
+        """Other gates at the chosen layer, on VALID and by cross-validation."""
+        found, layer = self.recipe.found, self.tuned.best().layer
+        others = [other for other in self._readable() if other != layer] or self._readable()
+        second = max(others, key=lambda other: found.readings[other].auc)  # of a pair of layers, beside the chosen one
+        fit, spare = self.splits["cal"] + self.splits["train"], self.splits["spare"]
+        judged = fit + self.splits["valid"]
+        states = spare.states if len(spare) else fit.states[:0]
+        rest = (states, spare.labels, np.array(spare.domains, dtype=str))
+        rows = (judged.states, judged.labels, np.array(judged.domains), np.arange(len(judged)) < len(fit))
+        probe = (found.strength, found.own)
+        return {"gates": compare_gates(*rows, layer, second, self.recipe.domains, *probe, self.seed, rest)}
+
+    def _robustness(self) -> dict:
+        """Other splits, domains left out, wrong labels, keyword labels, a wanted FPR, the original's protocol."""
+        found, chosen, best = self.recipe.found, self.tuned.best(), self.tuned.best_of_each
+
+        def compute() -> dict:
+            four = {name: self.splits[name] for name in ("cal", "train", "valid", "test")}
+            everyone = [request for split in four.values() for request in split.requests]
+            asked = [ids for split in four.values() for ids in split.prompts]
+            ends = np.cumsum([len(split) for split in four.values()])
+            rows = {name: np.arange(end - len(four[name]), end) for name, end in zip(four, ends, strict=True)}
+            pool = read_prompts(self.engine, asked, self.rules.trigger_id, "all prefill")
+            layers = {kind: setting.layer for kind, setting in best.items()}
+            probe = (found.strength, found.own)
+            given = (self.recipe.domains, layers, chosen.direction, probe, self.rules.trigger_id, self.seed)
+            return run_robustness(everyone, rows, *pool, *given)
+
+        key = key_of(self.keys["run"], found.to_json(), vars(chosen), settings_to_json(best.values()))
+        return self.checkpoints.stage("proof-robustness", key, compute)
