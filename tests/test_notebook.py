@@ -68,9 +68,13 @@ def test_second_run_reuses_every_stage_and_says_so(notebook_runs):
 
 @pytest.fixture(scope="module")
 def nano_run(tmp_path_factory):
-    """What the notebook printed on the nano LFM2 and its own requests, and results.json."""
+    """What the notebook printed on the nano LFM2 and its own requests, and results.json.
+
+    Its form gives texts where numbers are meant and nothing where the default is.
+    """
     nano = ROOT / "tests" / "nano"
     parameters = {"PROFILE": str(nano / "lfm2-nano"), "REQUESTS": str(nano / "requests.jsonl")}
+    parameters |= {"SEED": "0", "DEMO_ROWS": "6", "CHAT": "False", "OUT": "", "LAYERS": None}
     return execute(tmp_path_factory.mktemp("nano-notebook"), parameters)
 
 
