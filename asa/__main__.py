@@ -129,7 +129,7 @@ def unseen_requests(requests: list[Request], tools: dict[str, Tool], requests_fi
 
 def main() -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m asa", description="Activation-steering adapters for tool calling.")
+    parser = argparse.ArgumentParser(prog="asa", description="Activation-steering adapters for tool calling.")
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("evaluate", help="score an adapter")
     command.add_argument("--assets", required=True, help="adapter folder or hub id")
     command.add_argument("--requests", required=True, help="JSON lines with text, label and optionally domain")
@@ -152,5 +152,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The installed command `asa`."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

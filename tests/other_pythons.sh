@@ -5,7 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venvs="${1:-.venv-pythons}"
-tests=(builder calls candidates environment geometry parameters probes profiles readme requests tables tools vectors)
+tests=(tests/test_{builder,house}.py tests/tools tests/data tests/method/test_{probes,directions}.py
+    tests/models/test_profiles.py tests/support/test_{environment,parameters}.py tests/evaluation/test_tables.py)
 mapfile -t packages < <(grep -E "^(nbformat|jsonschema|numpy|scipy|scikit-learn|datasets|pytest|ruff)==" requirements.txt)
 usual=$(python3 -c "import sys; print('%d.%d' % sys.version_info[:2])")
 found=()
@@ -26,6 +27,6 @@ for version in "${found[@]}"; do
     "$python" create_notebook.py --check
     "$python" -m ruff check .
     "$python" -W error -m compileall -q -f asa benchmarks tests ./*.py  # so a warning of this compiler is an error
-    "$python" -m pytest --noconftest -p no:cacheprovider asa/{calls,files,parameters,profiles,requests,tables,tools}.py \
-        $(printf "tests/test_%s.py " "${tests[@]}")
+    "$python" -m pytest --noconftest -p no:cacheprovider -k "not ASAAdapter" "${tests[@]}" \
+        asa/tools asa/data asa/support/{files,parameters,hub}.py
 done

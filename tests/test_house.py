@@ -57,14 +57,30 @@ def test_no_module_is_long(path):
     assert len(path.read_text("utf-8").splitlines()) <= LONGEST
 
 
-def loaded_by(module: str) -> set[str]:
-    """Top-level packages that are loaded once a module is imported in a new process."""
-    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+WITHOUT = """
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = staticmethod(lambda name, *more: None if name.split(".")[0] in {absent} else find(name, *more))
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "absent"),
+    [
+        ("import asa.tools, asa.support.files, asa.support.parameters, asa.support.hub", ("torch", "transformers")),
+        (
+            "import asa.data.requests, asa.data.splits, asa.data.examples, asa.models.profiles",
+            ("torch", "transformers"),
+        ),
+        (
+            "import asa.adapter; from asa import ASAAdapter",
+            ("sklearn", "scipy", "datasets", "accelerate", "matplotlib", "jsonschema", "peft", "gguf", "nbformat"),
+        ),
+    ],
+)
+def test_what_is_light_needs_no_more(line, absent):
+    """In an environment that lacks the rest: tools and data need no torch, and using an adapter needs no training."""
+    code = WITHOUT.format(absent=set(absent)) + line
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
-
-
-@pytest.mark.parametrize("module", ["asa.tools", "asa.data.requests", "asa.data.splits", "asa.support.files"])
-def test_what_holds_data_needs_no_torch(module):
-    assert not {"torch", "transformers"} & loaded_by(module)

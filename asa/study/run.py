@@ -80,8 +80,7 @@ class Study:
         if not kind:
             return None
         stage, keys, chosen = self.checkpoints.stage, self.keys, self.tuned.best()
-        found = self.recipe.found
-        rungs, lora = self._rungs(kind == "all")
+        found, (rungs, lora) = self.recipe.found, self._rungs(kind == "all")
         damaged = stage("proof-damage", key_of(keys["test"], rungs), lambda: self._damage(rungs))
         settings = (keys["readers"], found.to_json(), chosen.layer)
         curves_key = key_of(*settings, self._drawn(), DOSES, chosen.tau)
@@ -106,11 +105,9 @@ class Study:
         """Rung -> TEST's answers, and what LoRA took."""
         baseline, test, rules = self.answered.answers["baseline"], self.splits["test"], self.rules
         texts, prompter = [request.text for request in test.requests], self.prompter
-        rungs = {"baseline": baseline} | self.checkpoints.stage(
-            "proof-prompts",
-            self.keys["baseline"],
-            lambda: run_prompts(self.engine.model, prompter, texts, baseline, rules.ended),
-        )
+        given = (self.engine.model, prompter, texts, baseline, rules.ended)
+        other = self.checkpoints.stage("proof-prompts", self.keys["baseline"], lambda: run_prompts(*given))
+        rungs = {"baseline": baseline} | other
         lora = None
         if with_lora:
             lora = self.checkpoints.stage("proof-lora", key_of(self.keys["baseline"], LEARNING_RATE), self._lora)

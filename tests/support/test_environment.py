@@ -2,6 +2,7 @@
 
 import builtins
 import re
+import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -121,3 +122,9 @@ def test_the_requirements_file_holds_what_is_needed():
     for package, oldest in NEEDED.items():
         assert package in pins
         assert [int(part) for part in pins[package].split(".")[:2]] >= [int(part) for part in oldest.split(".")]
+
+
+def test_the_package_asks_for_what_is_checked():
+    """pyproject.toml and the notebook's setup name the same packages and the same oldest versions."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert dict(line.split(">=") for line in project["dependencies"]) == NEEDED

@@ -201,8 +201,8 @@ def read_parameters(**given) -> dict:
     """The pipeline's two cells of parameters, run with some of them given in between, as a notebook's form does."""
     cells = {cell.id: cell for cell in builder.parse_script((ROOT / "pipeline.py").read_text("utf-8"))}
     found: dict = {}
-    exec(cells["parameters"].code.text, found)
-    exec(cells["parameters-read"].code.text, found | given, found := {})
+    exec(cells["parameters"].text, found)
+    exec(cells["parameters-read"].text, found | given, found := {})
     return {name: value for name, value in found.items() if name.isupper()}
 
 
