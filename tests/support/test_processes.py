@@ -27,7 +27,7 @@ here = this_process().process_index
 shares = gathered([(here, item) for item in dealt([10, 11, 12, 13, 14])])
 told = from_first("first" if here == 0 else "second")
 sys.stderr.write(f"{here} {shares} {told}\\n")  # one write, so that the two do not mix
-write_atomic(Path(__file__).parents[1] / f"by-{here}", lambda scratch: scratch.write_text("whole"))
+write_atomic(Path(__file__).parent / f"by-{here}", lambda scratch: scratch.write_text("whole"))
 quiet_unless_first()
 print("printed by", here)
 """
@@ -36,7 +36,7 @@ import sys
 from pathlib import Path
 from asa.support.checkpoints import Checkpoints
 from asa.support.processes import gathered, this_process
-out = Path(__file__).parents[1] / "out"
+out = Path(__file__).parent / "out"
 if this_process().process_index == 0:
     out.write_text("a file where the folder should be")
 kept = Checkpoints(out)
