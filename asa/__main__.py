@@ -52,7 +52,7 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
         AdapterError: The adapter or the model does not fit.
         RequestsError: The requests cannot be used.
         ProfileError: The model's folder is gone.
-        ModelError: The model is not to be had or not to be used.
+        ModelError: The model is not available or cannot be used.
         PromptError: Its tokenizer or chat template does not fit, or its prompts are not those of the fit.
         ToolsError: The adapter's tools cannot be used.
     """

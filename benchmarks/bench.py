@@ -37,7 +37,7 @@ class Sizes:
         rounds: Times that both sides take turns.
         states: Requests of extraction and of a sweep setting.
         answers: Requests of generation.
-        limit: Most new tokens of an answer.
+        limit: Maximum new tokens per answer.
         sampled_states: Requests a round that the plain side reads, and sweeps.
         sampled_answers: Requests a round that the plain side answers, twice.
         unit: CAL, TRAIN and VALID requests a domain and label of the pipeline that both sides really run; TEST twice.

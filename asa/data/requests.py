@@ -140,7 +140,7 @@ def printable_name(name: str) -> str:
 def choose_requests(
     requests: str, alpaca: str, hub: bool, data: str, domains: list[str]
 ) -> tuple[list[Request], str, str]:
-    """The requests to run on: the user's file, else Alpaca where it is to be had, else the hand-written set.
+    """The requests to run on: the user's file, else Alpaca where it is available, else the hand-written set.
 
     Both of the latter know the annotated domains alone.
 

@@ -45,7 +45,7 @@ def answer_chosen(
     Args:
         batches: The requests' batches.
         chosen: `[N]` bool, the rows to answer.
-        limit: Most new tokens a row.
+        limit: Maximum new tokens per row.
         closed: As in `Batch.decode`.
         what: Name of the progress bar.
         push: (layer, `[N, H]`).
@@ -78,7 +78,7 @@ def answer_steered(
         states: `[N, layers, H]` of the unsteered model.
         adapter: Decides and pushes.
         unsteered: `[N]` unsteered answers.
-        limit: Most new tokens a row.
+        limit: Maximum new tokens per row.
         closed: As in `Batch.decode`.
         what: Name of the progress bar.
     """

@@ -20,7 +20,7 @@ SCORED_ROWS = 16  # answers scored at once: logits of all their tokens are held
 
 @dataclass(frozen=True)
 class LastToken:
-    """What the model holds at the last prompt token, a row a request.
+    """What the model holds at the last prompt token, one row per request.
 
     Attributes:
         states: `[N, layers, H]`, residual stream behind every block, in the model's dtype.
@@ -102,7 +102,7 @@ class Batch:
         """Greedy continuation of every row.
 
         Args:
-            limit: Most new tokens a row, those of `opening` included.
+            limit: Maximum new tokens per row, those of `opening` included.
             closed: Says of a row's new tokens whether the row is finished.
             push: (layer, `[N, H]`): added to that block's output at the last prompt token, once.
             opening: Tokens that every answer begins with, whatever the model would say.
@@ -146,7 +146,7 @@ class Batch:
         return answers
 
     def log_likelihood(self, answers: list[list[int]]) -> list[float]:
-        """Mean log-probability a token (nats) that the unsteered model gives to the rows' `answers`.
+        """Mean log-probability per token (nats) that the unsteered model gives to the rows' `answers`.
 
         Every answer holds at least one token. All of them run at once, filled up on the right, which no token sees.
         """

@@ -147,7 +147,7 @@ def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], path):
 
 
 def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path):
-    """F1, FPR, call validity and damage against dose: a column a layer, a line a direction (`doses.dose_curves`)."""
+    """F1, FPR, call validity and damage against dose: one column per layer, one line per direction."""
     layers, directions = sorted({p["layer"] for p in points}), list(dict.fromkeys(p["direction"] for p in points))
     measures = {"f1": "trigger F1", "fpr": "false-positive rate", "arguments": "calls that fit", "kl": "KL (nats)"}
     figure, rows = plt.subplots(
@@ -197,7 +197,7 @@ def plot_layer_curve(layers: list[dict], auc: dict[int, float], directions: tupl
 
 
 def plot_reliability(bins: dict[str, list[dict]], path):
-    """The share of requests that need a tool against the probe's p, a line a split (`robustness.reliability`)."""
+    """The share of requests that need a tool against the probe's p, one line per split."""
     figure, axes = plt.subplots(figsize=(4.6, 4.4))
     axes.plot([0, 1], [0, 1], ":", color="#777777", lw=1)
     looks = ((RUN_COLOURS["asa_paper"], -0.05), (RUN_COLOURS["asa"], 0.03))

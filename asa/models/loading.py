@@ -26,13 +26,13 @@ from asa.models.wheels import model_from_wheel
 from asa.support.hub import hub_sentence, said_by
 from asa.support.processes import this_process
 
-HUB_PATIENCE = 5  # seconds
+HUB_TIMEOUT = 5  # seconds
 INSTEAD = "give a model folder"
 
 
 @cache
 def hub_answers() -> bool:
-    """Whether the Hugging Face hub answers within `HUB_PATIENCE` seconds; asked once a process.
+    """Whether the Hugging Face hub answers within `HUB_TIMEOUT` seconds; asked once a process.
 
     Any answer below 500 counts: a mirror may give its root to nobody.
     """
@@ -45,7 +45,7 @@ def hub_answers() -> bool:
         with contextlib.suppress(OSError, ValueError, HTTPException):
             request = urllib.request.Request(hub, method="HEAD")
             try:
-                urllib.request.urlopen(request, timeout=HUB_PATIENCE).close()
+                urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
             except HTTPError as answer:
                 if answer.code >= 500:
                     raise
@@ -53,7 +53,7 @@ def hub_answers() -> bool:
 
     asking = threading.Thread(target=ask, daemon=True)  # looking a name up knows no time-out of its own
     asking.start()
-    asking.join(HUB_PATIENCE)
+    asking.join(HUB_TIMEOUT)
     return answered.is_set()
 
 
@@ -79,7 +79,7 @@ def load_model(profile: Profile, hub: bool, device_map: str = ""):
         (model in evaluation mode, tokenizer, where it came from).
 
     Raises:
-        ModelError: It is not to be had or not to be used, it is no causal language model whose blocks and attention the
+        ModelError: It is not available or cannot be used, it is no causal language model whose blocks and attention the
             engine knows, there is no such device map, or one is asked of several processes.
     """
     if device_map not in ("", "auto"):

@@ -51,7 +51,7 @@ def kl_by_gate(apart: np.ndarray, gate: np.ndarray) -> dict[str, list]:
 
 
 def likelihoods(batches: list[Batch], answers: list[list[int]], chosen: np.ndarray) -> dict[int, float]:
-    """Mean log-probability a token (nats) that the unsteered model gives to the `answers` `[N]` of `chosen` rows."""
+    """Mean log-probability per token (nats) that the unsteered model gives to the `answers` `[N]` of `chosen` rows."""
     found = []
     for part in chosen_parts(batches, chosen):
         found += zip(part.rows, part.log_likelihood([answers[row] for row in part.rows]), strict=True)
@@ -76,7 +76,7 @@ class Spared:
     _known: dict[tuple, float] = field(default_factory=dict, repr=False)
 
     def likelihood(self, answers: list[list[int]]) -> float | None:
-        """Mean over the requests of the log-probability a token (nats) that the unsteered model gives to `answers`.
+        """Mean over the requests of the log-probability per token (nats) that the unsteered model gives to `answers`.
 
         None where every request needs a tool.
         """

@@ -22,8 +22,8 @@ KEYWORDS = {  # a guess by domain: the request needs its tool where one of these
 }
 
 
-def flipped(pool: Pool, splits: list[np.ndarray], share: float, seed: int) -> np.ndarray:
-    """The pool's labels with `share` of every cell (a domain and a label) of the splits' rows turned round.
+def flip_labels(pool: Pool, splits: list[np.ndarray], share: float, seed: int) -> np.ndarray:
+    """The pool's labels with `share` of every cell (a domain and a label) of the splits' rows flipped.
 
     A domain that this leaves with one label in a split, as it may on very few rows, gets its own labels back there.
     """
@@ -39,8 +39,8 @@ def flipped(pool: Pool, splits: list[np.ndarray], share: float, seed: int) -> np
     return labels
 
 
-def with_wrong_labels(pool: Pool, rows, valid: Part, test: Part, seed: int) -> list[dict]:
-    """Trials with a share of labels turned round, a row a share: `share` (that came out), `trials`, `summary`.
+def try_wrong_labels(pool: Pool, rows, valid: Part, test: Part, seed: int) -> list[dict]:
+    """Trials with a share of flipped labels, one row per share: `share` (that came out), `trials`, `summary`.
 
     Wrong are CAL, TRAIN and VALID, since whoever has wrong labels also tunes on them; TEST stays right.
     """
@@ -49,7 +49,7 @@ def with_wrong_labels(pool: Pool, rows, valid: Part, test: Part, seed: int) -> l
     for share in FLIPS:
         trials, wrong = [], []
         for number in range(FLIP_SEEDS):
-            labels = flipped(pool, splits, share, seed + number)
+            labels = flip_labels(pool, splits, share, seed + number)
             trial = run_trial(pool, rows["cal"], rows["train"], valid, test, labels, kinds)
             trials.append(scored_runs(trial, pool.labels[test.rows]))
             wrong.append((labels != pool.labels)[np.concatenate(splits)].mean())
@@ -62,7 +62,7 @@ def keyword_labels(requests: list[Request]) -> np.ndarray:
     return np.array([int(bool(re.search(KEYWORDS[r.domain], r.text, re.IGNORECASE))) for r in requests])
 
 
-def with_keyword_labels(pool: Pool, rows, valid: Part, test: Part, committed: Trial) -> dict:
+def try_keyword_labels(pool: Pool, rows, valid: Part, test: Part, committed: Trial) -> dict:
     """How far keyword labels agree with the annotations, and trials fitted on either, scored against both.
 
     Where that cannot be: `no_keywords`, domains without any, or `one_label`, domains whose CAL requests they label all

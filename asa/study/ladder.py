@@ -34,7 +34,7 @@ class Answers:
     Attributes:
         batches: Gives the requests' batches when they are needed.
         unsteered: `[N]` answers without intervention.
-        limit: Most new tokens.
+        limit: Maximum new tokens per answer.
         closed: As in `Batch.decode`.
     """
 

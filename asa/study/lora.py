@@ -35,7 +35,7 @@ ALPHA = 32  # an update is multiplied by ALPHA / RANK
 LEARNING_RATE = 1e-3  # at the first step, falling to 0 in a straight line; 2e-4 did worse on SmolLM2's VALID
 STEP_ROWS = 16  # requests in a step
 PART_ROWS = 4  # requests side by side in it, of similar length: less filling
-UNSAID = -100  # in a row of labels: no loss here
+IGNORE_INDEX = -100  # in a row of labels: no loss here
 GRADIENT_SCALE = 1024.0  # of an fp16 model; halved where a gradient overflows, and that step is not taken
 
 
@@ -48,7 +48,7 @@ class LoraRun:
         parameters: How many were trained.
         bytes: Their size.
         steps: Optimiser steps.
-        first_loss: Mean loss a token (nats) of the first step's requests, before any change.
+        first_loss: Mean loss per token (nats) of the first step's requests, before any change.
         last_loss: The same of the last step's requests.
     """
 
@@ -151,7 +151,7 @@ def _groups(count: int, seed: int, epochs: int) -> list[list[int]]:
 
 
 def answer_loss(model, prefix: list[int], own: list[list[int]], targets: list[list[int]]) -> torch.Tensor:
-    """Mean loss a token (nats) of `targets` behind prompts that are `prefix` and the rows of `own`; with gradient."""
+    """Mean loss per token (nats) of `targets` behind prompts that are `prefix` and the rows of `own`; with gradient."""
     decoder, cache, device = model.get_decoder(), growing_cache(model.config), input_device(model)
     decoder(input_ids=torch.tensor([prefix], device=device), past_key_values=cache, use_cache=True)
     order = sorted(range(len(own)), key=lambda row: len(own[row]) + len(targets[row]))
@@ -159,13 +159,13 @@ def answer_loss(model, prefix: list[int], own: list[list[int]], targets: list[li
     for first in range(0, len(order), PART_ROWS):
         part = [(own[row], targets[row]) for row in order[first : first + PART_ROWS]]
         ids = [torch.tensor(row + target[:-1]) for row, target in part]
-        labels = [torch.tensor([UNSAID] * (len(row) - 1) + target) for row, target in part]
+        labels = [torch.tensor([IGNORE_INDEX] * (len(row) - 1) + target) for row, target in part]
         ids = pad_sequence(ids, batch_first=True).to(device)
-        copies = fork_cache(cache, torch.zeros(len(part), dtype=torch.long))  # of the one prefix, a row a request
+        copies = fork_cache(cache, torch.zeros(len(part), dtype=torch.long))  # of the one prefix, one row per request
         hidden = decoder(input_ids=ids, past_key_values=copies, use_cache=True).last_hidden_state
-        labels = pad_sequence(labels, batch_first=True, padding_value=UNSAID)
+        labels = pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX)
         labels = labels.to(hidden.device)  # a device map may end elsewhere than it begins
-        spoken = labels != UNSAID  # only these are unembedded: the vocabulary is the largest matrix
+        spoken = labels != IGNORE_INDEX  # only these are unembedded: the vocabulary is the largest matrix
         logits = model.lm_head(hidden[spoken]).float()
         losses.append(torch.nn.functional.cross_entropy(logits, labels[spoken].to(logits.device), reduction="sum"))
     return torch.stack(losses).sum() / sum(map(len, targets))

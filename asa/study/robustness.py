@@ -21,7 +21,7 @@ from asa.engine.states import Reading
 from asa.method.directions import DIRECTIONS, NECESSITY
 from asa.method.steering import gates
 from asa.method.tuning import BETAS, DOSES, TAUS, Setting
-from asa.study.labels import with_keyword_labels, with_wrong_labels
+from asa.study.labels import try_keyword_labels, try_wrong_labels
 from asa.study.trials import Part, Pool, Trial, p_needed, rates, run_trial, scored_runs, steered, summary, take_part
 from asa.support.processes import progress
 
@@ -45,7 +45,7 @@ def other_splits(pool: Pool, seed: int) -> dict[int, dict[str, np.ndarray]]:
     return splits
 
 
-def over_splits(pool: Pool, rows, seed: int) -> dict | None:
+def resplit(pool: Pool, rows, seed: int) -> dict | None:
     """Trials on other splits, near-duplicates on one side, both directions; None where no other split can be made.
 
     Layers and regularisation are not chosen anew, so they have seen what the new TESTs share with the main VALID:
@@ -105,7 +105,7 @@ def reliability(p_tool: np.ndarray, labels: np.ndarray) -> list[dict]:
     return bins
 
 
-def at_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict:
+def hit_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict:
     """A threshold chosen on VALID for a false-positive rate of the probe, and the rates it gives on TEST.
 
     Above it a request is pushed toward a call, below it away; a direction obeys the probe of its layer, so `thresholds`
@@ -131,7 +131,7 @@ def at_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict
     }  # fmt: skip
 
 
-def by_scoring_the_probe(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict:
+def score_the_probe(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict:
     """The original's protocol beside ours: settings chosen by the F1 of the probe's decision on VALID.
 
     That score is the same for every dose and beta: `tied` settings share it, and the order of a grid decides which of
@@ -194,11 +194,11 @@ def run_robustness(
     committed = run_trial(pool, rows["cal"], rows["train"], valid, test, labels, DIRECTIONS)
     parts = {
         "committed": lambda: scored_runs(committed, labels[test.rows]),
-        "splits": lambda: over_splits(pool, rows, seed),
+        "splits": lambda: resplit(pool, rows, seed),
         "left_out": lambda: domains_left_out(pool, rows, committed),
-        "wrong_labels": lambda: with_wrong_labels(pool, rows, valid, test, seed),
-        "keywords": lambda: with_keyword_labels(pool, rows, valid, test, committed),
-        "target_fpr": lambda: at_target_fpr(pool, valid, test, committed),
-        "probe_protocol": lambda: by_scoring_the_probe(pool, valid, test, committed),
+        "wrong_labels": lambda: try_wrong_labels(pool, rows, valid, test, seed),
+        "keywords": lambda: try_keyword_labels(pool, rows, valid, test, committed),
+        "target_fpr": lambda: hit_target_fpr(pool, valid, test, committed),
+        "probe_protocol": lambda: score_the_probe(pool, valid, test, committed),
     }
     return {name: run() for name, run in progress(parts.items(), desc="robustness", unit="part")}

@@ -82,7 +82,7 @@ def _wrong_labels(robust: dict, kind: str) -> str:
         summary = of["summary"]
         cells = [summary["probe"]["f1"], *[summary[kind][m] for m in ("f1", "fpr", "gap_closed")]]
         rows.append([f"{of['share']:.0%}".replace("%", " %"), *map(mean_and_deviation, cells)])
-    heads = ["labels turned round", "probe F1", f"{kind} F1", f"{kind} FPR", "gap closed"]
+    heads = ["flipped labels", "probe F1", f"{kind} F1", f"{kind} FPR", "gap closed"]
     return markdown_table(heads, rows)
 
 

@@ -82,7 +82,8 @@ def proof_sections(proof: dict | None) -> list[str]:
         "### What follows on each rung",
         "Rates over the answers that call. Then, on the requests that need no tool: the share of answers unchanged to "
         f"the token, of all {spared['unchanged']['total']} and of the {spared['words_kept']['total']} that were in "
-        "words already, and the mean log-probability a token (nats) that the unsteered model gives the rung's answers.",
+        "words already, and the mean log-probability per token (nats) that the unsteered model gives the rung's "
+        "answers.",
         _follow_table(proof["ladder"]),
         _forcing(proof),
         "### How far the next token's distribution moves",
@@ -152,7 +153,7 @@ def _follow_table(ladder: dict) -> str:
         damage = rung["damage"]
         columns += [*map(rate_with_interval, (damage["unchanged"], damage["words_kept"])), damage["log_p"]]
         rows.append([name, rates["format"]["total"], *columns])
-    heads = ["rung", "calls", "format", "tool", "arguments", "unchanged", "words kept", "log p a token"]
+    heads = ["rung", "calls", "format", "tool", "arguments", "unchanged", "words kept", "log p per token"]
     return markdown_table(heads, rows)
 
 
@@ -168,7 +169,7 @@ def _forcing(proof: dict) -> str:
         f"gate: F1 {pair(lambda r: r['scores']['f1'])}, FPR {pair(lambda r: r['scores']['fpr'])} (McNemar: "
         f"{paired['only_b']} requests only forcing got right, {paired['only_a']} only steering, p = "
         f"{paired['p_value']:.2g}); calls whose arguments fit {pair(lambda r: r['validity']['arguments']['rate'])}; "
-        f"answers unchanged {pair(lambda r: r['damage']['unchanged']['rate'])}, their log-probability a token "
+        f"answers unchanged {pair(lambda r: r['damage']['unchanged']['rate'])}, their log-probability per token "
         f"{pair(lambda r: r['damage']['log_p'])}."
     )
 

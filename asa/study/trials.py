@@ -1,7 +1,7 @@
 """Trials: the whole recipe once, on any split and any labels, tested by replay.
 
 A *trial* fits readers on CAL and TRAIN and directions on CAL, tunes dose, beta and tau on VALID, and tests on TEST. All
-of it works on a pool of requests that were prefilled and read once, so a trial costs some seconds. A call is the
+of it works on a pool of requests that were prefilled and read once, so a trial takes seconds. A call is the
 model's next token after the push; the probe's own decision is scored beside it, never in its place. Given are the
 probes' regularisation and a layer for each direction. Why one would change something is not asked here.
 """

@@ -114,7 +114,7 @@ def test_a_hub_in_trouble_does_not_answer(hub, status):
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("reply", [None, b"SSH-2.0-OpenSSH\r\n", b""], ids=["silent", "another service", "hangs up"])
 def test_an_address_that_does_not_speak_http_costs_the_patience_at_most(monkeypatch, reply):
-    monkeypatch.setattr(loading, "HUB_PATIENCE", 0.3)
+    monkeypatch.setattr(loading, "HUB_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         held = []
@@ -153,7 +153,7 @@ def test_looking_the_name_up_costs_the_patience_at_most(monkeypatch):
         looked_up.set()
         return []
 
-    monkeypatch.setattr(loading, "HUB_PATIENCE", 0.2)
+    monkeypatch.setattr(loading, "HUB_TIMEOUT", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     try:
         assert not hub_answers()
@@ -170,7 +170,7 @@ def test_an_address_that_is_none_is_no_hub(monkeypatch, address):
 
 
 def test_the_patience_is_seconds():
-    assert 1 <= loading.HUB_PATIENCE <= 10
+    assert 1 <= loading.HUB_TIMEOUT <= 10
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,15 @@ from asa.method.steering import gates
 from asa.method.tuning import BETAS, DOSES, Setting
 from asa.study import labels as labels_of
 from asa.study import robustness
-from asa.study.labels import flipped, keyword_labels, with_keyword_labels, with_wrong_labels
+from asa.study.labels import flip_labels, keyword_labels, try_keyword_labels, try_wrong_labels
 from asa.study.robustness import (
-    at_target_fpr,
-    by_scoring_the_probe,
     domains_left_out,
+    hit_target_fpr,
     other_splits,
-    over_splits,
     reliability,
+    resplit,
     run_robustness,
+    score_the_probe,
     threshold_for,
 )
 from asa.study.trials import Pool, p_needed, run_trial, scored_runs, steered, summary, take_part
@@ -169,7 +169,7 @@ def test_each_direction_is_read_tuned_and_pushed_at_its_own_layer(made):
     assert (runs[NECESSITY]["layer"], runs[ACTION]["layer"]) == (OTHER, LAYER)
     assert trial.settings[NECESSITY].f1 == 1.0 and runs[NECESSITY]["f1"] < 0.1  # on VALID it was right
     assert runs["probe"]["f1"] == runs[ACTION]["f1"] == 1.0
-    target = at_target_fpr(pool, valid, test, trial)
+    target = hit_target_fpr(pool, valid, test, trial)
     for kind, layer in pool.layers.items():
         p_valid = p_needed(valid, trial.readers, layer)
         assert target["thresholds"][kind] == threshold_for(p_valid, pool.labels[valid.rows], 0.05)
@@ -215,7 +215,7 @@ def test_other_splits_use_every_row_once_and_part_no_near_duplicates(made):
 
 
 def test_over_splits_gives_every_trial_and_their_mean_and_deviation(made):
-    results = over_splits(*made[:2], 0)
+    results = resplit(*made[:2], 0)
     assert len(results["seeds"]) == len(results["trials"]) == robustness.RESPLITS
     f1 = [trial["baseline"]["f1"] for trial in results["trials"]]
     assert len(set(f1)) > 1
@@ -234,7 +234,7 @@ def test_a_seed_that_cannot_be_split_is_passed_over(made, monkeypatch):
     monkeypatch.setattr(robustness, "split_requests", refusing)
     assert list(other_splits(made[0], 0)) == [3]
     monkeypatch.setattr(robustness, "RESPLITS", 0)
-    assert over_splits(*made[:2], 0) is None
+    assert resplit(*made[:2], 0) is None
 
 
 def test_one_trial_has_no_deviation():
@@ -280,14 +280,14 @@ def test_a_domain_left_out_is_read_as_the_others_are(made):
 def test_flipping_turns_the_share_of_every_cell_and_nothing_else(made):
     pool, rows, *_ = made
     chosen = [rows["cal"], rows["train"]]
-    labels = flipped(pool, chosen, 0.25, 0)
+    labels = flip_labels(pool, chosen, 0.25, 0)
     wrong = labels != pool.labels
     assert set(np.flatnonzero(wrong)) <= set(np.concatenate(chosen))
     for name in NAMES:
         for label in (0, 1):
             assert wrong[(pool.domains == name) & (pool.labels == label)].sum() == 4  # of 8 + 8
-    assert np.array_equal(labels, flipped(pool, chosen, 0.25, 0))
-    assert not np.array_equal(labels, flipped(pool, chosen, 0.25, 1))
+    assert np.array_equal(labels, flip_labels(pool, chosen, 0.25, 0))
+    assert not np.array_equal(labels, flip_labels(pool, chosen, 0.25, 1))
 
 
 def test_flipping_leaves_both_labels_in_every_domain_of_every_split():
@@ -296,7 +296,7 @@ def test_flipping_leaves_both_labels_in_every_domain_of_every_split():
     splits = [rows[split] for split in ("cal", "train", "valid")]
     turned = []
     for seed in range(20):
-        labels = flipped(pool, splits, 0.34, seed)
+        labels = flip_labels(pool, splits, 0.34, seed)
         turned.append(int((labels != pool.labels).sum()))
         for split in splits:
             assert len({(pool.domains[row], labels[row]) for row in split}) == 2 * len(NAMES)
@@ -307,7 +307,7 @@ def test_wrong_labels_are_wrong_in_all_but_test(made, monkeypatch):
     """All wrong, the model does the opposite of what it should; TEST says so, since it stays right."""
     pool, rows, valid, test, _ = made
     monkeypatch.setattr(labels_of, "FLIPS", (0.05, 1.0))
-    few, all_wrong = with_wrong_labels(pool, rows, valid, test, 0)
+    few, all_wrong = try_wrong_labels(pool, rows, valid, test, 0)
     assert few["share"] == pytest.approx(1 / 24) and len(few["trials"]) == labels_of.FLIP_SEEDS  # 1 of a cell's 24
     assert few["summary"][ACTION]["f1"]["mean"] > 0.9
     assert all_wrong["summary"][ACTION]["f1"]["mean"] == 0.0 and all_wrong["summary"]["probe"]["fpr"]["mean"] == 1.0
@@ -330,10 +330,10 @@ def test_keywords_guess_by_the_requests_own_domain():
 def test_keyword_labels_are_compared_with_annotations(made, monkeypatch):
     """A guesser that is right in two domains and always wrong in the third."""
     pool, rows, valid, test, committed = made
-    exact = with_keyword_labels(pool, rows, valid, test, committed)
+    exact = try_keyword_labels(pool, rows, valid, test, committed)
     assert exact["agreement"] == {"all": 1.0, "math": 1.0, "code": 1.0, "search": 1.0} and exact["kappa"] == 1.0
     monkeypatch.setitem(labels_of.KEYWORDS, "search", "plain")
-    wrong = with_keyword_labels(pool, rows, valid, test, committed)
+    wrong = try_keyword_labels(pool, rows, valid, test, committed)
     assert wrong["agreement"] == {"all": pytest.approx(2 / 3), "math": 1.0, "code": 1.0, "search": 0.0}
     assert wrong["kappa"] == pytest.approx(1 / 3)
     on = {
@@ -345,9 +345,9 @@ def test_keyword_labels_are_compared_with_annotations(made, monkeypatch):
 
 def test_keywords_that_say_nothing_are_left_out(made, monkeypatch):
     monkeypatch.setitem(labels_of.KEYWORDS, "search", "never")
-    assert with_keyword_labels(*made) == {"one_label": ["search"]}
+    assert try_keyword_labels(*made) == {"one_label": ["search"]}
     monkeypatch.delitem(labels_of.KEYWORDS, "search")
-    assert with_keyword_labels(*made) == {"no_keywords": ["search"]}
+    assert try_keyword_labels(*made) == {"no_keywords": ["search"]}
 
 
 def test_the_threshold_is_the_smallest_that_keeps_the_rate():
@@ -371,7 +371,7 @@ def test_reliability_sorts_every_request_into_its_bin():
 def test_the_target_rate_is_met_on_valid_and_the_model_follows_on_test(made):
     """The action direction does what the threshold says; the necessity direction leaves the model its own rate."""
     pool, _, valid, test, committed = made
-    results = at_target_fpr(pool, valid, test, committed)
+    results = hit_target_fpr(pool, valid, test, committed)
     assert 0 < results["valid"]["probe"]["fpr"] <= results["target_fpr"] == 0.05
     p_valid = p_needed(valid, committed.readers, LAYER)
     assert results["thresholds"] == dict.fromkeys(DIRECTIONS, threshold_for(p_valid, pool.labels[valid.rows], 0.05))
@@ -383,7 +383,7 @@ def test_the_target_rate_is_met_on_valid_and_the_model_follows_on_test(made):
 def test_scoring_the_probe_claims_what_the_model_does_not_do(made):
     """At no tied setting, since the paper's direction changes no call here."""
     pool, _, valid, test, committed = made
-    results = by_scoring_the_probe(pool, valid, test, committed)
+    results = score_the_probe(pool, valid, test, committed)
     baseline = confusion(test.reading.called, pool.labels[test.rows])
     assert results["claimed"]["test"] == {"f1": 1.0, "fpr": 0.0}
     assert results["tied"] == len(DOSES) * len(BETAS) and list(results["real"]) == ["lowest", "median", "highest"]
@@ -396,7 +396,7 @@ def test_all_settings_that_tie_by_the_probe_are_replayed(made):
     pool, rows = make_pool(layers={NECESSITY: OTHER, ACTION: LAYER})
     _, _, valid, test, _ = made
     committed = run_trial(pool, rows["cal"], rows["train"], valid, test, pool.labels, DIRECTIONS)
-    results = by_scoring_the_probe(pool, valid, test, committed)
+    results = score_the_probe(pool, valid, test, committed)
     signs = gates(p_needed(test, committed.readers, OTHER), results["tau"])
     outcomes = []
     for dose in DOSES:

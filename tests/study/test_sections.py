@@ -313,7 +313,7 @@ def test_forcing_is_compared_with_the_chosen_direction(kind):
         ("FPR", lambda rung: rung["scores"]["fpr"]),
         ("calls whose arguments fit", lambda rung: rung["validity"]["arguments"]["rate"]),
         ("answers unchanged", lambda rung: rung["damage"]["unchanged"]["rate"]),
-        ("log-probability a token", lambda rung: rung["damage"]["log_p"]),
+        ("log-probability per token", lambda rung: rung["damage"]["log_p"]),
     ):
         assert f"{name} {of(forced):.3f} against {of(steered):.3f}" in text
     paired = forced["against_full"]
