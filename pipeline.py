@@ -107,7 +107,7 @@ CHAT = yes_or_no("CHAT", CHAT)
 # none: its answer is in a prompt.
 
 # %% requests
-from asa.data.examples import deal_requests
+from asa.data.examples import deal_requests, without_examples
 from asa.data.requests import choose_requests, load_requests
 from asa.evaluation.comparisons import show_samples
 from asa.models.loading import hub_answers
@@ -126,6 +126,8 @@ others = load_requests("data/requests.jsonl", domains) if benchmark == "alpaca" 
 tools, dealt = deal_requests(requests, others, tools, profile.few_shot, SEED)
 print(f"profile {profile.name} ({profile.model_id}): {profile_why}")
 print(f"requests: {len(requests)} {benchmark} ({requests_why})")
+if left_out := len(requests) - len(without_examples(requests, tools)):
+    print(f"{left_out} left out, which are among the tools' examples or resemble one")
 print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in dealt.items()))
 show_samples(dealt["train"])
 
@@ -317,7 +319,7 @@ title = f"{profile.name}, {benchmark}: {len(test)} TEST requests, 95 % intervals
 writer.write(f"{OUT}/baseline_vs_asa.png", plot_baseline_vs_asa, scores, title)
 plot_proof(proof, tuned.unsteered, OUT, writer)
 print(gap_in_words(results))
-print(f"All stages took {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/results.json and {assets}.")
+print(f"All stages: {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/results.json and {assets}.")
 
 # %% [markdown] demo-text
 # ## Demo

@@ -55,7 +55,7 @@ def plot_probe_sweep(readings: list[LayerReading], length_auc: float, kinds: lis
             axes.text(reading.layer, 0.5, "constant", rotation=90, ha="center", va="bottom", fontsize=8)
     axes.plot([r.layer for r in readings], [r.shuffled for r in readings], "k.--", lw=1, label="shuffled labels")
     axes.axhline(length_auc, color="#b03060", lw=1, ls=":", label="prompt length alone")
-    for height, marker, (rule, layer) in zip((0.012, 0.03), "v*", chosen.items(), strict=True):
+    for height, marker, (rule, layer) in zip((0.012, 0.03), "v*", chosen.items(), strict=False):
         place = (layer, readings[layer].auc + height)
         axes.plot(*place, marker, color="#b03060", ms=7, label=f"{rule} (layer {layer})")
     lowest = min([0.5, length_auc, *[r.shuffled for r in readings if not r.constant]])

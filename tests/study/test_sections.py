@@ -378,11 +378,11 @@ def test_other_gates_stand_in_their_columns_and_the_best_on_valid_is_named(proof
     assert rows_of(proof, "Other gates")[1][-1] == "-0.250 ± 0.125"
 
 
-def test_figures_are_shown_by_the_names_that_the_pipeline_gives_them(proof):
-    pipeline = (Path(__file__).parents[2] / "pipeline.py").read_text(encoding="utf-8")
+def test_figures_are_shown_by_the_names_that_they_are_given(proof):
+    drawn = (Path(__file__).parents[2] / "asa" / "evaluation" / "figures.py").read_text(encoding="utf-8")
     figures = re.findall(r"!\[.+?\]\((.+?)\)", text_of(proof))
     assert len(figures) == 3
-    assert all(f"{{OUT}}/{figure}" in pipeline for figure in figures)
+    assert all(f"{{folder}}/{figure}" in drawn for figure in figures)
 
 
 def test_other_splits_give_mean_and_deviation(proof):

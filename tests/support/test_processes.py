@@ -90,7 +90,7 @@ def test_two_processes_leave_the_same_adapter_and_files(runs):
 
 def test_only_the_first_process_prints(runs):
     (alone, _), (together, _) = runs.values()
-    for line in ("prompts share", "gap closed", "states-cal: took"):
+    for line in ("prompts share", "gap between baseline and probe", "states-cal: took"):
         assert alone.stdout.count(line) == together.stdout.count(line) == 1
 
 
