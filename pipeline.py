@@ -50,8 +50,9 @@ from asa.support.files import errors_in_one_sentence
 errors_in_one_sentence()
 
 # %% setup title=Setup hide=true
-from asa.support.environment import check_environment
+from asa.support.environment import check_environment, share_cores
 
+share_cores()  # before torch is loaded
 check_environment()  # installs only what is missing, never torch or NumPy
 
 # %% command-line mode=script

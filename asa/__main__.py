@@ -5,6 +5,10 @@ says where the model is if it has moved. Both runs are real greedy generations o
 or chosen.
 """
 
+from asa.support.environment import share_cores
+
+share_cores()  # before torch is loaded
+
 import argparse
 import json
 import sys

@@ -4,6 +4,7 @@ On Colab nearly all of it is preinstalled. A missing package is installed with p
 never are, because exchanging them under a running kernel breaks it. Outside a notebook the command to run is named.
 """
 
+import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -35,6 +36,16 @@ def notebook_shell():
         return get_ipython()
     except NameError:
         return None
+
+
+def share_cores() -> None:
+    """Let threads that wait give their core away; to be called before torch is loaded, whose threads else spin.
+
+    On a shared machine a spinning thread keeps the others from the core that they wait for (see benchmarks/busy.md).
+    What the user has set is left alone.
+    """
+    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def check_environment() -> None:

@@ -2,6 +2,8 @@
 
 import builtins
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -128,3 +130,34 @@ def test_the_package_asks_for_what_is_checked():
     """pyproject.toml and the notebook's setup name the same packages and the same oldest versions."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     assert dict(line.split(">=") for line in project["dependencies"]) == NEEDED
+
+
+SETUP = """
+import os, sys
+for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+    os.environ.pop(name, None)
+os.environ.update({set!r})
+from asa.support.environment import share_cores
+share_cores()
+print(os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "PASSIVE False"), ({"GOMP_SPINCOUNT": "9"}, "None False"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False")],
+)
+def test_waiting_threads_give_their_core_away_unless_the_user_says_otherwise(given, found):
+    """In time: torch reads it as it is loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", SETUP.format(set=given)], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == found, done.stderr
+
+
+@pytest.mark.parametrize("name", ["pipeline.py", "asa/__main__.py"])
+def test_nothing_loads_torch_before_threads_are_told(name):
+    text = (Path(__file__).parents[2] / name).read_text("utf-8")
+    before = text[: text.index("share_cores()")]
+    imports = re.findall(r"^(?:from|import) (\S+)", before, re.M)
+    assert set(imports) <= {"asa.support.files", "asa.support.environment"}

@@ -215,7 +215,7 @@ def test_a_full_disk_at_the_tuning_stage_costs_the_file_alone(runs):
     out, done, _ = runs
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "tuning: took" in done.stdout and "[TOOL]" in done.stdout
-    assert done.stdout.index("all stages") < done.stdout.index("  ASA       ")
+    assert done.stdout.index("All stages") < done.stdout.index("  ASA       ")
     said = re.findall(r"^(\S+)(?:, .+| and .+)? could not be written \(No space left on device\); ", done.stderr, re.M)
     assert [Path(path).name for path in said] == [
         "tuning.npz", "hp_sweep.png", "adapter.safetensors", "steering_vectors.npz", "report.md",
