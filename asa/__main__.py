@@ -49,7 +49,7 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
 
     Returns:
         `n`, how many are scored, `left_out`, how many are not since the prompt's examples hold their like, and
-        `evaluation.trigger_metrics` for `baseline`, `probe` (its decision alone) and `asa`, with
+        `metrics.trigger_metrics` for `baseline`, `probe` (its decision alone) and `asa`, with
         `validity` of the calls and `mcnemar`. A rate without a denominator is None.
 
     Raises:

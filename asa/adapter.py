@@ -115,7 +115,7 @@ class ASAAdapter:
         return rows[:, 0].long(), rows[:, 1], rows[:, 2].int()
 
     def _decided(self, hidden: torch.Tensor) -> list[tuple[int, float, int]]:
-        """As `decide`, a tuple a row; the numbers are so few that tensor operations would cost several times more."""
+        """As `decide`, one tuple per row; the numbers are so few that tensor operations would cost several times more."""
         if self.arrays["weight"].device != hidden.device:
             self.arrays = {name: array.to(hidden.device) for name, array in self.arrays.items()}
             self._pushes = self._pushes.to(hidden.device)
@@ -126,7 +126,7 @@ class ASAAdapter:
         domains = scores[:, : len(self.domains)].argmax(1).tolist()
         for domain, row in zip(domains, scores[:, len(self.domains) :].tolist(), strict=True):
             p_tool = _sigmoid(row[domain])
-            decided.append((domain, p_tool, 1 if p_tool >= self.tau else -1 if p_tool <= 1 - self.tau else 0))
+            decided.append((domain, p_tool, gate_of(p_tool, self.tau)))
         return decided
 
     def push(self, hidden: torch.Tensor) -> tuple[torch.Tensor, list[Decision]]:
@@ -220,6 +220,17 @@ class ASAAdapter:
             raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error} is missing.") from error
         except (ValueError, TypeError) as error:
             raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error}") from error
+
+
+def gate_of(p_tool: float, tau: float) -> int:
+    """The gate of one request; `method.steering.gates` is the same of many, also in the last bit of 1 - tau.
+
+    >>> gate_of(0.9, 0.9), gate_of(0.1, 0.9), gate_of(0.2, 0.9)
+    (1, -1, 0)
+    """
+    if max(p_tool, 1 - p_tool) < tau:
+        return 0
+    return 1 if p_tool >= 0.5 else -1
 
 
 def _sigmoid(score: float) -> float:

@@ -23,6 +23,8 @@ from transformers import DynamicCache
 from truth import allowed_error
 
 from asa import AdapterError, ASAAdapter
+from asa.adapter import gate_of
+from asa.method.steering import gates
 from asa.models.fingerprint import fingerprint
 from asa.models.layout import block_output, decoder_layers
 from asa.support.files import VERSION
@@ -123,6 +125,14 @@ def test_the_gate_at_its_edges():
             assert changed(adapter, tau=tau).decide(state)[2].item() == gate
     gates = [simple([p], tau=0.5).decide(state)[2].item() for p in (1e-6, 0.499, 0.5, 0.501, 1 - 1e-6)]
     assert gates == [-1, -1, 1, 1, 1]
+
+
+def test_the_gate_is_the_one_that_was_tuned():
+    """Also where p and 1 - tau differ in their last bit only: what tuning scored is what the adapter does."""
+    for tau in (0.5, 0.6, 0.7, 0.8, 0.9):
+        chances = np.array([n / 1000 for n in range(1001)] + [1 - tau, tau])
+        assert [gate_of(p, tau) for p in chances.tolist()] == gates(chances, tau).tolist()
+    assert gate_of(0.1, 0.9) == -1 and 0.1 > 1 - 0.9
 
 
 def test_every_row_has_its_own_route_and_push():

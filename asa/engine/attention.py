@@ -42,8 +42,8 @@ def shared_prefix_attention(
         attention_mask: Unused; causality is built here.
         scaling: Factor on the scores.
         dropout: Must be 0.
-        prefix: Layer index -> (keys, values), each `[kv_heads, P, d]`, as `caches.PrefixKeys` has them; None while the
-            prefix itself is prefilled.
+        prefix: Layer index -> (keys, values), each `[kv_heads, P, d]`, as `kv_cache.PrefixKeys` has them; None while
+            the prefix itself is prefilled.
         own_mask: `[B, S]` bool, False where a row has no token (rows of different length side by side).
         sliding_window: How many tokens this layer sees, the query's own included; None: all.
         **kwargs: Ignored.

@@ -34,7 +34,7 @@ def with_interval(scores: dict, name: str) -> str:
 
 
 def rate_with_interval(rate: dict) -> str:
-    """The same of one rate from `evaluation.rate_of`; a dash where nothing was counted."""
+    """The same of one rate from `metrics.rate_of`; a dash where nothing was counted."""
     return "-" if rate["total"] == 0 else _with_bounds(rate["rate"], rate["interval"])
 
 

@@ -206,7 +206,7 @@ def _model_place(name: str) -> str:
 
 
 def given_profile(name: str, value: Any) -> str:
-    """A profile's name as `profiles.choose_profile` takes it: a built-in one in small letters, a folder as a path.
+    """A profile's name as `choose_profile` takes it: a built-in one in small letters, a folder as a path.
 
     Raises:
         ParameterError: As in `given_path`.

@@ -3,7 +3,7 @@
 The file is a JSON list. A tool has a name, a description, a JSON schema of its arguments, and a domain: the
 sort of request it serves. It may bring examples: a request that needs it, with the arguments to call it with,
 or one that does not, with an answer in words. Loading checks everything and asks nobody: a mistake in the file is
-one clear sentence now, not a wrong number later. This chapter runs no tool, and does not read a model's answer.
+one clear sentence now, not a wrong number later. This module runs no tool, and does not read a model's answer.
 """
 
 import json
