@@ -9,6 +9,8 @@
 # Adapter** uses that. At one layer, once per answer, at the last prompt token, a router picks the tool domain, a
 # probe scores the need, and a gate (+1, 0, -1) adds or subtracts a steering vector. No weights change.
 #
+# ![Baseline against ASA](https://raw.githubusercontent.com/gyunggyung/Liquid-ASA/main/outputs/baseline_vs_asa.png)
+#
 # **Run all** fits, tunes, tests and saves an adapter. On a GPU with the hub it takes
 # `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, ten to
 # fifteen minutes on two CPU cores. Interrupted? Run all again: finished stages are reused.
@@ -189,6 +191,8 @@ keys["baseline"] = key_of(keys["run"], profile.max_new_tokens, profile.words_lim
 # One prefill per request gives the state at the last prompt token behind every block, and whether the unsteered
 # model would call. A linear probe per layer says how well the need for a tool can be read there; shuffled labels and
 # the prompt's length alone are the controls.
+#
+# [[asa/method/layers.py: layer_probe]]
 
 # %% sweep
 from asa.engine.states import read_splits
@@ -211,13 +215,19 @@ writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.l
 
 # %% [markdown] tuning-text
 # ## Tuning on VALID
+# A steering vector is a direction in the residual stream: for `necessity`, the paper's, from requests that need no tool
+# to those that do; for `action` from requests where the model answers in words to those where it calls.
+#
+# [[asa/method/directions.py: directions]]
+#
 # The gate asks how sure the probe is; the push goes along the domain's vector:
 #
 # [[asa/method/steering.py: gate_and_push]]
 #
-# Every setting is scored by the model's next token after the push, never by the probe alone. `action`, the direction of
-# what the model is about to do, and the paper's `necessity`, the direction of what the prompt needs, each get their
-# best.
+# Every setting is scored by the model's next token after the push, never by the probe alone. The best has the highest F1
+# on VALID with no more false calls than without steering:
+#
+# [[asa/method/tuning.py: best_setting]]
 
 # %% tuning
 from asa.engine.states import Prefilled

@@ -285,6 +285,14 @@ def test_the_parameters_are_the_first_code(committed):
     assert first.metadata["tags"] == ["parameters"]
 
 
+def test_the_committed_notebook_is_short(committed):
+    """What a reader sees: few cells, few lines of code, few words; what is folded does not count."""
+    seen = [cell.source for cell in committed.cells if cell.cell_type == "code" and "cellView" not in cell.metadata]
+    lines = [len(source.splitlines()) for source in seen]
+    words = sum(len(cell.source.split()) for cell in committed.cells if cell.cell_type == "markdown")
+    assert len(committed.cells) <= 40 and sum(lines) <= 350 and max(lines) <= 40 and words <= 1800
+
+
 @pytest.mark.parametrize("banned", ["matplotlib.use(", "drive.mount", "login(", "/content"])
 def test_committed_notebook_has_nothing_that_blocks_or_breaks_run_all(committed, banned):
     code = [cell for cell in committed.cells if cell.cell_type == "code"]

@@ -33,6 +33,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return (vector / length).astype(np.float32)
 
 
+# [directions]
 def mean_difference(states: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Unit mean of states `[N, H]` where `chosen` `[N]` minus where not.
 
@@ -49,6 +50,9 @@ def action_direction(states: np.ndarray, triggered: np.ndarray, log_odds: np.nda
         return mean_difference(states, triggered)
     states, odds = states.astype(np.float64), log_odds.astype(np.float64)
     return unit((odds - odds.mean()) @ (states - states.mean(axis=0)))
+
+
+# [/directions]
 
 
 def fit_directions(

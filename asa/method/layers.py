@@ -48,10 +48,14 @@ def is_constant(states: np.ndarray) -> bool:
     return bool(states.std(axis=0, dtype=np.float64).max() <= CONSTANT * size)
 
 
+# [layer_probe]
 def _auc(fit, fit_labels, valid, valid_labels) -> float:
     scaler = StandardScaler().fit(fit)
     probe = LogisticRegression(C=1e-2, max_iter=1000).fit(scaler.transform(fit), fit_labels)
     return read_auc(valid_labels, probe.decision_function(scaler.transform(valid)))
+
+
+# [/layer_probe]
 
 
 def read_auc(labels, scores) -> float:

@@ -75,17 +75,21 @@ def sweep_settings(
     return settings
 
 
+# [best_setting]
 def best_setting(settings: list[Setting], unsteered_fpr: float | None, direction: str | None = None) -> Setting:
     """The best setting by the objective above; of one `direction` where given.
 
     Where none keeps the false-positive rate, the one with the lowest rate is returned. A false-positive rate of None
-    counts as 0: no request could be called for wrongly. An F1 of None counts as 1, see `evaluation.worth`.
+    counts as 0: no request could be called for wrongly. An F1 of None counts as 1, see `scores.worth`.
     """
     pool = [s for s in settings if direction in (None, s.direction)]
     allowed = [s for s in pool if (s.fpr or 0.0) <= (unsteered_fpr or 0.0)]
     if not allowed:
         return min(pool, key=lambda s: (s.fpr or 0.0, -worth(s.f1), s.dose))
     return max(allowed, key=lambda s: (worth(s.f1), -s.dose, -(s.fpr or 0.0)))
+
+
+# [/best_setting]
 
 
 def settings_to_json(settings: list[Setting]) -> list[dict]:
