@@ -224,8 +224,8 @@ writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.l
 #
 # [[asa/method/steering.py: gate_and_push]]
 #
-# Every setting is scored by the model's next token after the push, never by the probe alone. The best has the highest F1
-# on VALID with no more false calls than without steering:
+# Every setting is scored by the model's next token after the push, never by the probe alone. The best has the highest
+# F1 on VALID with no more false calls than without steering:
 #
 # [[asa/method/tuning.py: best_setting]]
 
