@@ -64,7 +64,7 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
     adapter = ASAAdapter.from_pretrained(assets)
     requests = load_requests(requests_file)
     saved, tools, expected = fitted_with(adapter, f"{assets}/config.json")
-    profile = profile_found(saved, assets, adapter.config.get("model_source", ""), model_id)
+    profile = profile_found(saved, assets, adapter.config.get("model_source", ""), model_id.strip())
     given = len(requests)
     if profile.few_shot:
         requests = unseen_requests(requests, tools, requests_file)
@@ -78,7 +78,7 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
             f"({found}): load the tokenizer and chat template of that time, or fit again."
         )
     prompts = fitting_prompts(prompter, model, requests)
-    triggered = trigger_test(tokenizer, profile.trigger, prompter.opened)
+    triggered = trigger_test(tokenizer, profile.trigger, prompter.opened, profile.call_end)
     closed = closing_test(tokenizer, model, profile, prompter.opened)
     reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, prompter.trigger_id, "prefill")
     plain = answer_all(batches, profile.max_new_tokens, closed, "baseline")
@@ -106,6 +106,9 @@ def fitted_with(adapter: ASAAdapter, path: str) -> tuple[Profile, dict[str, Tool
         ToolsError: A tool cannot be used.
     """
     config = adapter.config
+    for name in ("prompt_hash", "model_source"):
+        if not isinstance(config.get(name, ""), str):
+            raise AdapterError(f"{path}{written_by(config)}: {name} is {config[name]!r}: fit again with this version.")
     try:
         return profile_from_json(config["profile"]), tools_from_json(config["tools"], path), config["prompt_hash"]
     except KeyError as error:

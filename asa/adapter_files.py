@@ -44,8 +44,8 @@ def read_adapter(source: str | Path) -> tuple[Path, dict, dict[str, torch.Tensor
             ) from error
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(config, dict) or config.get("format") is not FORMAT:
             raise AdapterError(
                 f"{path} is not an adapter of format {FORMAT}{written_by(config)}: fit again with this version."
             )

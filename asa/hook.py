@@ -179,6 +179,8 @@ def refuse_packing(given: dict, width: int) -> None:
     mask, positions = given.get("attention_mask"), given.get("position_ids")
     if isinstance(mask, torch.Tensor) and mask.dim() == 4 and _last_sees_less(mask):
         raise AdapterError(ONE_REQUEST)
+    if width > 1 and isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.max() > 1:  # numbered segments
+        raise AdapterError(ONE_REQUEST)
     if not isinstance(positions, torch.Tensor) or positions.dim() != 2:
         return
     if mask is None and (positions[:, -1] != positions[0, -1]).any():

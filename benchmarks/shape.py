@@ -73,7 +73,7 @@ class Work:
         self.engine = Engine(self.model, self.prompts[0][:PREFIX])
 
     def extract(self) -> None:
-        """Prefill all prompts and read their last tokens as `running.read_batch` does."""
+        """Prefill all prompts and read their last tokens as `states.read_batch` does."""
         self.batches, self.states = [], []
         self.batches = list(self.engine.batches(self.prompts, f"{len(self.prompts)} prompts"))
         for batch in self.batches:

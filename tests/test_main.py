@@ -25,7 +25,7 @@ ROWS = [{"text": "What is 12 times 7?", "label": 1}, {"text": "Why is the sky bl
 
 @pytest.fixture
 def config(tiny_tokenizer, tiny_folder, monkeypatch):
-    """What `pipeline.make_adapter` adds to a config, for the tiny model; no hub, and no GPU."""
+    """What `pipeline` adds to a config, for the tiny model; no hub, and no GPU."""
     monkeypatch.setattr(asa.__main__, "hub_answers", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     profile, _ = choose_profile(str(tiny_folder), hub=False, gpu=False)
@@ -221,3 +221,20 @@ def test_a_config_of_another_version_says_which_wrote_it(score, config, tmp_path
         asa.__main__.evaluate(adapter_folder, tmp_path / "rows.jsonl")
     assert str(refused.value).startswith(f"{path} (written by asa 9.1, read by {VERSION}): {said}")
     assert str(refused.value).endswith("fit again with this version.")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("call_end", ""), ("chat_template", 3), ("turn_end", 3), ("tools_indent", 1.5), ("tools_indent", 10**6),
+        ("tools_indent", -1), ("model_id", " "), ("max_new_tokens", 10**9), ("system", None), ("few_shot", 1),
+    ],
+)  # fmt: skip
+def test_a_profile_out_of_range_is_blamed_on_the_config(score, config, tmp_path, field, value):
+    score(config)
+    path = tmp_path / "assets" / "config.json"
+    written = json.loads(path.read_text())
+    written["profile"][field] = value
+    path.write_text(json.dumps(written))
+    with pytest.raises(AdapterError, match=f"^{path}: the profile's '{field}' is "):
+        asa.__main__.evaluate(path.parent, tmp_path / "rows.jsonl")

@@ -103,8 +103,12 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
     path = Path(path)
     if not path.is_file():
         raise RequestsError(f"{path}: no such file; give a file of JSON lines with text, label and domain.")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RequestsError(f"{path} cannot be read ({error.strerror}): let yourself read it.") from error
     requests = []
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, raw in enumerate(lines, 1):
         where = f"{path} line {number}"
         try:
             line = raw.decode().removeprefix("\ufeff")  # what some editors begin a UTF-8 file with
@@ -122,11 +126,13 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
         if row.get("label") not in (0, 1):
             raise RequestsError(f'{where}: "label" must be 1 (needs a tool) or 0, not {row.get("label")!r}.')
         domain = row.get("domain", domains[0] if domains and len(domains) == 1 else "")
+        if domains is None and not isinstance(domain, str):
+            raise RequestsError(f'{where}: "domain" must be a text, not {domain!r}; leave it out where there is none.')
         if half := half_character(f"{row['text']}{domain}"):
             raise RequestsError(f"{where}: {half} is half a character; write the whole character, or remove it.")
         if domains is not None and domain not in domains:
             raise RequestsError(f"{where}: unknown domain {domain!r}; the tools file has {', '.join(domains)}.")
-        requests.append(Request(row["text"], int(row["label"]), str(domain), f"{printable_name(path.name)}:{number}"))
+        requests.append(Request(row["text"], int(row["label"]), domain, f"{printable_name(path.name)}:{number}"))
     if not requests:
         raise RequestsError(f"{path}: holds no request; write one JSON object per line.")
     return requests

@@ -45,7 +45,7 @@ def _with_bounds(rate: float | None, interval: list[float] | None) -> str:
 
 
 def mean_and_deviation(of: dict, form: str = ".3f") -> str:
-    """Mean and standard deviation from `evaluation.mean_and_std`, e.g. `0.944 ± 0.012`.
+    """Mean and standard deviation from `metrics.mean_and_std`, e.g. `0.944 ± 0.012`.
 
     Where measurements are missing, `0.944 ± 0.012 (4 of 5 have one)`; a dash where all are.
     """
@@ -56,12 +56,12 @@ def mean_and_deviation(of: dict, form: str = ".3f") -> str:
 
 
 def with_reasons(table: str, runs: dict[str, dict]) -> str:
-    """A table, and below it why any of the rates of its `runs` (`evaluation.confusion`) is missing."""
+    """A table, and below it why any of the rates of its `runs` (`scores.confusion`) is missing."""
     return "\n\n".join(filter(None, [table, " ".join(why_missing(runs))]))
 
 
 def rate_lines(runs: dict[str, dict], measures: tuple[str, ...]) -> str:
-    """Runs' `measures` from `evaluation.confusion` as plain text, one line per run, and why any is missing."""
+    """Runs' `measures` from `scores.confusion` as plain text, one line per run, and why any is missing."""
     lines = [f"{run:10s} " + "  ".join(f"{m} {printed(of[m])}" for m in measures) for run, of in runs.items()]
     return "\n".join(lines + why_missing(runs))
 

@@ -14,7 +14,7 @@ def call_validity(answers: list[str], tools: dict[str, Tool], markers: tuple[str
 
     Each is a `rate_of` the triggered answers. An answer counts by its first call.
     """
-    triggered = [answer for answer in answers if markers[0] in spoken(answer)]
+    triggered = [answer for answer in answers if markers[0] in spoken(answer, markers)]
     hits = {"format": 0, "tool": 0, "arguments": 0}
     for answer in triggered:
         try:

@@ -12,22 +12,23 @@ from asa.models.prompts import Prompter
 from asa.tools.parser import spoken
 
 
-def trigger_test(tokenizer, trigger: str, opened: str = "") -> Callable[[list[int]], bool]:
+def trigger_test(tokenizer, trigger: str, opened: str = "", call_end: str = "") -> Callable[[list[int]], bool]:
     """A test whether generated ids say the trigger: by its id where it is one token, else in the decoded text.
 
-    What the model only thinks does not count (`calls.spoken`).
+    What the model only thinks does not count (`parser.spoken`).
 
     Args:
         tokenizer: Of the model.
         trigger: The profile's.
         opened: The tag that the prompt has opened (`Prompter.opened`).
+        call_end: What closes a call, so that tags in its arguments are text.
     """
     ids = tokenizer(trigger, add_special_tokens=False)["input_ids"]
 
     def triggered(generated: list[int]) -> bool:
         if len(ids) == 1 and ids[0] not in generated:
             return False  # nothing to decode
-        return trigger in spoken(opened + tokenizer.decode(generated, skip_special_tokens=False))
+        return trigger in spoken(opened + tokenizer.decode(generated, skip_special_tokens=False), (trigger, call_end))
 
     return triggered
 
@@ -35,7 +36,7 @@ def trigger_test(tokenizer, trigger: str, opened: str = "") -> Callable[[list[in
 def closing_test(tokenizer, model, profile: Profile, opened: str = "") -> Callable[[list[int]], bool]:
     """A test whether generated ids are a finished answer: end of turn, a closed call, or words at their limit.
 
-    A call that is only rehearsed closes nothing, and thoughts are no words (`calls.spoken`).
+    A call that is only rehearsed closes nothing, and thoughts are no words (`parser.spoken`).
 
     Args:
         tokenizer: Of the model.
@@ -47,20 +48,20 @@ def closing_test(tokenizer, model, profile: Profile, opened: str = "") -> Callab
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
     texts = [text for text in (profile.call_end, profile.turn_end) if text]
     window = 3 + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)  # neighbours merge
-    triggered = trigger_test(tokenizer, profile.trigger, opened)
+    triggered = trigger_test(tokenizer, profile.trigger, opened, profile.call_end)
 
     def answer(ids: list[int]) -> str:
         return opened + tokenizer.decode(ids, skip_special_tokens=False)
 
     def words(ids: list[int]) -> int:
-        said = spoken(whole := answer(ids))
+        said = spoken(whole := answer(ids), profile.markers)
         return len(ids) if said == whole else len(tokenizer(said.strip(), add_special_tokens=False)["input_ids"])
 
     def closed(ids: list[int]) -> bool:
         recent = tokenizer.decode(ids[-window:], skip_special_tokens=False)
         if ids[-1] in ends or (profile.turn_end and profile.turn_end in recent):
             return True
-        if profile.call_end in recent and profile.call_end in spoken(answer(ids)):
+        if profile.call_end in recent and profile.call_end in spoken(answer(ids), profile.markers):
             return True
         return len(ids) >= profile.words_limit and not triggered(ids) and words(ids) >= profile.words_limit
 
@@ -88,7 +89,7 @@ class AnswerRules:
         tokenizer, profile = prompter.tokenizer, prompter.profile
         self.trigger_id, self.limit, self.markers = prompter.trigger_id, profile.max_new_tokens, profile.markers
         self.room = len(tokenizer(profile.trigger, add_special_tokens=False)["input_ids"]) + 3
-        self.calls = trigger_test(tokenizer, profile.trigger, prompter.opened)
+        self.calls = trigger_test(tokenizer, profile.trigger, prompter.opened, profile.call_end)
         self.ended = closing_test(tokenizer, model, profile, prompter.opened)
         self.text = prompter.answer
 

@@ -1,7 +1,7 @@
 """Fingerprint: which weights an adapter was fitted on.
 
 Two models of one shape, even with the same embeddings, may hold other blocks: a fine-tune, base against instruct, a
-revision that moved. A fingerprint keeps a few numbers of every matrix in the blocks, and a model is refused where they
+revision that moved. A fingerprint keeps a few numbers of every matrix and norm, and a model is refused where they
 differ by more than precision explains: by a fifth where the weights lie on a coarse grid (4 bits, say), by a fiftieth
 where they do not. What stands beside the weights, such as a LoRA that is not merged, is not looked at.
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from asa.models.layout import decoder_layers, input_device
+from asa.models.layout import decoder_layers, final_norm, input_device
 
 WEIGHTS_SAMPLED = 64  # most elements of a parameter that `weights_key` looks at
 
@@ -37,15 +37,16 @@ def fingerprint(model) -> dict:
 
     Returns:
         A JSON object: `model_type`, `hidden_size`, `num_hidden_layers`, `vocab_size`, `embedding_norms` (16 numbers),
-        `blocks` (of each block `[matrices, ROWS * COLUMNS]` fp16 as base64) and `coarse` (whether the weights lie on a
-        coarse grid).
+        `blocks` (of each block `[parts, ROWS * COLUMNS]` fp16 as base64, matrices first, then norms and biases; the
+        last is of the final norm and the unembedding) and `coarse` (whether the matrices lie on a coarse grid).
     """
     config = model.config
     embed = model.get_input_embeddings()  # called, not indexed: accelerate may keep its weights elsewhere
     picked = torch.linspace(0, embed.weight.shape[0] - 1, 16, device=input_device(model)).long()
     lengths = embed(picked).detach().float().norm(dim=1)
-    blocks = [sampled_block(block, model.dtype) for block in decoder_layers(model)]
-    neighbours = np.concatenate(blocks).reshape(-1, COLUMNS).tolist()
+    sampled = [sampled_block(block, model.dtype) for block in decoder_layers(model)]
+    neighbours = np.concatenate([matrices for matrices, _ in sampled]).reshape(-1, COLUMNS).tolist()
+    blocks = [np.concatenate(both) for both in sampled] + [sampled_ends(model)]
     return {
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
@@ -73,14 +74,15 @@ def model_difference(found: dict, expected: dict) -> str:
         return ""
     tolerance = COARSE_TOLERANCE if found["coarse"] or expected["coarse"] else FINE_TOLERANCE
     for number, pair in enumerate(zip(found["blocks"], expected["blocks"], strict=True)):
+        place = f"block {number}" if number < expected["num_hidden_layers"] else "final norm or unembedding"
         ours, theirs = (np.frombuffer(base64.b64decode(text), "<f2").astype(np.float64) for text in pair)
         if len(ours) != len(theirs):
-            return f"was fitted on a model whose block {number} has other parts: load the model it names, or fit again."
+            return f"was fitted on a model whose {place} has other parts: load the model it names, or fit again."
         off, size = (np.square(of).reshape(-1, ROWS * COLUMNS).sum(axis=1) for of in (ours - theirs, theirs))
         worst = max(_relative(off.sum(), size.sum()), _relative(off, size).max(initial=0.0) / SINGLE_MATRIX)
         if not worst <= tolerance:
             return (
-                f"was fitted on other weights (block {number} differs by {worst:.2f}; {tolerance} is what precision "
+                f"was fitted on other weights ({place} differs by {worst:.2f}; {tolerance} is what precision "
                 "explains): load the model and revision that it names, or fit again."
             )
     return ""
@@ -91,15 +93,43 @@ def _relative(off, size):
     return np.sqrt(off / np.maximum(size, np.finfo(np.float64).tiny))
 
 
-def sampled_block(block: torch.nn.Module, dtype: torch.dtype) -> np.ndarray:
-    """Numbers of every matrix of a block, `[matrices, ROWS * COLUMNS]` fp32; what peft puts beside them is left out.
+def sampled_block(block: torch.nn.Module, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of a block's matrices and of its norms and biases, `[parts, ROWS * COLUMNS]` fp32 each.
+
+    What peft puts beside them is left out.
 
     Args:
         block: A decoder block.
         dtype: In which its linear maps are called where they must be.
     """
-    parts = [part for module in _own_modules(block) for part in _sampled_module(module, dtype)]
+    modules = list(_own_modules(block))
+    matrices = [part for module in modules for part in _sampled_module(module, dtype)]
+    return _stacked(matrices), _stacked([part for module in modules for part in _sampled_vectors(module)])
+
+
+def sampled_ends(model) -> np.ndarray:
+    """The same of what follows the blocks: the final norm and, where it is not the embedding again, the unembedding."""
+    head, parts = model.get_output_embeddings(), []
+    with contextlib.suppress(ValueError):  # a decoder whose norm has no known name
+        parts += _sampled_vectors(final_norm(model))
+    if head is not None and not getattr(model.config, "tie_word_embeddings", False):
+        parts += [part for module in _own_modules(head) for part in _sampled_module(module, model.dtype)]
+    return _stacked(parts)
+
+
+def _stacked(parts: list[torch.Tensor]) -> np.ndarray:
+    if not parts:
+        return np.zeros((0, ROWS * COLUMNS), np.float32)
     return torch.stack([part.float().cpu() for part in parts]).numpy()
+
+
+@torch.no_grad()
+def _sampled_vectors(module: torch.nn.Module) -> list[torch.Tensor]:
+    """`[ROWS * COLUMNS]` of every norm or bias that a module itself holds: its first numbers, filled up with 0."""
+    with _at_hand(module):
+        own = [weight.detach() for weight in module.parameters(recurse=False) if weight.dim() == 1]
+        own = [weight[: ROWS * COLUMNS] for weight in own if weight.is_floating_point()]
+        return [torch.nn.functional.pad(weight, (0, ROWS * COLUMNS - len(weight))).clone() for weight in own]
 
 
 def _own_modules(module: torch.nn.Module) -> Iterator[torch.nn.Module]:

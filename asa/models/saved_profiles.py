@@ -5,6 +5,7 @@ A model folder is written relative to the adapter's, so that both can move toget
 
 import os
 from dataclasses import MISSING, asdict, fields, replace
+from typing import Any
 
 from asa.models.profiles import (
     Profile,
@@ -12,6 +13,9 @@ from asa.models.profiles import (
     Wheel,
     _model_place,
 )
+
+LONGEST_ANSWER = 1_000_000  # tokens
+WIDEST_INDENT = 16  # spaces
 
 
 def profile_beside(profile: Profile, folder: str) -> Profile:
@@ -74,15 +78,28 @@ def profile_from_json(value: dict) -> Profile:
     for name, part in known.items():
         if name not in value and part.default is MISSING:
             raise ProfileError(f"the profile lacks {name!r}")
-        found = value.get(name, part.default)
-        kind = {bool: bool, int: int, str: str}.get(part.type)
-        if kind and (type(found) is not kind or (kind is int and found < 1) or (name == "trigger" and not found)):
-            raise ProfileError(f"the profile's {name!r} is {found!r}")
+        if not _fits(name, value.get(name, part.default)):
+            raise ProfileError(f"the profile's {name!r} is {repr(value[name])[:60]}")
     wheel = value.get("wheel")
     try:
         return Profile(**(value | {"wheel": _wheel_from_json(wheel) if wheel else None}))
     except (AttributeError, TypeError) as error:
         raise ProfileError(f"the profile's 'wheel' is {wheel!r}") from error
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a field's value is of its kind and in its range."""
+    if name in ("name", "model_id", "trigger", "call_end", "revision"):
+        return isinstance(value, str) and value.strip() != ""
+    if name in ("max_new_tokens", "words_limit"):
+        return type(value) is int and 0 < value <= LONGEST_ANSWER
+    if name == "tools_indent":
+        return value is None or (type(value) is int and 0 <= value <= WIDEST_INDENT)
+    if name in ("tools_as_json", "few_shot"):
+        return isinstance(value, bool)
+    if name in ("chat_template", "turn_end"):
+        return value is None or (isinstance(value, str) and value != "")
+    return name == "wheel" or isinstance(value, str)
 
 
 def _wheel_from_json(value: dict) -> Wheel:

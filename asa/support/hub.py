@@ -37,11 +37,11 @@ def hub_sentence(what: str, error: BaseException, revision: str = "main", instea
     >>> hub_sentence("a/b", KeyError("model_type"))
     ''
     """
-    reason = _reason(what, list(_behind(error)), revision)
+    reason = _reason(list(_behind(error)), revision)
     return f"{what} cannot be loaded: {reason}{f', or {instead}' if instead else ''}." if reason else ""
 
 
-def _reason(what: str, errors: list[BaseException], revision: str) -> str:
+def _reason(errors: list[BaseException], revision: str) -> str:
     """Cause and remedy; "" where it is none of the hub's."""
 
     def has(*kinds: type) -> bool:

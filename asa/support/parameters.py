@@ -65,7 +65,7 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     >>> one_of("PROOF", "All", ("", "steering", "all"))
     'all'
     """
-    word = "" if value is None else str(value).strip().lower()
+    word = "" if value is None or value is False else str(value).strip().lower()
     if not word or (word == "none" and not allowed[0]):
         return allowed[0]
     if word not in allowed:

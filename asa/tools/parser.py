@@ -11,7 +11,7 @@ from collections.abc import Collection
 from asa.tools.calls import ToolCall, ToolCallError
 from asa.tools.reader import CallReader
 
-THOUGHT = re.compile(r"(?s)<think>.*?(?:</think>|\Z)|(?P<prompted></think>)")
+THOUGHT = r"<think>.*?(?:</think>|\Z)|(?P<prompted></think>)"
 
 
 def parse_tool_calls(
@@ -39,7 +39,7 @@ def parse_tool_calls(
     start, end = map(re.escape, markers)
     # thinking and blocks in one pattern: `<think>` as text in a call's argument is kept
     part = re.compile(rf"(?s)<think>.*?(?:</think>|\Z)|({start})(.*?)({end}|<\|im_end\|>|(?={start})|\Z)")
-    blocks = [match for match in part.finditer(_unprompted(text)) if match[1]]
+    blocks = [match for match in part.finditer(_unprompted(text, markers)) if match[1]]
     if not blocks:
         return _bare_calls(spoken(text), tools or (), markers[1])
     calls, problem = [], ""
@@ -52,21 +52,32 @@ def parse_tool_calls(
     return calls
 
 
-def spoken(text: str) -> str:
+def spoken(text: str, markers: tuple[str, str] = ("", "")) -> str:
     """Return an answer without its thinking.
 
     Thinking is `<think>...</think>`, a `<think>` that is never closed to the end of the text, and everything up to a
     `</think>` that no `<think>` opened: the prompt did.
 
+    Tags that stand in a call, between `markers`, are text.
+
     >>> spoken("hm</think>It is <think>or is it?</think>four.")
     'It is \\nfour.'
     """
-    return THOUGHT.sub("\n", _unprompted(text))  # a line break: no marker may arise across the gap
+    said = _unprompted(text, markers)  # a line break for a thought: no marker may arise across the gap
+    return _thoughts(markers).sub(lambda found: found[0] if found["call"] else "\n", said)
 
 
-def _unprompted(text: str) -> str:
+def _thoughts(markers: tuple[str, str]) -> re.Pattern:
+    """What is thought, and closed calls, which are not looked into."""
+    start, end = map(re.escape, markers)
+    call = rf"(?P<call>{start}(?:(?!{start}).)*?{end})" if all(markers) else "(?P<call>(?!))"
+    return re.compile(rf"(?s){call}|{THOUGHT}")
+
+
+def _unprompted(text: str, markers: tuple[str, str]) -> str:
     """Return what follows the last `</think>` that no `<think>` opened."""
-    return text[max((match.end() for match in THOUGHT.finditer(text) if match["prompted"]), default=0) :]
+    found = _thoughts(markers).finditer(text)
+    return text[max((match.end() for match in found if match["prompted"]), default=0) :]
 
 
 def _bare_calls(text: str, tools: Collection[str], end: str) -> list[ToolCall]:

@@ -148,3 +148,21 @@ def test_it_is_plain_json_and_small(nano):
     found = fingerprint(nano)
     assert json.loads(json.dumps(found)) == found
     assert len(json.dumps(found)) < 10_000
+
+
+@pytest.mark.parametrize(
+    "part", ["model.layers.2.input_layernorm", "model.layers.0.post_attention_layernorm", "model.norm"]
+)
+def test_other_norms_are_another_model(tiny_llama, part):
+    """They are few numbers, and scale all that a block says."""
+    other = copy.deepcopy(tiny_llama)
+    other.get_submodule(part).weight.data *= 1.5
+    assert "other weights (" in said(other, tiny_llama)
+
+
+def test_another_unembedding_is_another_model():
+    """Where it is not the embedding again."""
+    model = make_llama(tie_word_embeddings=False)
+    other = copy.deepcopy(model)
+    other.lm_head.weight.data.normal_(generator=torch.Generator().manual_seed(7))
+    assert "final norm or unembedding" in said(other, model) and said(copy.deepcopy(model), model) == ""

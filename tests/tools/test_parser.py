@@ -356,3 +356,15 @@ def test_random_texts():
         text = "".join(generator.choices(PIECES, k=generator.randint(1, 60)))
         check(text)
         check(START + text)
+
+
+@pytest.mark.parametrize("text", ["<think>", "</think>", "a <think>b</think> c"])
+def test_tags_in_a_calls_argument_are_text(text):
+    """Also behind a thought; a call rehearsed in a thought stays one."""
+    start, end = "<|tool_call_start|>", "<|tool_call_end|>"
+    call = f'{start}[f(x="{text}")]{end}'
+    for answer in (call, f"<think>hm</think>{call}", f"Well. {call}Done."):
+        assert parse_tool_calls(answer) == [ToolCall("f", {"x": text})]
+        assert call in spoken(answer, (start, end))
+    assert parse_tool_calls(f"{start}[f(x=1)]{end}</think>No.") == []
+    assert parse_tool_calls(f"{start} or not</think>{start}[f(x=1)]{end}") == [ToolCall("f", {"x": 1})]
