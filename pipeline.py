@@ -357,7 +357,7 @@ show_comparisons(shown, profile.trigger)
 # %% try
 from asa.app.chat import answer_twice
 
-REQUEST = "What is 23 % of 1840?"  # @param {type:"string"}
+REQUEST = "What is 17 * 23?"  # @param {type:"string"}
 show_comparisons([answer_twice(model, prompter, adapter, REQUEST)], profile.trigger)
 
 # %% chat

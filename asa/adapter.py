@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from asa.adapter_files import FORMAT, domains_in, read_adapter, setting_in, written_by
 from asa.hook import AdapterError, Steering, generating_model
-from asa.models.fingerprint import fingerprint, model_difference
+from asa.models.fingerprint import fingerprint, fingerprint_fault, model_difference
 from asa.models.layout import decoder_layers, is_compiled
 from asa.support.files import VERSION, json_text, write_together
 
@@ -77,6 +77,12 @@ class ASAAdapter:
         self.tau = setting_in(config, "tau", "in [0.5, 1)", lambda value: 0.5 <= value < 1)
         self.alpha, self.dose = (setting_in(config, name, "a finite number, 0 or more") for name in ("alpha", "dose"))
         self.domains = domains_in(config)
+        if fault := fingerprint_fault(config["model"]):
+            raise AdapterError(f"{fault}: fit again.")
+        if self.layer >= config["model"].get("num_hidden_layers", math.inf):
+            raise AdapterError(
+                f"layer {self.layer} is none of the model's {config['model']['num_hidden_layers']}: fit again."
+            )
         self.arrays = {name: arrays[name].float() for name in ARRAYS}
         count, width = len(self.domains), int(setting_in(config["model"], "hidden_size", "a whole number"))
         expected = {"weight": (2 * count, width), "bias": (2 * count,), "vectors": (count, width)}

@@ -803,3 +803,31 @@ def test_a_fingerprint_is_plain_json(tiny_model):
     assert json.loads(json.dumps(found)) == found
     assert len(found["embedding_norms"]) == 16
     assert len(set(found["embedding_norms"])) > 8
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layer": 999}, "layer 999 is none of the model's 4"),
+        ({"model": None}, "model is None, not an object"),
+        ({"num_hidden_layers": None}, "model's num_hidden_layers is None"),
+        ({"vocab_size": -1}, "model's vocab_size is -1"),
+        ({"embedding_norms": "x"}, "model's embedding_norms are no list of lengths"),
+        ({"embedding_norms": [float("nan")]}, "model's embedding_norms are no list of lengths"),
+        ({"blocks": ["AAAA"]}, "model's blocks are not one for each layer"),
+        ({"blocks": [3] * 5}, "model's blocks are no base64"),
+        ({"blocks": ["AAAA"] * 5}, "model's blocks are cut off"),
+    ],
+)
+def test_a_damaged_fingerprint_is_blamed_on_the_file(tiny_llama, prompts, tmp_path, change, said):
+    """When it is loaded, by the file's name."""
+    adapter = fit_adapter(tiny_llama, prompts).adapter
+    inside = {key: value for key, value in change.items() if key not in ("layer", "model")}
+    outside = {key: value for key, value in change.items() if key in ("layer", "model")}
+    adapter.config = adapter.config | {"model": adapter.config["model"] | inside} | outside
+    adapter.save(tmp_path)
+    path = tmp_path / "config.json"
+    if "embedding_norms" in inside and inside["embedding_norms"] != "x":  # saving made null of NaN
+        path.write_text(path.read_text().replace("null", "NaN"))
+    with pytest.raises(AdapterError, match=f"^{path} holds a damaged adapter: {said}"):
+        ASAAdapter.from_pretrained(tmp_path)

@@ -13,6 +13,7 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,25 @@ def fingerprint(model) -> dict:
         "blocks": [base64.b64encode(block.astype("<f2").tobytes()).decode() for block in blocks],
         "coarse": bool(np.mean([len(set(row)) / COLUMNS for row in neighbours]) < GRID_SHARE),
     }
+
+
+def fingerprint_fault(value: Any) -> str:
+    """What is wrong with a fingerprint that was read from a file, as the end of a sentence; empty where nothing is."""
+    if not isinstance(value, dict):
+        return f"model is {repr(value)[:60]}, not an object"
+    for name in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        if name in value and (type(value[name]) is not int or value[name] < 1):
+            return f"model's {name} is {repr(value[name])[:60]}"
+    norms, blocks = value.get("embedding_norms", []), value.get("blocks", [])
+    if not isinstance(norms, list) or not all(type(norm) in (int, float) and 0 <= norm < np.inf for norm in norms):
+        return "model's embedding_norms are no list of lengths"
+    if not isinstance(blocks, list) or ("blocks" in value and len(blocks) != value.get("num_hidden_layers", 0) + 1):
+        return "model's blocks are not one for each layer and one for what follows"
+    try:
+        sizes = [len(base64.b64decode(block, validate=True)) for block in blocks]
+    except (TypeError, ValueError):
+        return "model's blocks are no base64"
+    return "" if all(size % (2 * ROWS * COLUMNS) == 0 for size in sizes) else "model's blocks are cut off"
 
 
 def model_difference(found: dict, expected: dict) -> str:
