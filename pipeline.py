@@ -88,8 +88,7 @@ print_any_text()
 
 # %% parameters-read title=Check_the_parameters hide=true
 from asa.support.parameters import given_layers, given_path, one_of, output_folder, whole_number, yes_or_no
-from asa.models.profiles import given_profile
-from asa.models.profiles import PROMPT_STYLES
+from asa.models.profiles import PROMPT_STYLES, given_profile
 
 PROFILE = given_profile("PROFILE", PROFILE)
 PROMPT_STYLE = one_of("PROMPT_STYLE", PROMPT_STYLE, PROMPT_STYLES)
@@ -110,7 +109,7 @@ CHAT = yes_or_no("CHAT", CHAT)
 # none: its answer is in a prompt.
 
 # %% requests
-from asa.data.examples import deal_requests, without_examples
+from asa.data.examples import deal_requests
 from asa.data.requests import choose_requests, load_requests
 from asa.evaluation.comparisons import show_samples
 from asa.models.loading import hub_answers
@@ -126,10 +125,10 @@ tools = load_tools(TOOLS)
 domains = [tool.domain for tool in tools.values()]
 requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, "data", domains)
 others = load_requests("data/requests.jsonl", domains) if benchmark == "alpaca" else []
-tools, dealt = deal_requests(requests, others, tools, profile.few_shot, SEED)
+tools, dealt, left_out = deal_requests(requests, others, tools, profile.few_shot, SEED)
 print(f"profile {profile.name} ({profile.model_id}): {profile_why}")
 print(f"requests: {len(requests)} {benchmark} ({requests_why})")
-if left_out := len(requests) - len(without_examples(requests, tools)):
+if left_out:
     print(f"{left_out} left out, which are among the tools' examples or resemble one")
 print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in dealt.items()))
 show_samples(dealt["train"])
@@ -272,7 +271,7 @@ writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), d
 
 # %% test
 from asa.evaluation.answered import answer_test
-from asa.evaluation.results import collect_results
+from asa.evaluation.results import called_by, collect_results
 from asa.evaluation.tables import rate_lines
 
 adapter = recipe.adapter(chosen, facts)
@@ -281,7 +280,8 @@ prefilled = Prefilled(engine, test.prompts, rules.trigger_id, "TEST prefill")
 more = key_of(keys["readers"], found.to_json(), vars(chosen), vars(papers))
 keys["test"] = key_of(keys["baseline"], more)
 answered = answer_test(test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), SEED)
-results = collect_results(answered, test, recipe, tuned, adapter, rules, tools, kinds, SEED)
+called = called_by(answered, rules)
+results = collect_results(answered, called, test, recipe, tuned, adapter, rules, tools, kinds, SEED)
 scores = results["test"]
 measures = ("precision", "recall", "f1", "fpr", "accuracy")
 print(rate_lines({run: scores[run] for run in ("baseline", "asa_paper", "asa", "probe")}, measures))
@@ -307,13 +307,12 @@ proof = study.run(PROOF)
 from asa.evaluation.errors import load_notes, write_errors
 from asa.evaluation.figures import plot_baseline_vs_asa, plot_proof
 from asa.evaluation.report import write_report
-from asa.evaluation.results import called_by, with_run
+from asa.evaluation.results import with_run
 from asa.evaluation.tables import gap_in_words
 from asa.method.original_files import write_quickstart_files
 from asa.study.sections import proof_sections
 from asa.support.files import write_json
 
-called = called_by(answered, rules)
 seconds = {"loading": round(seconds_loading, 2)} | checkpoints.seconds
 results = with_run(results, profile, model_source, (benchmark, len(test)), proof, seconds)
 adapter.config["test"] = {run: {m: scores[run][m] for m in measures[:4]} for run in ("baseline", "asa")}

@@ -27,7 +27,7 @@ from asa.evaluation.metrics import mcnemar, trigger_metrics, why_missing
 from asa.evaluation.tables import rate_lines
 from asa.evaluation.validity import call_validity
 from asa.hook import AdapterError
-from asa.models.answers import closing_test, trigger_test
+from asa.models.answers import AnswerRules
 from asa.models.fitting import fitting_prompts, shared_prefix
 from asa.models.loading import hub_answers, load_model
 from asa.models.profiles import Profile, ProfileError
@@ -78,22 +78,20 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
             f"({found}): load the tokenizer and chat template of that time, or fit again."
         )
     prompts = fitting_prompts(prompter, model, requests)
-    triggered = trigger_test(tokenizer, profile.trigger, prompter.opened, profile.call_end)
-    closed = closing_test(tokenizer, model, profile, prompter.opened)
-    reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, prompter.trigger_id, "prefill")
-    plain = answer_all(batches, profile.max_new_tokens, closed, "baseline")
-    steered, decisions = answer_steered(batches, reading.states, adapter, plain, profile.max_new_tokens, closed, "ASA")
+    rules = AnswerRules(prompter, model)
+    reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, rules.trigger_id, "prefill")
+    plain = answer_all(batches, rules.limit, rules.ended, "baseline")
+    steered, decisions = answer_steered(batches, reading.states, adapter, plain, rules.limit, rules.ended, "ASA")
     labels = np.array([request.label for request in requests])
     called = {
-        "baseline": [triggered(ids) for ids in plain],
-        "probe": [decision.p_tool >= 0.5 for decision in decisions],
-        "asa": [triggered(ids) for ids in steered],
+        "baseline": rules.called(plain),
+        "probe": np.array([decision.p_tool >= 0.5 for decision in decisions]),
+        "asa": rules.called(steered),
     }
     result: dict = {"n": len(requests), "left_out": given - len(requests)}
-    result |= {run: trigger_metrics(np.array(calls), labels, seed=0) for run, calls in called.items()}
+    result |= {run: trigger_metrics(calls, labels, seed=0) for run, calls in called.items()}
     for run, answers in (("baseline", plain), ("asa", steered)):
-        texts = [prompter.answer(ids) for ids in answers]
-        result[run]["validity"] = call_validity(texts, tools, profile.markers)
+        result[run]["validity"] = call_validity([rules.text(ids) for ids in answers], tools, rules.markers)
     result["mcnemar"] = mcnemar(called["baseline"], called["asa"], labels)
     return result
 

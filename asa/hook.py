@@ -183,7 +183,7 @@ def refuse_packing(given: dict, width: int) -> None:
         raise AdapterError(ONE_REQUEST)
     if not isinstance(positions, torch.Tensor) or positions.dim() != 2:
         return
-    if mask is None and (positions[:, -1] != positions[0, -1]).any():
+    if mask is None and len(positions) > 1 and (positions[:, -1] != positions[0, -1]).any():
         raise AdapterError("rows end at different positions and there is no attention_mask: pass the one they have.")
     if width > 1 and _starts_again(positions, mask):
         raise AdapterError(ONE_REQUEST)

@@ -109,3 +109,17 @@ class Answer(list):
             true = full_logits(twin, self.prompt, self[:step], self.push)
         unsure = allowed_error((plain, true)) * true[-1].square().mean().sqrt()
         return bool((true[-1, self[step]] - true[-1, token]).abs() <= 2 * unsure)
+
+
+def closed(answer: list[int]) -> bool:
+    """Every fifth token ends an answer."""
+    return answer[-1] % 5 == 0
+
+
+def generated(model, prompt: list[int], limit: int, push: tuple[int, torch.Tensor] | None = None) -> Answer:
+    """The model's own greedy answer, with the same ends; `push` (layer, `[H]`) by a one-shot hook."""
+    ids = torch.tensor([prompt])
+    options = {"attention_mask": torch.ones_like(ids), "eos_token_id": list(range(0, model.config.vocab_size, 5))}
+    with one_push(model, *push) if push else contextlib.nullcontext():
+        out = model.generate(ids, **options, do_sample=False, max_new_tokens=limit)
+    return Answer(out[0, len(prompt) :].tolist(), model, prompt, push)

@@ -9,7 +9,7 @@ import torch
 from asa.adapter import ASAAdapter
 from asa.data.requests import Request
 from asa.evaluation.comparisons import Comparison
-from asa.models.answers import closing_test
+from asa.models.answers import AnswerRules
 from asa.models.fitting import fitting_prompts
 from asa.models.layout import input_device
 from asa.models.prompts import Prompter
@@ -24,15 +24,15 @@ def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -
     """
     ids = torch.tensor(fitting_prompts(prompter, model, [Request(request, 0, "", "the request")]))
     ids = ids.to(input_device(model))
-    closed = closing_test(prompter.tokenizer, model, prompter.profile, prompter.opened)
+    rules = AnswerRules(prompter, model)
 
     def ended(sequences: torch.Tensor, _scores, **_more) -> torch.Tensor:
-        return torch.tensor([closed(row[ids.shape[1] :].tolist()) for row in sequences], device=sequences.device)
+        return torch.tensor([rules.ended(row[ids.shape[1] :].tolist()) for row in sequences], device=sequences.device)
 
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "stopping_criteria": [ended]}
-    limit = {"max_new_tokens": prompter.profile.max_new_tokens, "do_sample": False}
+    limit = {"max_new_tokens": rules.limit, "do_sample": False}
     plain = model.generate(**inputs, **limit)
     with adapter.steer(model) as trace:
         steered = model.generate(**inputs, **limit)
-    texts = [prompter.answer(answer[0, ids.shape[1] :].tolist()) for answer in (plain, steered)]
+    texts = [rules.text(answer[0, ids.shape[1] :].tolist()) for answer in (plain, steered)]
     return Comparison(request, None, *texts, trace.decisions[0])

@@ -60,7 +60,7 @@ def without_examples(requests: list[Request], tools: dict[str, Tool]) -> list[Re
 
 def deal_requests(
     requests: list[Request], others: list[Request], tools: dict[str, Tool], few_shot: bool, seed: int
-) -> tuple[dict[str, Tool], dict[str, list[Request]]]:
+) -> tuple[dict[str, Tool], dict[str, list[Request]], int]:
     """Give the tools their examples and deal the rest over the splits.
 
     Args:
@@ -71,14 +71,17 @@ def deal_requests(
         seed: Of the shuffle.
 
     Returns:
-        The tools, and `cal`, `train`, `valid`, `test` and `spare`: what no split took and what resembles no request of
-        one. What resembles an example is in none, whatever the profile: the study's other prompts show examples too.
+        The tools; `cal`, `train`, `valid`, `test` and `spare`, what no split took and what resembles no request of one;
+        and how many of `requests` are left out, since they are among the examples or resemble one. Those are in no
+        split, whatever the profile: the study's other prompts show examples too.
     """
     if few_shot:
-        tools, requests = with_examples(tools, requests)
-    requests = without_examples(requests, tools)
-    splits = split_requests(requests, seed)
-    return tools, splits | {"spare": spare_requests(requests + without_examples(others, tools), splits)}
+        tools, left = with_examples(tools, requests)
+    else:
+        left = without_examples(requests, tools)
+    splits = split_requests(left, seed)
+    spare = spare_requests(left + without_examples(others, tools), splits)
+    return tools, splits | {"spare": spare}, len(requests) - len(left)
 
 
 def plain_arguments(schema: dict, text: str) -> dict:

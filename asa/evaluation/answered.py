@@ -76,8 +76,8 @@ def answer_test(
     def steered() -> dict:
         states, found = prefilled.reading.states, {}
         for run, adapter in adapters.items():
-            if adapter is adapters["asa"] and found:  # greedy: the same setting gives the same answers
-                found["asa_paper"] = found["asa"]
+            if run != "asa" and adapter is adapters["asa"]:  # greedy: the same setting gives the same answers
+                found[run] = found["asa"]
                 continue
             said, decisions = answer_steered(
                 prefilled.batches, states, adapter, plain, rules.limit, rules.ended, f"TEST {run}"

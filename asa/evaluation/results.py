@@ -28,6 +28,7 @@ def called_by(answered: Answered, rules: AnswerRules) -> dict[str, np.ndarray]:
 
 def collect_results(
     answered: Answered,
+    called: dict[str, np.ndarray],
     test: Split,
     recipe: Recipe,
     tuned: Tuned,
@@ -41,6 +42,7 @@ def collect_results(
 
     Args:
         answered: TEST's answers.
+        called: Of `called_by`.
         test: TEST.
         recipe: How readers and directions were fitted.
         tuned: What was tried on VALID.
@@ -51,7 +53,6 @@ def collect_results(
         seed: Of the bootstrap.
     """
     labels, domains, chosen, found = test.labels, recipe.domains, tuned.best(), recipe.found
-    called = called_by(answered, rules)
     first = {run: np.array([ids[0] == rules.trigger_id for ids in answered.answers[run]]) for run in RUNS}
     texts = {run: [rules.text(ids) for ids in answered.answers[run]] for run in RUNS}
     here = {domain: np.array(test.domains) == domain for domain in domains}

@@ -16,6 +16,10 @@ LFS_SIZE = 1024  # bytes; no pointer is larger
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 
 
+class ModelError(UserError):
+    """A model is not available or does not fit its profile; the message says why and what to do."""
+
+
 def folder_fault(folder: Path, part: str, error: BaseException) -> str:
     """What is wrong with a model folder and what to do.
 
@@ -78,7 +82,3 @@ def _file_fault(path: Path) -> str:
     if (index or path.name == "config.json") and not isinstance(value, dict):
         return "holds no JSON object"
     return "names no weights" if index and not isinstance(value.get("weight_map"), dict) else ""
-
-
-class ModelError(UserError):
-    """A model cannot be had or does not fit its profile; the message says why and what to do."""

@@ -13,9 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from asa.support.files import UserError
-from asa.support.parameters import (
-    given_path,
-)
+from asa.support.parameters import given_path
 
 AUTO = "auto"
 LIQUID, ORIGINAL_STYLE = PROMPT_STYLES = ("liquid", "original")
@@ -191,7 +189,7 @@ def _named_profile(name: str, hub: bool, gpu: bool) -> tuple[Profile, str]:
         return EMBEDDED, f"{missing} here, so the small embedded model runs"
     if name in PROFILES:
         return PROFILES[name], "asked for by name"
-    place = _model_place(name)
+    place = model_place(name)
     if "/" in place or os.path.isdir(place):  # a hub id or a folder
         like = LFM25 if "lfm2" in place.lower() else EMBEDDED
         return replace(like, name=place, model_id=place, wheel=None), f"a model id, prompted like {like.name}"
@@ -200,7 +198,7 @@ def _named_profile(name: str, hub: bool, gpu: bool) -> tuple[Profile, str]:
     )
 
 
-def _model_place(name: str) -> str:
+def model_place(name: str) -> str:
     """A hub id or a folder as transformers takes it: without ~ and without a slash at the end."""
     return os.path.expanduser(name).rstrip("/") or name
 

@@ -7,12 +7,7 @@ import os
 from dataclasses import MISSING, asdict, fields, replace
 from typing import Any
 
-from asa.models.profiles import (
-    Profile,
-    ProfileError,
-    Wheel,
-    _model_place,
-)
+from asa.models.profiles import Profile, ProfileError, Wheel, model_place
 
 LONGEST_ANSWER = 1_000_000  # tokens
 WIDEST_INDENT = 16  # spaces
@@ -46,7 +41,7 @@ def profile_found(profile: Profile, folder: str, source: str = "", model: str = 
         ProfileError: The model folder is at none of these places.
     """
     if model:
-        return replace(profile, model_id=_model_place(model), revision="main", wheel=None)
+        return replace(profile, model_id=model_place(model), revision="main", wheel=None)
     from_adapter = os.path.normpath(os.path.join(os.path.realpath(folder), profile.model_id))
     for place in (from_adapter, profile.model_id, source):
         if os.path.isdir(place):

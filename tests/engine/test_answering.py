@@ -1,13 +1,12 @@
 """Running over splits: readings and answers, row by row, against the plain way."""
 
-import contextlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import fit_adapter, one_push
-from helpers import Answer, assert_near, exact, full_forwards
+from conftest import fit_adapter
+from helpers import assert_near, closed, exact, full_forwards, generated
 from truth import allowed_error
 
 import asa.engine.engine
@@ -18,20 +17,6 @@ from asa.engine.states import Reading, read_batch, read_prompts, read_states
 from asa.models.fitting import shared_prefix
 
 LIMIT = 8
-
-
-def closed(answer: list[int]) -> bool:
-    """Every fifth token ends an answer."""
-    return answer[-1] % 5 == 0
-
-
-def generated(model, prompt: list[int], push: tuple[int, torch.Tensor] | None = None) -> Answer:
-    """The model's own greedy answer, with the same ends; `push` (layer, `[H]`) by a one-shot hook."""
-    ids = torch.tensor([prompt])
-    options = {"attention_mask": torch.ones_like(ids), "eos_token_id": list(range(0, model.config.vocab_size, 5))}
-    with one_push(model, *push) if push else contextlib.nullcontext():
-        out = model.generate(ids, **options, do_sample=False, max_new_tokens=LIMIT)
-    return Answer(out[0, len(prompt) :].tolist(), model, prompt, push)
 
 
 @pytest.fixture
@@ -88,7 +73,7 @@ def test_unsteered_answers_come_in_the_order_of_the_prompts(tiny_model, engine, 
     """From several batches whose rows are sorted by length."""
     _, batches = read_prompts(engine, prompts, 9, "test")
     assert [row for batch in batches for row in batch.rows] != list(range(len(prompts)))
-    assert answer_all(batches, LIMIT, closed, "test") == [generated(tiny_model, prompt) for prompt in prompts]
+    assert answer_all(batches, LIMIT, closed, "test") == [generated(tiny_model, prompt, LIMIT) for prompt in prompts]
 
 
 def test_steered_answers(tiny_model, engine, prompts, fitted):
@@ -108,9 +93,9 @@ def test_steered_answers(tiny_model, engine, prompts, fitted):
         if not gate:
             assert answer is given[row]
             continue
-        assert answer == generated(tiny_model, prompts[row], (adapter.layer, delta[row]))
+        assert answer == generated(tiny_model, prompts[row], LIMIT, (adapter.layer, delta[row]))
     pushed = [row for row, gate in enumerate(gates) if gate]
-    assert sum(answers[row] != generated(tiny_model, prompts[row]) for row in pushed) > len(pushed) // 2
+    assert sum(answers[row] != generated(tiny_model, prompts[row], LIMIT) for row in pushed) > len(pushed) // 2
 
 
 def test_steered_answers_are_those_of_the_engine(engine, prompts, fitted):

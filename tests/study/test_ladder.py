@@ -1,6 +1,5 @@
 """The ladder: rivals and ablations answer row by row as promised, and nothing is asked for twice."""
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import HIDDEN, last_token, one_push
-from helpers import Answer
+from conftest import HIDDEN, last_token
+from helpers import Answer, closed, generated
 
 import asa.engine.engine
 from asa.engine.batch import Batch
@@ -24,20 +23,6 @@ from asa.tools.definitions import load_tools
 
 LIMIT, LAYER = 6, 1
 TOOLS = load_tools(Path(__file__).parents[2] / "data" / "tools.json")
-
-
-def closed(answer: list[int]) -> bool:
-    """Every fifth token ends an answer."""
-    return answer[-1] % 5 == 0
-
-
-def generated(model, prompt: list[int], limit: int = LIMIT, push: tuple[int, torch.Tensor] | None = None) -> Answer:
-    """The model's own greedy answer, with the same ends; `push` (layer, `[H]`) by a one-shot hook."""
-    ids = torch.tensor([prompt])
-    options = {"attention_mask": torch.ones_like(ids), "eos_token_id": list(range(0, model.config.vocab_size, 5))}
-    with one_push(model, *push) if push else contextlib.nullcontext():
-        out = model.generate(ids, **options, do_sample=False, max_new_tokens=limit)
-    return Answer(out[0, len(prompt) :].tolist(), model, prompt, push)
 
 
 @pytest.fixture
@@ -72,8 +57,8 @@ def test_pushed_rows_answer_as_under_the_plain_push_and_the_others_are_left_alon
         if row in (2, 5, 11):
             assert said[row] is answers.unsteered[row]
             continue
-        assert said[row] == generated(tiny_lfm2, prompt, push=(LAYER, torch.from_numpy(push[row])))
-    assert sum(said[row] != generated(tiny_lfm2, prompt) for row, prompt in enumerate(prompts)) > 6
+        assert said[row] == generated(tiny_lfm2, prompt, LIMIT, push=(LAYER, torch.from_numpy(push[row])))
+    assert sum(said[row] != generated(tiny_lfm2, prompt, LIMIT) for row, prompt in enumerate(prompts)) > 6
 
 
 def test_a_push_is_asked_for_once(answers, push, asked):
