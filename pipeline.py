@@ -194,12 +194,13 @@ keys["baseline"] = key_of(keys["run"], profile.max_new_tokens, profile.words_lim
 # [[asa/method/layers.py: layer_probe]]
 
 # %% sweep
-from asa.engine.states import read_splits
+from asa.engine.states import Prefilled, read_splits
 from asa.method.layers import layers_to_steer
 from asa.evaluation.figures import plot_probe_sweep
 from asa.method.recipe import Recipe, Sweep, sweep
 
-splits = read_splits(engine, splits, rules.trigger_id, checkpoints, keys["run"])
+prefilled = Prefilled(engine, splits["valid"].prompts, rules.trigger_id, "VALID states")
+splits = read_splits(engine, splits, prefilled, rules.trigger_id, checkpoints, keys["run"])
 valid, test = splits["valid"], splits["test"]
 fit = splits["cal"] + splits["train"]
 known = fit + splits["spare"]  # what the readers learn from
@@ -229,7 +230,6 @@ writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.l
 # [[asa/method/tuning.py: best_setting]]
 
 # %% tuning
-from asa.engine.states import Prefilled
 from asa.method.directions import NECESSITY
 from asa.method.recipe import Tuned, tune
 from asa.method.tuning import BETAS, DOSES, TAUS
@@ -245,7 +245,6 @@ facts = {
     "tools": tools_to_json(tools), "data_hash": data_key, "benchmark": benchmark,
 }  # fmt: skip
 recipe = Recipe(splits["cal"], known, domains, found)
-prefilled = Prefilled(engine, valid.prompts, rules.trigger_id, "VALID prefill")
 tuning_key = key_of(keys["readers"], found.to_json(), layers, DOSES, BETAS, TAUS)
 tuned = checkpoints.typed(Tuned, "tuning", tuning_key, lambda: tune(prefilled, valid, recipe, layers, rules, facts))
 chosen, papers = tuned.best(), tuned.best(NECESSITY)

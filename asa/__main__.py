@@ -81,7 +81,8 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
     rules = AnswerRules(prompter, model)
     reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, rules.trigger_id, "prefill")
     plain = answer_all(batches, rules.limit, rules.ended, "baseline")
-    steered, decisions = answer_steered(batches, reading.states, adapter, plain, rules.limit, rules.ended, "ASA")
+    asked = (batches, reading.states, {"asa": adapter}, plain, rules.limit, rules.ended, "ASA")
+    steered, decisions = answer_steered(*asked)["asa"]
     labels = np.array([request.label for request in requests])
     called = {
         "baseline": rules.called(plain),

@@ -4,22 +4,28 @@ Both come from the same prefilled batches, so that a push of zero changes nothin
 its own batches, and all get the whole result. What is said here is judged elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from asa.adapter import ASAAdapter, Decision
 from asa.engine.batch import Batch
+from asa.engine.decoding import Decoder
 from asa.support.processes import gathered, progress
+
+Push = tuple[int, np.ndarray]  # (layer, `[N, H]`), added to that block's output at the last prompt token
 
 
 def answer_all(batches: list[Batch], limit: int, closed: Callable[[list[int]], bool], what: str) -> list[list[int]]:
     """Unsteered greedy answers, as token ids, rows in the order of the prompts."""
-    said = []
-    for batch in progress(batches, desc=what, unit="batch"):
-        said += zip(batch.rows, batch.decode(limit, closed), strict=True)
-    return [answer for _, answer in sorted(gathered(said))]
+    rows = sum(len(batch.rows) for batch in batches)
+    return in_order(_answers({what: batches}, {}, rows, limit, closed, what)[what])
+
+
+def in_order(answers: dict[int, list[int]]) -> list[list[int]]:
+    """The answers by row."""
+    return [answers[row] for row in sorted(answers)]
 
 
 def chosen_parts(batches: Iterable[Batch], chosen: np.ndarray) -> Iterator[Batch]:
@@ -36,7 +42,7 @@ def answer_chosen(
     limit: int,
     closed: Callable[[list[int]], bool],
     what: str,
-    push: tuple[int, np.ndarray] | None = None,
+    push: Push | None = None,
     opening: Sequence[int] = (),
     avoid: int | None = None,
 ) -> dict[int, list[int]]:
@@ -48,41 +54,84 @@ def answer_chosen(
         limit: Maximum new tokens per row.
         closed: As in `Batch.decode`.
         what: Name of the progress bar.
-        push: (layer, `[N, H]`).
+        push: Added, if given.
         opening: As in `Batch.decode`.
         avoid: As in `Batch.decode`.
 
     Returns:
         Row -> answer.
     """
-    said = []
-    for part in chosen_parts(progress(batches, desc=what, unit="batch"), chosen):
-        delta = None if push is None else (push[0], torch.from_numpy(push[1][part.rows]).to(part.own_mask.device))
-        said += zip(part.rows, part.decode(limit, closed, delta, opening, avoid), strict=True)
-    return dict(gathered(said))
+    runs, pushes = {what: chosen_parts(batches, chosen)}, {} if push is None else {what: push}
+    rows = sum(bool(chosen[row]) for batch in batches for row in batch.rows)
+    return _answers(runs, pushes, rows, limit, closed, what, opening, avoid)[what]
 
 
 def answer_steered(
     batches: list[Batch],
     states: np.ndarray,
-    adapter: ASAAdapter,
-    unsteered: list[list[int]],
+    adapters: Mapping[str, ASAAdapter],
+    unsteered: list[list[int]] | None,
     limit: int,
     closed: Callable[[list[int]], bool],
     what: str,
-) -> tuple[list[list[int]], list[Decision]]:
-    """Steered greedy answers and the decisions behind them; rows with gate 0 keep their unsteered answer.
+) -> dict[str, tuple[list[list[int]], list[Decision]]]:
+    """Greedy answers steered by each of several adapters, and the decisions behind them.
+
+    Rows with gate 0 keep their unsteered answer.
 
     Args:
         batches: The requests' batches.
         states: `[N, layers, H]` of the unsteered model.
-        adapter: Decides and pushes.
-        unsteered: `[N]` unsteered answers.
+        adapters: Run -> what decides and pushes.
+        unsteered: `[N]` unsteered answers; None: those of the rows with gate 0 are generated.
         limit: Maximum new tokens per row.
         closed: As in `Batch.decode`.
         what: Name of the progress bar.
+
+    Returns:
+        Run -> (answers `[N]`, decisions `[N]`).
     """
-    delta, decisions = adapter.push(torch.from_numpy(states[:, adapter.layer]))
-    gated = np.array([decision.gate != 0 for decision in decisions])
-    answers = answer_chosen(batches, gated, limit, closed, what, push=(adapter.layer, delta.numpy()))
-    return list((dict(enumerate(unsteered)) | answers).values()), decisions
+    pushes: dict[str, Push] = {}
+    decisions: dict[str, list[Decision]] = {}
+    for run, adapter in adapters.items():
+        delta, decisions[run] = adapter.push(torch.from_numpy(states[:, adapter.layer]))
+        pushes[run] = (adapter.layer, delta.numpy())
+    gated = {run: np.array([decision.gate != 0 for decision in made]) for run, made in decisions.items()}
+    left = ~np.all(list(gated.values()), axis=0)  # rows that some adapter leaves as they are
+    if unsteered is not None:
+        plain = dict(enumerate(unsteered))
+    else:
+        plain = answer_chosen(batches, left, limit, closed, f"{what}, gate 0") if left.any() else {}
+    parts = {run: chosen_parts(batches, gated[run]) for run in adapters}
+    rows = sum(bool(gated[run][row]) for run in adapters for batch in batches for row in batch.rows)
+    steered = _answers(parts, pushes, rows, limit, closed, what)
+    return {run: (in_order(plain | steered[run]), decisions[run]) for run in adapters}
+
+
+def _answers(
+    runs: Mapping[str, Iterable[Batch]],
+    pushes: Mapping[str, Push],
+    rows: int,
+    limit: int,
+    closed: Callable[[list[int]], bool],
+    what: str,
+    opening: Sequence[int] = (),
+    avoid: int | None = None,
+) -> dict[str, dict[int, list[int]]]:
+    """Run -> row -> answer; all runs go through one decoder, `rows` of this process in all."""
+    decoder = None
+    with progress(total=rows, desc=what, unit="answer") as bar:
+        for run, parts in runs.items():
+            for part in parts:
+                if decoder is None:
+                    decoder = Decoder(part.engine, limit, closed, opening, avoid, bar.update)
+                push = None
+                if run in pushes:
+                    layer, delta = pushes[run]
+                    push = (layer, torch.from_numpy(delta[part.rows]).to(part.own_mask.device))
+                decoder.add(part.begin([(run, row) for row in part.rows]), push)
+        said = list(decoder.finish().items()) if decoder is not None else []
+    found: dict[str, dict[int, list[int]]] = {run: {} for run in runs}
+    for (run, row), answer in gathered(said):
+        found[run][row] = answer
+    return found

@@ -1,7 +1,7 @@
 """A batch: prompts side by side with everything but their last token in the cache.
 
 What the method needs happens there: `last_token` reads, `replay` runs that one token again above a changed hidden
-state, `decode` continues greedily. Nothing is chosen, gated or scored, and no prompt is ever padded.
+state, `decode` continues greedily. Nothing is chosen, gated or scored.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
+from asa.engine.decoding import Decoder, Rows
 from asa.engine.forward import PrefixedModel
-from asa.engine.kv_cache import fork_cache, give_room, keep_rows
+from asa.engine.kv_cache import fork_cache, give_room
 from asa.models.layout import block_output, decoder_layers, final_norm, hooked
 
-COMPACT_BELOW = 0.85  # share of unfinished rows below which finished ones are dropped
 SCORED_ROWS = 16  # answers scored at once: logits of all their tokens are held
 
 
@@ -109,41 +109,16 @@ class Batch:
             avoid: A token that no answer may begin with.
 
         Returns:
-            New token ids a row, in the order of `rows`.
+            New token ids of every row, in the order of `rows`.
         """
-        answers: list[list[int]] = [[] for _ in self.rows]
-        tokens, positions, cache, mask = self.tokens, self.positions, fork_cache(self.cache), self._mask(1)
-        give_room(cache, limit)
-        held = list(range(len(self.rows)))  # rows still in the cache; a finished one stays until enough have finished
-        done: set[int] = set()
-        for step in range(limit):
-            hooks = []
-            if push is not None and step == 0:
-                layer, delta = push
-                hooks.append(decoder_layers(self.engine.model)[layer].register_forward_hook(_adding(delta)))
-            with hooked(*hooks):
-                logits = self._step(tokens, positions, cache, mask)
-            if avoid is not None and step == 0:
-                logits = logits.index_fill(1, torch.tensor([avoid], device=logits.device), -torch.inf)
-            tokens = logits.argmax(-1, keepdim=True).cpu()
-            if step < len(opening):
-                tokens = torch.full_like(tokens, opening[step])
-            for row, token in zip(held, tokens[:, 0].tolist(), strict=True):
-                if row not in done:
-                    answers[row].append(token)
-                    if closed(answers[row]):
-                        done.add(row)
-            going = [place for place, row in enumerate(held) if row not in done]
-            if not going:
-                break
-            positions = positions + 1
-            if len(going) < COMPACT_BELOW * len(held):
-                held, tokens, positions = [held[place] for place in going], tokens[going], positions[going]
-                keep = torch.tensor(going, device=mask.device)
-                keep_rows(cache, keep)
-                mask = mask[keep]
-            mask = torch.nn.functional.pad(mask, (0, 1), value=True)
-        return answers
+        decoder = Decoder(self.engine, limit, closed, opening, avoid)
+        decoder.add(self.begin(self.rows), push)
+        answers = decoder.finish()
+        return [answers[row] for row in self.rows]
+
+    def begin(self, names: list) -> Rows:
+        """Its rows as a decoder takes them, under `names` `[N]`."""
+        return Rows(list(names), self.tokens, self.positions, self.own_mask, fork_cache(self.cache))
 
     def log_likelihood(self, answers: list[list[int]]) -> list[float]:
         """Mean log-probability per token (nats) that the unsteered model gives to the rows' `answers`.
@@ -157,6 +132,7 @@ class Batch:
             targets = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
             ids = torch.cat([part.tokens, targets[:, :-1]], dim=1)
             engine = self.engine
+            give_room(part.cache, ids.shape[1])
             with engine.forwarding():
                 mask = part._mask(ids.shape[1])
                 logits = engine.forward(
@@ -181,14 +157,3 @@ class Batch:
         engine = self.engine
         with engine.forwarding():
             return engine.forward(tokens, positions, cache, own_mask=mask, prefix=engine.prefix_keys)[:, -1]
-
-
-def _adding(delta: torch.Tensor):
-    """A forward hook that adds `delta` `[N, H]` (fp32) to the last token's hidden state, in place."""
-
-    def add(_module, _args, output):
-        hidden = block_output(output)
-        hidden[:, -1] += delta.to(hidden.device)  # in fp32 and rounded once, as tuning replays it
-        return output
-
-    return add

@@ -2,14 +2,14 @@
 
 All requests share their system prompt and examples, so the longest common *token* prefix is prefilled once and its
 keys and values are kept once, whatever the batch. A request's own tokens are then prefilled without its last one,
-in buckets of equal length, so that nothing is ever padded while attention and convolution caches are written. Rows
-of different buckets are put side by side for the last prompt token, and all that the method needs happens there:
+many rows at once, of equal length where the model has convolution layers. They are put side by side for the last prompt
+token, and all that the method needs happens there:
 
 - `Batch.last_token` gives the residual stream behind every block at the last prompt token, and the next-token logits;
 - `Batch.replay` runs that one token again through the blocks above a changed hidden state: one steering setting;
 - `Batch.decode` continues greedily, unsteered or with one push at one block.
 
-It does not choose, gate or score anything, and it never pads a prompt. Source: design section 5 of this project;
+It does not choose, gate or score anything. Source: design section 5 of this project;
 the exactness of a split prefill is tested against plain full forwards.
 """
 
@@ -19,12 +19,12 @@ import torch
 
 from asa.engine.batch import Batch
 from asa.engine.forward import PrefixedModel
-from asa.engine.kv_cache import fork_cache, join_caches
+from asa.engine.kv_cache import fork_cache, is_convolution, join_caches
 from asa.support.processes import dealt, progress
 
-BUCKET_TOKENS = 2048  # tokens in one prefill forward
+BUCKET_TOKENS = 1024  # tokens in one prefill forward
 BATCH_ROWS = 160  # most rows side by side
-BATCH_TOKENS = 8192  # most own tokens side by side, padding included: bounds the cache's memory
+BATCH_TOKENS = 16384  # most own tokens side by side, padding included: bounds the cache's memory
 
 
 class Engine(PrefixedModel):
@@ -60,21 +60,32 @@ class Engine(PrefixedModel):
 
     def _prefill(self, rows: list[int], suffixes: list[list[int]]) -> "Batch":
         """Prefill `suffixes` (sorted by length) without their last tokens, bucket by bucket, and join the caches."""
-        longest = len(suffixes[-1]) - 1
+        lengths = torch.tensor([len(s) - 1 for s in suffixes])
+        longest = int(lengths[-1])
         parts = []
         with self.forwarding():
-            first = 0
-            while first < len(suffixes):
-                length = len(suffixes[first]) - 1
-                most = max(1, BUCKET_TOKENS // length)
-                same = [s for s in suffixes[first : first + most] if len(s) - 1 == length]
-                cache = fork_cache(self.start, torch.zeros(len(same), dtype=torch.long, device=self.device))
-                ids = torch.tensor([s[:-1] for s in same])
+            for bucket in self._buckets(lengths.tolist()):
+                own = [torch.tensor(suffixes[row][:-1]) for row in bucket]
+                cache = fork_cache(self.start, torch.zeros(len(own), dtype=torch.long, device=self.device))
+                ids = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
                 self.forward(ids, len(self.prefix_ids), cache, prefix=self.prefix_keys, keep=0)
                 parts.append(cache)
-                first += len(same)
         cache = join_caches(parts, longest)
-        lengths = torch.tensor([len(s) - 1 for s in suffixes])
         own_mask = torch.arange(longest)[None] < lengths[:, None]
         last = torch.tensor([[s[-1]] for s in suffixes])
         return Batch(self, rows, last, lengths[:, None] + len(self.prefix_ids), own_mask.to(self.device), cache)
+
+    def _buckets(self, lengths: list[int]) -> Iterator[range]:
+        """Rows that are prefilled in one pass; `lengths` is sorted.
+
+        No token attends to what is behind it, so that shorter rows may be filled up there, and `own_mask` hides it
+        later. A convolution layer keeps its last inputs, whatever they are: rows of equal length only go together.
+        """
+        exact = any(is_convolution(layer) for layer in self.start.layers)
+        first = 0
+        for row, length in enumerate(lengths):
+            too_many = length * (row + 1 - first) > BUCKET_TOKENS
+            if row > first and (too_many or (exact and length != lengths[first])):
+                yield range(first, row)
+                first = row
+        yield range(first, len(lengths))

@@ -42,8 +42,12 @@ class PrefixedModel:
 
     @contextlib.contextmanager
     def forwarding(self) -> Iterator[None]:
-        """Our attention for the time of a forward pass; the caller's `generate` keeps the model's own."""
+        """Our attention for the time of forward passes; the caller's `generate` keeps the model's own."""
         before = self.model.config._attn_implementation
+        if before == SHARED_PREFIX_ATTENTION:  # a pass within passes
+            with torch.inference_mode():
+                yield
+            return
         self.model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
         try:
             with torch.inference_mode():

@@ -35,7 +35,8 @@ def take_rows(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 def fork_cache(cache: DynamicCache, rows: torch.Tensor | None = None) -> DynamicCache:
     """A cache that can be written to without changing `cache`.
 
-    Attention layers grow by concatenation, so sharing their tensors is safe; convolution states are cloned.
+    Attention layers share their tensors: they grow by concatenation, or into room that is empty in `cache` and that one
+    fork after the other may use. Convolution states are cloned.
 
     Args:
         cache: What to fork; an attention layer may be empty.
@@ -81,10 +82,13 @@ def take_keys(cache: DynamicCache) -> PrefixKeys:
 
 
 def join_caches(parts: list[DynamicCache], length: int) -> DynamicCache:
-    """The rows of several caches in one, their keys and values filled up with zeros behind, to `length` tokens."""
+    """The rows of several caches in one, their keys and values filled up with zeros behind, to `length` tokens.
+
+    Behind them is room for one token, so that replays of the last one copy nothing.
+    """
 
     def filled(states: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[2]))
+        return torch.nn.functional.pad(states, (0, 0, 0, length + 1 - states.shape[2]))
 
     joined = fork_cache(parts[0])
     for number, layer in enumerate(joined.layers):
@@ -92,8 +96,9 @@ def join_caches(parts: list[DynamicCache], length: int) -> DynamicCache:
         if is_convolution(layer):
             layer.conv_states = {i: torch.cat([piece.conv_states[i] for piece in pieces]) for i in layer.conv_states}
         else:
-            layer.keys = torch.cat([filled(piece.keys) for piece in pieces])
-            layer.values = torch.cat([filled(piece.values) for piece in pieces])
+            keys = torch.cat([filled(piece.keys) for piece in pieces])
+            values = torch.cat([filled(piece.values) for piece in pieces])
+            joined.layers[number] = RoomyLayer(keys, values, length)
     return joined
 
 
@@ -107,18 +112,17 @@ def keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values with room behind them: a decoding step writes one column instead of copying them all.
+    """Keys and values with room behind them: a step writes one column instead of copying them all.
 
     Args:
-        layer: Where keys and values come from.
-        room: How many tokens may be added.
+        keys: `[B, kv_heads, T, d]`.
+        values: As `keys`.
+        length: How many of the T columns hold tokens; the others are room.
     """
 
-    def __init__(self, layer: DynamicLayer, room: int):
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int):
         super().__init__()
-        self.length = layer.keys.shape[2]
-        self.keys = torch.nn.functional.pad(layer.keys, (0, 0, 0, room))
-        self.values = torch.nn.functional.pad(layer.values, (0, 0, 0, room))
+        self.keys, self.values, self.length = keys, values, length
         self.is_initialized = True
 
     def update(self, key_states, value_states, *args, **kwargs):
@@ -131,7 +135,43 @@ class RoomyLayer(DynamicLayer):
 
 
 def give_room(cache: DynamicCache, room: int) -> None:
-    """Let a forked cache's attention layers take `room` more tokens in place."""
+    """Let the attention layers of a fork of a joined cache take `room` tokens in place, in columns of their own."""
+
+    def roomy(states: torch.Tensor, length: int) -> torch.Tensor:
+        return torch.nn.functional.pad(states[:, :, :length], (0, 0, 0, room))
+
     for number, layer in enumerate(cache.layers):
         if not is_convolution(layer):
-            cache.layers[number] = RoomyLayer(layer, room)
+            keys, values = roomy(layer.keys, layer.length), roomy(layer.values, layer.length)
+            cache.layers[number] = RoomyLayer(keys, values, layer.length)
+
+
+def line_up(caches: list[DynamicCache], unused: list[int], width: int, room: int) -> DynamicCache:
+    """The rows of several roomy caches in one, so that their next tokens fall into the same column.
+
+    Args:
+        caches: Given up, layer by layer, so that memory never holds them twice.
+        unused: How many leading columns of each no row needs.
+        width: Columns of the widest, without those.
+        room: How many tokens may be added.
+    """
+
+    def moved(states: torch.Tensor, skip: int, length: int) -> torch.Tensor:
+        return torch.nn.functional.pad(states[:, :, skip:length], (0, 0, width - (length - skip), room))
+
+    joined = copy.copy(caches[0])
+    joined.layers = []
+    for pieces in zip(*(cache.layers for cache in caches), strict=True):
+        if is_convolution(pieces[0]):
+            layer = copy.copy(pieces[0])
+            layer.conv_states = {i: torch.cat([piece.conv_states[i] for piece in pieces]) for i in layer.conv_states}
+        else:
+            both = [
+                torch.cat([moved(getattr(p, name), skip, p.length) for p, skip in zip(pieces, unused, strict=True)])
+                for name in ("keys", "values")
+            ]
+            layer = RoomyLayer(*both, width)
+            for piece in pieces:
+                piece.keys = piece.values = None
+        joined.layers.append(layer)
+    return joined

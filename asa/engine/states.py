@@ -66,28 +66,6 @@ def _joined(parts: list[tuple[list[int], Reading]]) -> Reading:
     return Reading(*(np.concatenate([getattr(part, name) for _, part in parts])[order] for name in columns))
 
 
-def read_splits(
-    engine: Engine, splits: dict[str, Split], trigger_id: int, checkpoints: Checkpoints, key: str
-) -> dict[str, Split]:
-    """The splits with states, calls and log-odds, a checkpoint each; TEST and an empty one stay as they are.
-
-    Args:
-        engine: Reads.
-        splits: By name.
-        trigger_id: First token of the trigger.
-        checkpoints: Where readings are kept.
-        key: What they depend on, besides the prompts.
-    """
-    read = dict(splits)
-    for name, split in splits.items():
-        if name != "test" and len(split):
-            given = (engine, split.prompts, trigger_id, f"{name} states")
-            made_from = key_of(key, name, split.prompts)
-            kept = checkpoints.stage(f"states-{name}", made_from, lambda given=given: vars(read_states(*given)))
-            read[name] = replace(split, **kept)
-    return read
-
-
 class Prefilled:
     """Prompts that are prefilled when they are first needed, and once.
 
@@ -114,3 +92,36 @@ class Prefilled:
     def batches(self) -> list[Batch]:
         """Ready for `Batch.replay` and `Batch.decode`."""
         return self._both[1]
+
+
+def read_splits(
+    engine: Engine,
+    splits: dict[str, Split],
+    valid: Prefilled,
+    trigger_id: int,
+    checkpoints: Checkpoints,
+    key: str,
+) -> dict[str, Split]:
+    """The splits with states, calls and log-odds, a checkpoint each; TEST and an empty one stay as they are.
+
+    Args:
+        engine: Reads.
+        splits: By name.
+        valid: VALID's prompts, which tuning pushes later: their batches are kept.
+        trigger_id: First token of the trigger.
+        checkpoints: Where readings are kept.
+        key: What they depend on, besides the prompts.
+    """
+
+    def read(name: str) -> Reading:
+        if name == "valid":
+            return valid.reading
+        return read_states(engine, splits[name].prompts, trigger_id, f"{name.upper()} states")
+
+    found = dict(splits)
+    for name, split in splits.items():
+        if name != "test" and len(split):
+            made_from = key_of(key, name, split.prompts)
+            kept = checkpoints.stage(f"states-{name}", made_from, lambda name=name: vars(read(name)))
+            found[name] = replace(split, **kept)
+    return found

@@ -74,17 +74,12 @@ def answer_test(
     )["answers"]
 
     def steered() -> dict:
-        states, found = prefilled.reading.states, {}
-        for run, adapter in adapters.items():
-            if run != "asa" and adapter is adapters["asa"]:  # greedy: the same setting gives the same answers
-                found[run] = found["asa"]
-                continue
-            said, decisions = answer_steered(
-                prefilled.batches, states, adapter, plain, rules.limit, rules.ended, f"TEST {run}"
-            )
-            found[run] = said
-            if run == "asa":
-                found["decisions"] = [vars(decision) for decision in decisions]
+        states = prefilled.reading.states
+        same = adapters["asa_paper"] is adapters["asa"]  # greedy: the same setting gives the same answers
+        runs = {"asa": adapters["asa"]} if same else adapters
+        said = answer_steered(prefilled.batches, states, runs, plain, rules.limit, rules.ended, "TEST, steered")
+        found = {run: said["asa" if same else run][0] for run in adapters}
+        found["decisions"] = [vars(decision) for decision in said["asa"][1]]
         parts = steered_parts(recipe, chosen)
         ablated = run_ablations(prefilled.batches, states, parts, test.domains, rules.trigger_id, seed)
         own = np.array([recipe.domains.index(domain) for domain in test.domains])

@@ -13,7 +13,7 @@ import numpy as np
 from asa.adapter import ASAAdapter
 from asa.data.scores import confusion
 from asa.data.splits import Split
-from asa.engine.answering import answer_all, answer_steered
+from asa.engine.answering import answer_steered
 from asa.engine.states import Prefilled
 from asa.method.directions import DIRECTIONS, cosine_matrix, fit_directions, mixed
 from asa.method.layers import LayerReading, layers_to_steer, length_control, plateau_layer, sweep_layers
@@ -210,6 +210,6 @@ def tune(
     )
     unsteered = confusion(valid.called, valid.labels)
     best = recipe.adapter(best_setting(scored, unsteered["fpr"]), facts)
-    plain = answer_all(batches, rules.room, rules.ended, "VALID baseline")
-    steered, _ = answer_steered(batches, reading.states, best, plain, rules.room, rules.ended, "VALID ASA")
+    asked = (batches, reading.states, {"asa": best}, None, rules.room, rules.settled, "VALID, steered")
+    steered, _ = answer_steered(*asked)["asa"]
     return Tuned(scored, unsteered, confusion(rules.called(steered), valid.labels))

@@ -96,3 +96,7 @@ class AnswerRules:
     def called(self, answers: list[list[int]]) -> np.ndarray:
         """Whether each of N answers calls a tool, `[N]` bool."""
         return np.array([self.calls(ids) for ids in answers], bool)
+
+    def settled(self, ids: list[int]) -> bool:
+        """Whether it is settled that an answer calls a tool, or the answer is finished."""
+        return self.calls(ids) or self.ended(ids)

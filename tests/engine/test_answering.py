@@ -11,7 +11,8 @@ from truth import allowed_error
 
 import asa.engine.engine
 from asa.engine.answering import answer_all, answer_steered
-from asa.engine.batch import Batch, LastToken
+from asa.engine.batch import LastToken
+from asa.engine.decoding import Decoder
 from asa.engine.engine import Engine
 from asa.engine.states import Reading, read_batch, read_prompts, read_states
 from asa.models.fitting import shared_prefix
@@ -76,13 +77,18 @@ def test_unsteered_answers_come_in_the_order_of_the_prompts(tiny_model, engine, 
     assert answer_all(batches, LIMIT, closed, "test") == [generated(tiny_model, prompt, LIMIT) for prompt in prompts]
 
 
+def steered(batches, states, adapter, unsteered):
+    """Answers and decisions of one adapter."""
+    return answer_steered(batches, states, {"asa": adapter}, unsteered, LIMIT, closed, "test")["asa"]
+
+
 def test_steered_answers(tiny_model, engine, prompts, fitted):
     """A row with gate 0 keeps the answer it came with; every other row is pushed by its own g * alpha * v, once."""
     reading, batches = read_prompts(engine, prompts, 9, "test")
     adapter = fitted.adapter
     kept = [[-row] for row in range(len(prompts))]  # no model says this
     given = [list(answer) for answer in kept]
-    answers, decisions = answer_steered(batches, reading.states, adapter, given, LIMIT, closed, "test")
+    answers, decisions = steered(batches, reading.states, adapter, given)
     assert given == kept
     gates = [decision.gate for decision in decisions]
     assert set(gates) == {-1, 0, 1}
@@ -102,23 +108,43 @@ def test_steered_answers_are_those_of_the_engine(engine, prompts, fitted):
     """Token for token what `Batch.decode` says to the same push over the whole batch."""
     reading, batches = read_prompts(engine, prompts, 9, "test")
     unsteered = answer_all(batches, LIMIT, closed, "test")
-    answers, decisions = answer_steered(batches, reading.states, fitted.adapter, unsteered, LIMIT, closed, "test")
+    answers, decisions = steered(batches, reading.states, fitted.adapter, unsteered)
     for batch in batches:
         delta, _ = fitted.adapter.push(torch.from_numpy(reading.states[batch.rows, fitted.adapter.layer]))
         assert [answers[row] for row in batch.rows] == batch.decode(LIMIT, closed, push=(fitted.adapter.layer, delta))
     assert any(decision.gate == 0 for decision in decisions)
 
 
+def test_adapters_that_answer_together_say_what_each_says_alone(engine, prompts, fitted):
+    """Also where their layers, and the rows that they leave alone, differ."""
+    reading, batches = read_prompts(engine, prompts, 9, "test")
+    unsteered = answer_all(batches, LIMIT, closed, "test")
+    adapters = {"one": fitted.adapter, "two": fit_like(fitted, layer=0, dose=0.9, tau=0.5)}
+    both = answer_steered(batches, reading.states, adapters, unsteered, LIMIT, closed, "test")
+    assert both == {run: steered(batches, reading.states, each, unsteered) for run, each in adapters.items()}
+    assert both["one"][0] != both["two"][0]
+    assert {decision.gate for decision in both["one"][1]} > {decision.gate for decision in both["two"][1]}
+
+
+def test_rows_with_gate_0_are_answered_where_no_answer_is_given(engine, prompts, fitted):
+    """And no other row is answered twice."""
+    reading, batches = read_prompts(engine, prompts, 9, "test")
+    unsteered = answer_all(batches, LIMIT, closed, "test")
+    expected = steered(batches, reading.states, fitted.adapter, unsteered)
+    assert steered(batches, reading.states, fitted.adapter, None) == expected
+    assert any(decision.gate == 0 for decision in expected[1])
+
+
 def test_only_pushed_rows_are_generated_again(engine, prompts, fitted, monkeypatch):
     """Nobody pays for a row that keeps its answer; a batch without a push is not touched."""
     reading, batches = read_prompts(engine, prompts, 9, "test")
     adapter = fit_like(fitted, tau=1 - 1e-12)
-    decode, sizes = Batch.decode, []
-    monkeypatch.setattr(Batch, "decode", lambda self, *a, **k: sizes.append(len(self.rows)) or decode(self, *a, **k))
+    add, sizes = Decoder.add, []
+    monkeypatch.setattr(Decoder, "add", lambda self, rows, push: sizes.append(len(rows.names)) or add(self, rows, push))
     unsteered = [[5]] * len(prompts)
-    answers, decisions = answer_steered(batches, reading.states, adapter, unsteered, LIMIT, closed, "test")
+    answers, decisions = steered(batches, reading.states, adapter, unsteered)
     assert (answers, sizes, {decision.gate for decision in decisions}) == (unsteered, [], {0})
-    _, decisions = answer_steered(batches, reading.states, fitted.adapter, unsteered, LIMIT, closed, "test")
+    _, decisions = steered(batches, reading.states, fitted.adapter, unsteered)
     assert sum(sizes) == sum(decision.gate != 0 for decision in decisions) < len(prompts)
 
 

@@ -14,8 +14,10 @@ from helpers import Answer, assert_likely, assert_near, exact, full_forwards
 from truth import allowed_error
 
 import asa.engine.batch
+import asa.engine.decoding
 import asa.engine.engine
 from asa.engine.batch import Batch, LastToken
+from asa.engine.decoding import Decoder
 from asa.engine.engine import Engine
 from asa.models.fitting import shared_prefix
 from asa.models.layout import decoder_layers, final_norm
@@ -173,29 +175,34 @@ def test_decode_with_a_push_equals_generate_with_a_one_shot_hook(tiny_model, bat
     assert sum(a != b for a, b in zip(expected, decoded(batches), strict=True)) > len(prompts) // 2
 
 
+def decoder_logits(monkeypatch) -> list[torch.Tensor]:
+    """The logits of every step that a decoder takes from now on."""
+    run, seen = Decoder._run, []
+    monkeypatch.setattr(Decoder, "_run", lambda *args: seen.append(run(*args)) or seen[-1])
+    return seen
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_generated_push_is_the_replayed_one_to_the_bit(tiny_model, prompts, dtype):
+def test_a_generated_push_is_the_replayed_one_to_the_bit(tiny_model, prompts, dtype, monkeypatch):
     """Added in fp32 and rounded once, also in 16 bit: what was tuned is what is generated."""
     model = copy.deepcopy(tiny_model).to(dtype)
     (batch,) = Engine(model, shared_prefix(prompts)).batches(prompts, "test")
-    states, step, pushed = batch.last_token().states.float(), batch._step, []
-    batch._step = lambda *args: pushed.append(step(*args)) or pushed[-1]
+    states, pushed = batch.last_token().states.float(), decoder_logits(monkeypatch)
     for layer in range(states.shape[1]):
         push = random_push(states[:, layer], seed=layer)
         batch.decode(1, closed, push=(layer, push))
         assert torch.equal(pushed[-1], batch.replay(layer, states[:, layer] + push))
 
 
-def test_decode_with_a_push_of_zero_is_decode(batches):
+def test_decode_with_a_push_of_zero_is_decode(batches, monkeypatch):
     """Baseline and steered runs take one path."""
-    nothing = torch.zeros(sum(len(batch.rows) for batch in batches), HIDDEN)
-    logits, plain_logits = [], []
+    nothing, seen = torch.zeros(sum(len(batch.rows) for batch in batches), HIDDEN), decoder_logits(monkeypatch)
     for batch in batches:
-        step = batch._step
-        for push, kept in ((None, plain_logits), ((1, nothing[batch.rows]), logits)):
-            batch._step = lambda *args, step=step, kept=kept: kept.append(step(*args)) or kept[-1]
-            batch.decode(LIMIT, closed, push=push)
-        del batch._step
+        batch.decode(LIMIT, closed)
+    plain_logits = seen[:]
+    for batch in batches:
+        batch.decode(LIMIT, closed, push=(1, nothing[batch.rows]))
+    logits = seen[len(plain_logits) :]
     assert len(logits) == len(plain_logits) > len(batches)
     assert all(torch.equal(a, b) for a, b in zip(logits, plain_logits, strict=True))
     assert decoded(batches, (1, nothing)) == decoded(batches)
@@ -288,7 +295,8 @@ def held(batch: Batch) -> list[torch.Tensor]:
     for cache in (batch.cache, batch.engine.start):
         for layer in cache.layers:
             tensors += list(getattr(layer, "conv_states", {}).values())
-            tensors += [part for name in ("keys", "values") if (part := getattr(layer, name, None)) is not None]
+            pair = [part for name in ("keys", "values") if (part := getattr(layer, name, None)) is not None]
+            tensors += [part[:, :, : getattr(layer, "length", None)] for part in pair]  # behind it is scratch
     return [*tensors, *(part for pair in batch.engine.prefix_keys.layers.values() for part in pair)]
 
 
@@ -447,12 +455,10 @@ def test_dropping_finished_rows_changes_no_answer(tiny_model, batches, prompts, 
     push = random_push(plain.states[:, 1])
     expected = [generated(tiny_model, prompt) for prompt in prompts]
     pushed = [generated(tiny_model, prompt, (1, row)) for prompt, row in zip(prompts, push, strict=True)]
-    monkeypatch.setattr(asa.engine.batch, "COMPACT_BELOW", below)
-    widths = []
-    for batch in batches:
-        step = batch._step
-        batch._step = lambda tokens, *rest, step=step: widths.append(len(tokens)) or step(tokens, *rest)
+    monkeypatch.setattr(asa.engine.decoding, "COMPACT_BELOW", below)
+    seen = decoder_logits(monkeypatch)
     assert decoded(batches) == expected
+    widths = [len(logits) for logits in seen[1:]]  # those that end at once never stay
     assert (min(widths) == max(widths)) == (below == 0.0)
     assert decoded(batches, (1, push)) == pushed
 

@@ -29,6 +29,7 @@ from truth import allowed_error, error
 import asa.engine.engine
 from asa import AdapterError, ASAAdapter
 from asa.engine.batch import Batch
+from asa.engine.decoding import Decoder
 from asa.engine.engine import Engine
 from asa.engine.kv_cache import fork_cache
 from asa.models.fingerprint import fingerprint
@@ -148,9 +149,15 @@ def assert_equal(some: list[torch.Tensor], others: list[torch.Tensor]) -> None:
 
 
 def held(kv: DynamicCache) -> list[torch.Tensor]:
-    """Every tensor of a cache, copied."""
+    """What a cache holds, copied; the room behind its tokens is scratch."""
     parts = [vars(layer).get("conv_states") or {0: layer.keys, 1: layer.values} for layer in kv.layers]
-    return [tensor.clone() for part in parts for tensor in part.values() if tensor is not None]
+    used = [slice(vars(layer).get("length")) for layer in kv.layers]
+    return [
+        (tensor if tensor.dim() == 3 else tensor[:, :, here]).clone()
+        for part, here in zip(parts, used, strict=True)
+        for tensor in part.values()
+        if tensor is not None
+    ]
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -233,10 +240,10 @@ def test_buckets_equal_the_full_forward(case, batch):
 
 def first_logits(batch: Batch, push: tuple[int, torch.Tensor] | None) -> torch.Tensor:
     """The logits that `decode` chooses the first token by."""
-    kept, step = [], batch._step
-    batch._step = lambda *args: kept.append(step(*args)) or kept[-1]
-    batch.decode(1, never, push=push)
-    del batch._step
+    kept, run = [], Decoder._run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Decoder, "_run", lambda *args: kept.append(run(*args)) or kept[-1])
+        batch.decode(1, never, push=push)
     return kept[0]
 
 

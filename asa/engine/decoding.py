@@ -1,0 +1,180 @@
+"""Decoding: greedy answers of many rows at once, where rows that have ended make room for the next.
+
+Rows join with their last prompt token, at which a push, if there is one, is added. From then on all step together;
+what a row says depends on no other row, up to rounding. Few rows cost nearly as much time as many, so that the last
+rows of one batch do not go on alone. Nothing is chosen, gated or scored here.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache
+
+from asa.engine.forward import PrefixedModel
+from asa.engine.kv_cache import give_room, keep_rows, line_up
+from asa.models.layout import block_output, decoder_layers, hooked
+
+COMPACT_BELOW = 0.9  # share of unfinished rows below which finished ones are dropped
+JOIN_BELOW = 80  # rows under way, below which others may join
+MOST_COLUMNS = 40960  # cached tokens of all rows, padding and the tokens to come included: bounds the cache's memory
+
+
+@dataclass
+class Rows:
+    """Rows side by side, one token of each about to be run.
+
+    Attributes:
+        names: What tells them apart, `[B]`.
+        tokens: `[B, 1]`, the tokens to run.
+        positions: `[B, 1]`, their positions.
+        mask: `[B, S]` bool, which cached columns a row really has.
+        cache: Keys, values and convolution states of these columns; written to.
+    """
+
+    names: list[Hashable]
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    cache: DynamicCache
+
+    def keep(self, places: list[int]) -> None:
+        """Drop all rows but those at `places`."""
+        here = torch.tensor(places, dtype=torch.long)
+        self.names = [self.names[place] for place in places]
+        self.tokens, self.positions = self.tokens[here], self.positions[here]
+        self.mask = self.mask[here.to(self.mask.device)]
+        keep_rows(self.cache, here)
+
+
+class Decoder:
+    """Greedy answers, token by token.
+
+    Args:
+        engine: Runs the model behind the shared prefix.
+        limit: Maximum new tokens per row, those of `opening` included.
+        closed: Says of a row's new tokens whether the row is finished.
+        opening: Tokens that every answer begins with, whatever the model would say.
+        avoid: A token that no answer may begin with.
+        ended: Called once for every row that is finished.
+
+    Attributes:
+        answers: Name -> new token ids so far.
+    """
+
+    def __init__(
+        self,
+        engine: PrefixedModel,
+        limit: int,
+        closed: Callable[[list[int]], bool],
+        opening: Sequence[int] = (),
+        avoid: int | None = None,
+        ended: Callable[[], object] = lambda: None,
+    ):
+        self.engine, self.limit, self.closed = engine, limit, closed
+        self.opening, self.avoid, self.ended = opening, avoid, ended
+        self.answers: dict[Hashable, list[int]] = {}
+        self._done: set[Hashable] = set()
+        self._rows: Rows | None = None
+
+    def add(self, rows: Rows, push: tuple[int, torch.Tensor] | None = None) -> None:
+        """Let rows join as soon as there is room for them.
+
+        Args:
+            rows: With their last prompt tokens; given up to the decoder.
+            push: (layer, `[B, H]`): added to that block's output at the last prompt token, once.
+        """
+        while self._rows is not None and not self._has_room(self._rows, rows):
+            self._step(self._rows)
+        self.answers |= {name: [] for name in rows.names}
+        give_room(rows.cache, self.limit)
+        hooks = []
+        if push is not None:
+            layer, delta = push
+            hooks.append(decoder_layers(self.engine.model)[layer].register_forward_hook(_adding(delta)))
+        with self.engine.forwarding():
+            with hooked(*hooks):
+                logits = self._run(rows)
+            if self.avoid is not None:
+                logits = logits.index_fill(1, torch.tensor([self.avoid], device=logits.device), -torch.inf)
+            self._say(rows, logits)
+        self._join(rows)
+
+    def finish(self) -> dict[Hashable, list[int]]:
+        """Go on until every row has ended; the answers."""
+        with self.engine.forwarding():  # once, not for every step
+            while self._rows is not None:
+                self._step(self._rows)
+        return self.answers
+
+    def _has_room(self, rows: Rows, more: Rows) -> bool:
+        columns = max(rows.mask.shape[1], more.mask.shape[1]) + self.limit
+        together = len(rows.names) + len(more.names)
+        return len(rows.names) < JOIN_BELOW and together * columns <= MOST_COLUMNS
+
+    def _step(self, rows: Rows) -> None:
+        with self.engine.forwarding():
+            self._say(rows, self._run(rows))
+        places = self._going(rows)
+        if not places:
+            self._rows = None
+        elif len(places) < COMPACT_BELOW * len(rows.names):
+            rows.keep(places)
+
+    def _going(self, rows: Rows) -> list[int]:
+        return [place for place, name in enumerate(rows.names) if name not in self._done]
+
+    def _run(self, rows: Rows) -> torch.Tensor:
+        """Next-token logits `[B, vocabulary]`; the tokens' columns become part of the cache."""
+        rows.mask = pad(rows.mask, (0, 1), value=True)
+        engine = self.engine
+        logits = engine.forward(rows.tokens, rows.positions, rows.cache, own_mask=rows.mask, prefix=engine.prefix_keys)[
+            :, -1
+        ]
+        rows.positions = rows.positions + 1
+        return logits
+
+    def _say(self, rows: Rows, logits: torch.Tensor) -> None:
+        """Take the likeliest token of every row, or what its answer is to begin with."""
+        rows.tokens = logits.argmax(-1, keepdim=True).cpu()
+        for place, name in enumerate(rows.names):
+            if name in self._done:
+                continue
+            said = self.answers[name]
+            if len(said) < len(self.opening):
+                rows.tokens[place] = self.opening[len(said)]
+            said.append(int(rows.tokens[place]))
+            if len(said) == self.limit or self.closed(said):
+                self._done.add(name)
+                self.ended()
+
+    def _join(self, fresh: Rows) -> None:
+        parts = [rows for rows in (self._rows, fresh) if rows is not None and self._going(rows)]
+        for rows in parts:
+            if len(going := self._going(rows)) < len(rows.names):
+                rows.keep(going)
+        if len(parts) < 2:
+            self._rows = parts[0] if parts else None
+            return
+        unused = [int(rows.mask.any(0).int().argmax()) for rows in parts]  # leading columns
+        width = max(rows.mask.shape[1] - skip for rows, skip in zip(parts, unused, strict=True))
+        masks = [rows.mask[:, skip:] for rows, skip in zip(parts, unused, strict=True)]
+        self._rows = Rows(
+            [name for rows in parts for name in rows.names],
+            torch.cat([rows.tokens for rows in parts]),
+            torch.cat([rows.positions for rows in parts]),
+            torch.cat([pad(mask, (width - mask.shape[1], 0), value=False) for mask in masks]),
+            line_up([rows.cache for rows in parts], unused, width, self.limit),
+        )
+
+
+def _adding(delta: torch.Tensor):
+    """A forward hook that adds `delta` `[N, H]` (fp32) to the last token's hidden state, in place."""
+
+    def add(_module, _args, output):
+        hidden = block_output(output)
+        hidden[:, -1] += delta.to(hidden.device)  # in fp32 and rounded once, as tuning replays it
+        return output
+
+    return add
