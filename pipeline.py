@@ -26,6 +26,8 @@
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
 # - `PROOF`: `steering` sets ASA beside simpler means and beside itself in parts, and draws doses and layers; `all` also
 #   trains LoRA and changes splits, domains and labels. On two CPU cores `all` takes two to three hours.
+# - `QUICK`: a first look in about a minute: 64 TEST requests, fewer settings, all in a folder `quick` of `OUT`. Its
+#   numbers are rough and say so.
 # - `CHAT`: a chat cell at the end, which waits for you.
 #
 # An empty field takes its default.
@@ -40,6 +42,7 @@ OUT = "outputs"  # @param {type:"string"}
 LAYERS = ""  # @param {type:"string"}
 DEVICE_MAP = ""  # @param ["", "auto"]
 PROOF = ""  # @param ["", "steering", "all"]
+QUICK = False  # @param {type:"boolean"}
 SEED = 0  # @param {type:"integer"}
 DEMO_ROWS = 6  # @param {type:"integer"}
 CHAT = False  # @param {type:"boolean"}
@@ -79,25 +82,31 @@ parser.add_argument("--device-map", default=DEVICE_MAP, help="auto: spread a mod
 parser.add_argument(
     "--proof", default=PROOF, help="steering: rivals and ablations; all: also LoRA, other splits and labels"
 )
+parser.add_argument("--quick", action="store_true", help="a first look: fewer requests and settings, into OUT/quick")
 options = parser.parse_args()
 PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
 TOOLS, OUT, LAYERS = options.tools, options.out, options.layers
-DEVICE_MAP, PROOF = options.device_map, options.proof
+DEVICE_MAP, PROOF, QUICK = options.device_map, options.proof, options.quick
 quiet_unless_first()
 print_any_text()
 
 # %% parameters-read title=Check_the_parameters hide=true
-from asa.support.parameters import given_layers, given_path, one_of, output_folder, whole_number, yes_or_no
+from asa.support.parameters import (
+    ParameterError, given_layers, given_path, one_of, output_folder, whole_number, yes_or_no,
+)  # fmt: skip
 from asa.models.profiles import PROMPT_STYLES, given_profile
 
 PROFILE = given_profile("PROFILE", PROFILE)
 PROMPT_STYLE = one_of("PROMPT_STYLE", PROMPT_STYLE, PROMPT_STYLES)
 ALPACA, REQUESTS = given_path("ALPACA", ALPACA), given_path("REQUESTS", REQUESTS)
 TOOLS = given_path("TOOLS", TOOLS, "data/tools.json")
-OUT = output_folder("OUT", OUT, "outputs", ("checkpoints", "asa_assets"))
+QUICK = yes_or_no("QUICK", QUICK)
+OUT = output_folder("OUT", OUT, "outputs", ("checkpoints", "asa_assets")) + ("/quick" if QUICK else "")
 LAYERS = given_layers("LAYERS", LAYERS)
 DEVICE_MAP = one_of("DEVICE_MAP", DEVICE_MAP, ("", "auto"))
 PROOF = one_of("PROOF", PROOF, ("", "steering", "all"))
+if QUICK and PROOF:
+    raise ParameterError("QUICK and PROOF are both set: a quick look proves nothing, so leave one of them out.")
 SEED, DEMO_ROWS = whole_number("SEED", SEED, 0), whole_number("DEMO_ROWS", DEMO_ROWS, 6)
 CHAT = yes_or_no("CHAT", CHAT)
 
@@ -111,6 +120,7 @@ CHAT = yes_or_no("CHAT", CHAT)
 # %% requests
 from asa.data.examples import deal_requests
 from asa.data.requests import choose_requests, load_requests
+from asa.data.splits import FULL, QUICK as QUICK_SHARES
 from asa.evaluation.comparisons import show_samples
 from asa.models.loading import hub_answers
 from asa.models.profiles import choose_profile
@@ -125,12 +135,17 @@ tools = load_tools(TOOLS)
 domains = [tool.domain for tool in tools.values()]
 requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, "data", domains)
 others = load_requests("data/requests.jsonl", domains) if benchmark == "alpaca" else []
-tools, dealt, left_out = deal_requests(requests, others, tools, profile.few_shot, SEED)
+shares = QUICK_SHARES if QUICK else FULL
+tools, dealt, left_out = deal_requests(requests, others, tools, profile.few_shot, SEED, shares)
 print(f"profile {profile.name} ({profile.model_id}): {profile_why}")
 print(f"requests: {len(requests)} {benchmark} ({requests_why})")
 if left_out:
     print(f"{left_out} left out, which are among the tools' examples or resemble one")
 print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in dealt.items()))
+mark = "quick look: few requests and settings, rough numbers" if QUICK else ""
+if mark:
+    benchmark += ", quick look"
+    print(f"A {mark}.")
 show_samples(dealt["train"])
 
 # %% [markdown] model-text
@@ -195,7 +210,8 @@ keys["baseline"] = key_of(keys["run"], profile.max_new_tokens, profile.words_lim
 
 # %% sweep
 from asa.engine.states import Prefilled, read_splits
-from asa.method.layers import layers_to_steer
+from asa.method.layers import MOST_LAYERS, layers_to_steer
+from asa.method.tuning import QUICK_LAYERS
 from asa.evaluation.figures import plot_probe_sweep
 from asa.method.recipe import Recipe, Sweep, sweep
 
@@ -206,12 +222,12 @@ fit = splits["cal"] + splits["train"]
 known = fit + splits["spare"]  # what the readers learn from
 sweep_key = key_of(keys["readers"], LAYERS)
 found = checkpoints.typed(Sweep, "sweep", sweep_key, lambda: sweep(fit, known, valid, domains, LAYERS, SEED))
-layers = layers_to_steer(found.readings, LAYERS)
+layers = layers_to_steer(found.readings, LAYERS, QUICK_LAYERS if QUICK else MOST_LAYERS)
 print(found.in_words())
 print(f"Steering is tried at layers {', '.join(map(str, layers))}.")
 kinds = list(getattr(model.config, "layer_types", None) or ["full_attention"] * len(found.readings))
 marked = {"plateau rule, L*": found.plateau}
-writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.length, kinds, marked)
+writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.length, kinds, marked, mark)
 
 # %% [markdown] tuning-text
 # ## Tuning on VALID
@@ -232,7 +248,7 @@ writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.l
 # %% tuning
 from asa.method.directions import NECESSITY
 from asa.method.recipe import Tuned, tune
-from asa.method.tuning import BETAS, DOSES, TAUS
+from asa.method.tuning import BETAS, DOSES, QUICK_BETAS, QUICK_DOSES, TAUS
 from asa.models.fingerprint import fingerprint
 from asa.models.saved_profiles import profile_beside, profile_to_json
 from asa.tools import tools_to_json
@@ -245,15 +261,16 @@ facts = {
     "tools": tools_to_json(tools), "data_hash": data_key, "benchmark": benchmark,
 }  # fmt: skip
 recipe = Recipe(splits["cal"], known, domains, found)
-tuning_key = key_of(keys["readers"], found.to_json(), layers, DOSES, BETAS, TAUS)
-tuned = checkpoints.typed(Tuned, "tuning", tuning_key, lambda: tune(prefilled, valid, recipe, layers, rules, facts))
+tried = (layers, QUICK_DOSES, QUICK_BETAS) if QUICK else (layers, DOSES, BETAS)
+tuning_key = key_of(keys["readers"], found.to_json(), *tried, TAUS)
+tuned = checkpoints.typed(Tuned, "tuning", tuning_key, lambda: tune(prefilled, valid, recipe, *tried, rules, facts))
 chosen, papers = tuned.best(), tuned.best(NECESSITY)
 print(tuned.in_words())
 
 # %% settings
 from asa.evaluation.figures import plot_settings
 
-writer.write(f"{OUT}/hp_sweep.png", plot_settings, tuned.settings, tuned.best_of_each, tuned.unsteered)
+writer.write(f"{OUT}/hp_sweep.png", plot_settings, tuned.settings, tuned.best_of_each, tuned.unsteered, mark)
 
 # %% [markdown] cosines-text
 # How alike are the domains' directions at the chosen layer? Near 1, one vector would do for all.
@@ -261,7 +278,7 @@ writer.write(f"{OUT}/hp_sweep.png", plot_settings, tuned.settings, tuned.best_of
 # %% cosines
 from asa.evaluation.figures import plot_cosines
 
-writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), domains)
+writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), domains, mark)
 
 # %% [markdown] test-text
 # ## TEST
@@ -323,7 +340,7 @@ writer.write(
 writer.write(f"{OUT}/results.json", lambda path: write_json(path, results))
 writer.write(f"{OUT}/report.md", lambda path: write_report(results, path, proof_sections(proof)))
 wrong = (called["baseline"], called["asa"], answered.p_own, answered.decisions, load_notes("data/error_notes.csv"))
-writer.write(f"{OUT}/errors.md", write_errors, test.requests, *wrong)
+writer.write(f"{OUT}/errors.md", write_errors, test.requests, *wrong, mark)
 title = f"{profile.name}, {benchmark}: {len(test)} TEST requests, 95 % intervals"
 writer.write(f"{OUT}/baseline_vs_asa.png", plot_baseline_vs_asa, scores, title)
 plot_proof(proof, tuned.unsteered, OUT, writer)

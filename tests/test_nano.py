@@ -33,16 +33,22 @@ SPECIAL = (
 ).split()
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> dict:
-    """results.json of the whole pipeline on the nano model and its held-out requests."""
-    out = tmp_path_factory.mktemp("nano")
-    options = ("--profile", FOLDER, "--requests", NANO / "requests.jsonl", "--out", out)
+def run_pipeline(out: Path, *more: str) -> str:
+    """What the pipeline prints on the nano model and its held-out requests."""
+    options = ("--profile", FOLDER, "--requests", NANO / "requests.jsonl", "--out", out, *more)
     done = subprocess.run(
         [sys.executable, "pipeline.py", *map(str, options)], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> dict:
+    """results.json of the whole pipeline."""
+    out = tmp_path_factory.mktemp("nano")
+    run_pipeline(out)
     return json.loads((out / "results.json").read_text())
 
 
@@ -107,6 +113,18 @@ def test_steering_halves_the_false_calls_at_no_cost(run):
     baseline, steered = run["test"]["baseline"], run["test"]["asa"]
     assert steered["fpr"] <= baseline["fpr"] / 2
     assert steered["f1"] >= baseline["f1"]
+
+
+def test_a_quick_look_says_what_it_is(tmp_path):
+    """Wherever its numbers appear; it has a folder of its own."""
+    printed = run_pipeline(tmp_path, "--quick")
+    assert [path.name for path in tmp_path.iterdir()] == ["quick"]
+    results = json.loads((tmp_path / "quick" / "results.json").read_text())
+    assert results["benchmark"]["n_test"] == 64 and results["settings_scored"] <= 180
+    adapter = json.loads((tmp_path / "quick" / "asa_assets" / "config.json").read_text())
+    texts = [(tmp_path / "quick" / name).read_text().split("\n\n")[1] for name in ("report.md", "errors.md")]
+    for said in (printed, results["benchmark"]["name"], adapter["benchmark"], *texts):
+        assert "quick look" in said
 
 
 def test_training_on_one_shared_prefix_is_exact():

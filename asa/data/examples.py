@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from asa.data.duplicates import apart_from
 from asa.data.requests import Request, RequestsError
-from asa.data.splits import spare_requests, split_requests
+from asa.data.splits import FULL, Shares, spare_requests, split_requests
 from asa.tools.calls import ToolCall
 from asa.tools.definitions import Example, Tool, check_call
 from asa.tools.schemas import schema_resolver, without_reference
@@ -59,7 +59,12 @@ def without_examples(requests: list[Request], tools: dict[str, Tool]) -> list[Re
 
 
 def deal_requests(
-    requests: list[Request], others: list[Request], tools: dict[str, Tool], few_shot: bool, seed: int
+    requests: list[Request],
+    others: list[Request],
+    tools: dict[str, Tool],
+    few_shot: bool,
+    seed: int,
+    shares: Shares = FULL,
 ) -> tuple[dict[str, Tool], dict[str, list[Request]], int]:
     """Give the tools their examples and deal the rest over the splits.
 
@@ -69,6 +74,7 @@ def deal_requests(
         tools: Tools by name.
         few_shot: Whether the prompt shows examples.
         seed: Of the shuffle.
+        shares: How many each split takes.
 
     Returns:
         The tools; `cal`, `train`, `valid`, `test` and `spare`, what no split took and what resembles no request of one;
@@ -79,8 +85,8 @@ def deal_requests(
         tools, left = with_examples(tools, requests)
     else:
         left = without_examples(requests, tools)
-    splits = split_requests(left, seed)
-    spare = spare_requests(left + without_examples(others, tools), splits)
+    splits = split_requests(left, seed, shares)
+    spare = spare_requests(left + without_examples(others, tools), splits) if shares.spare else []
     return tools, splits | {"spare": spare}, len(requests) - len(left)
 
 

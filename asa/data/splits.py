@@ -11,8 +11,24 @@ from asa.data.duplicates import apart_from, near_duplicate_groups
 from asa.data.requests import Request, RequestsError
 from asa.support.files import key_of
 
-SPLIT_UNITS = {"cal": 1, "train": 1, "valid": 1, "test": 2}  # shares per domain and label
-LARGEST_UNIT = 40  # 40/40/40/80 a domain and label: the 1,600-request benchmark
+
+@dataclass(frozen=True)
+class Shares:
+    """How many requests each split takes.
+
+    Attributes:
+        units: Split -> shares per domain and label.
+        largest: Most requests in one share.
+        spare: Whether what no split takes helps to fit the readers.
+    """
+
+    units: dict[str, int]
+    largest: int
+    spare: bool = True
+
+
+FULL = Shares({"cal": 1, "train": 1, "valid": 1, "test": 2}, 40)  # of four domains, 320/320/320/640 requests
+QUICK = Shares({"cal": 1, "train": 1, "valid": 1, "test": 1}, 8, spare=False)  # of four domains, 64 each
 
 
 @dataclass(frozen=True)
@@ -61,14 +77,15 @@ class Split:
         return [len(ids) for ids in self.prompts]
 
 
-def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request]]:
-    """Disjoint splits `cal`, `train`, `valid`, `test`, balanced over domains and labels, in shares 1:1:1:2.
+def split_requests(requests: list[Request], seed: int, shares: Shares = FULL) -> dict[str, list[Request]]:
+    """Disjoint splits `cal`, `train`, `valid`, `test`, balanced over domains and labels.
 
-    The unit is a fifth of the smallest cell (a domain and a label), 40 at most; rows beyond it are left out.
+    A share is what the smallest cell (a domain and a label) allows, `shares.largest` at most; rows beyond are left out.
 
     Args:
         requests: Labelled requests; every domain must have both labels.
         seed: Of the shuffle.
+        shares: How many each split takes.
 
     Raises:
         RequestsError: A domain lacks a label, or has fewer than 5 of one.
@@ -85,17 +102,17 @@ def split_requests(requests: list[Request], seed: int) -> dict[str, list[Request
                     f"domain {domain!r} has {cells.get((domain, label), 0)} requests with label {label} to split: "
                     "give 5 or more of both, 6 where its tool brings no examples."
                 )
-    unit = min(LARGEST_UNIT, *(count // 5 for count in cells.values()))
-    room = {(split, cell): unit * share for split, share in SPLIT_UNITS.items() for cell in cells}
+    unit = min(shares.largest, *(count // sum(shares.units.values()) for count in cells.values()))
+    room = {(split, cell): unit * share for split, share in shares.units.items() for cell in cells}
     groups = near_duplicate_groups([request.text for request in requests])
     order = np.random.default_rng(seed).permutation(len(groups))
-    splits: dict[str, list[Request]] = {split: [] for split in SPLIT_UNITS}
+    splits: dict[str, list[Request]] = {split: [] for split in shares.units}
     for group in sorted((groups[i] for i in order), key=len, reverse=True):  # large groups while all splits have room
         members = [requests[i] for i in group]
         needs = [(member.domain, member.label) for member in members]
         fitting = [s for s in splits if all(room[s, cell] >= needs.count(cell) for cell in needs)]
         if fitting:
-            split = max(fitting, key=lambda s: min(room[s, cell] / (unit * SPLIT_UNITS[s]) for cell in needs))
+            split = max(fitting, key=lambda s: min(room[s, cell] / (unit * shares.units[s]) for cell in needs))
             splits[split] += members
             for cell in needs:
                 room[split, cell] -= 1

@@ -53,6 +53,7 @@ def write_errors(
     p_own: list[float],
     decisions: list[Decision],
     notes: dict[str, tuple[bool, str]],
+    mark: str,
     path: str | Path,
 ) -> str:
     """Write all errors as a Markdown table and return the text.
@@ -64,6 +65,7 @@ def write_errors(
         p_own: `[N]`, what the probe of the request's own domain says.
         decisions: `[N]`.
         notes: Of `load_notes`.
+        mark: What the reader should know of the run, or "".
         path: Where to.
     """
     rows = []
@@ -79,7 +81,8 @@ def write_errors(
     missed, doubted = sum(row[1] == "missed" for row in rows), sum(bool(row[-1]) for row in rows)
     text = (
         "# Errors\n\n"
-        f"Of {len(requests)} TEST requests the steered model decides {len(rows)} wrongly: {missed} calls missed, "
+        + (f"({mark})\n\n" if mark else "")
+        + f"Of {len(requests)} TEST requests the steered model decides {len(rows)} wrongly: {missed} calls missed, "
         f"{len(rows) - missed} false. In {doubted} of them we doubt the label; all count as errors. Requests are named "
         "by their source (Alpaca's text is not in this repository). A probe is sure from a confidence p or 1 - p of "
         f"{SURE} on.\n\n"

@@ -26,8 +26,10 @@ RUN_NAMES = {
 }
 
 
-def save_figure(figure, path: str | Path):
-    """Save as PNG, whole or not at all, and return the figure."""
+def save_figure(figure, path: str | Path, mark: str = ""):
+    """Save as PNG, whole or not at all, and return the figure; `mark` stands above it, small."""
+    if mark:
+        figure.text(0, 1.01, mark, transform=figure.transFigure, fontsize=8, color="#b03060")
     write_atomic(path, lambda scratch: figure.savefig(scratch, format="png", dpi=130, bbox_inches="tight"))
     return figure
 
@@ -43,7 +45,9 @@ def _draw_level(axes, height: float | None) -> None:
         axes.axhline(height, color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
 
 
-def plot_probe_sweep(readings: list[LayerReading], length_auc: float, kinds: list[str], chosen: dict[str, int], path):
+def plot_probe_sweep(
+    readings: list[LayerReading], length_auc: float, kinds: list[str], chosen: dict[str, int], mark: str, path
+):
     """AUC of every layer's probe, with controls; `kinds` are the blocks' types, `chosen` maps two rules to layers."""
     figure, axes = plt.subplots(figsize=(9, 4))
     for kind in dict.fromkeys(kinds):
@@ -62,10 +66,10 @@ def plot_probe_sweep(readings: list[LayerReading], length_auc: float, kinds: lis
     axes.set(xlabel="layer", ylabel="AUC on VALID", ylim=(lowest - 0.05, 1.05), xticks=[r.layer for r in readings])
     axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     axes.set_title("Where the need for a tool can be read (last prompt token)")
-    return save_figure(figure, path)
+    return save_figure(figure, path, mark)
 
 
-def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline: dict[str, float], path):
+def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline: dict[str, float], mark: str, path):
     """Trigger F1 and FPR on VALID against dose, tau and beta, each direction around its own best setting."""
     figure, rows = plt.subplots(2, 3, figsize=(11, 5.6), sharey="row")
     for direction, best in chosen.items():
@@ -102,7 +106,7 @@ def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline:
     rows[0, 0].legend(fontsize=8)
     figure.suptitle("What steering does on VALID (next token after the push)")
     figure.tight_layout()
-    return save_figure(figure, path)
+    return save_figure(figure, path, mark)
 
 
 def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
@@ -129,7 +133,7 @@ def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
     return save_figure(figure, path)
 
 
-def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], path):
+def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], mark: str, path):
     """Cosines between the domains' directions, one heat map a direction."""
     figure, axes = plt.subplots(
         1, len(matrices), figsize=(4.4 * len(matrices), 3.8), squeeze=False, layout="constrained"
@@ -143,7 +147,7 @@ def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], path):
             colour = "white" if abs(matrix[row, column]) > 0.6 else "black"
             panel.text(column, row, f"{matrix[row, column]:.2f}", ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(image, ax=axes[0], shrink=0.8, label="cosine")
-    return save_figure(figure, path)
+    return save_figure(figure, path, mark)
 
 
 def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path):

@@ -119,14 +119,15 @@ def plateau_layer(readings: list[LayerReading]) -> int:
     return max(reading.layer for reading in readings if not reading.constant and reading.auc >= best - PLATEAU)
 
 
-def layers_to_steer(readings: list[LayerReading], by_hand: str = "") -> list[int]:
-    """The layers named by hand, or up to `MOST_LAYERS` readable ones, evenly spaced from the first to the last but one.
+def layers_to_steer(readings: list[LayerReading], by_hand: str = "", most: int = MOST_LAYERS) -> list[int]:
+    """The layers named by hand, or up to `most` readable ones, evenly spaced from the first to the last but one.
 
     The last block is left out: a push behind it only biases the logits. The plateau rule may still name it.
 
     Args:
         readings: Of every layer.
         by_hand: Layers separated by commas, or "".
+        most: How many, unless they are named by hand.
 
     Raises:
         ReadError: A layer named by hand is none of the model's, or is constant.
@@ -141,7 +142,7 @@ def layers_to_steer(readings: list[LayerReading], by_hand: str = "") -> list[int
     best = max(reading.auc for reading in readings if not reading.constant)
     readable = [r.layer for r in readings if not r.constant and r.auc >= best - READABLE]
     readable = [layer for layer in readable if layer < len(readings) - 1] or readable
-    places = np.linspace(0, len(readable) - 1, min(MOST_LAYERS, len(readable)))
+    places = np.linspace(0, len(readable) - 1, min(most, len(readable)))
     return [readable[int(place)] for place in places]
 
 

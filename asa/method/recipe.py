@@ -190,7 +190,14 @@ class Tuned:
 
 
 def tune(
-    prefilled: Prefilled, valid: Split, recipe: Recipe, layers: list[int], rules: AnswerRules, facts: dict
+    prefilled: Prefilled,
+    valid: Split,
+    recipe: Recipe,
+    layers: list[int],
+    doses: tuple[float, ...],
+    betas: tuple[float, ...],
+    rules: AnswerRules,
+    facts: dict,
 ) -> Tuned:
     """Score all settings on VALID by replay; confirm the best by generating far enough to see a call begin.
 
@@ -199,6 +206,8 @@ def tune(
         valid: VALID, read.
         recipe: Fits readers and directions.
         layers: Where steering is tried.
+        doses: How strongly.
+        betas: With how large a share of the global direction.
         rules: What belongs to answers.
         facts: Of the adapter, as in `Recipe.adapter`.
     """
@@ -206,7 +215,7 @@ def tune(
     readers = {layer: recipe.readers(layer) for layer in layers}
     directions = {(kind, layer): recipe.directions(kind, layer) for kind in DIRECTIONS for layer in layers}
     scored = sweep_settings(
-        batches, reading.states, reading.called, valid.labels, readers, directions, rules.trigger_id
+        batches, reading.states, reading.called, valid.labels, readers, directions, rules.trigger_id, doses, betas
     )
     unsteered = confusion(valid.called, valid.labels)
     best = recipe.adapter(best_setting(scored, unsteered["fpr"]), facts)

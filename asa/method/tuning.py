@@ -21,6 +21,7 @@ from asa.support.processes import progress
 DOSES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 BETAS = (0.0, 0.5, 1.0)
 TAUS = (0.5, 0.6, 0.7, 0.8, 0.9)
+QUICK_DOSES, QUICK_BETAS, QUICK_LAYERS = (0.2, 0.35, 0.75), (0.0, 1.0), 3  # for a first look
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,17 @@ class Setting:
 
 
 def sweep_settings(
-    batches, states, unsteered, labels, readers: dict[int, Readers], directions, trigger_id: int
+    batches,
+    states,
+    unsteered,
+    labels,
+    readers: dict[int, Readers],
+    directions,
+    trigger_id: int,
+    doses: tuple[float, ...] = DOSES,
+    betas: tuple[float, ...] = BETAS,
 ) -> list[Setting]:
-    """Score every setting on VALID.
+    """Score every setting on VALID: all `doses` and `betas` of every direction and layer, and all `TAUS`.
 
     Args:
         batches: VALID's batches.
@@ -59,9 +68,11 @@ def sweep_settings(
         readers: Layer -> readers.
         directions: (direction, layer) -> domain -> unit vector.
         trigger_id: First token of the trigger.
+        doses: To try.
+        betas: To try.
     """
     settings = []
-    grid = [(kind, layer, beta, dose) for kind, layer in directions for beta in BETAS for dose in DOSES]
+    grid = [(kind, layer, beta, dose) for kind, layer in directions for beta in betas for dose in doses]
     routes = {layer: of.route(states[:, layer]) for layer, of in readers.items()}
     chances = {layer: of.p_tool(states[:, layer]) for layer, of in readers.items()}
     for kind, layer, beta, dose in progress(grid, desc="steering settings", unit="setting"):

@@ -46,7 +46,7 @@ def test_all_errors_and_nothing_else_are_listed(tmp_path):
     steered = [False, True, True, False]  # the first is missed, the second a false call
     text = write_errors(
         REQUESTS, [False, False, True, True], steered, [0.2] * 4, [decided(0.2, -1)] * 4, load_notes(notes),
-        tmp_path / "errors.md",
+        "rough numbers", tmp_path / "errors.md",
     )  # fmt: skip
     rows = [line.split(" | ") for line in text.splitlines() if "alpaca:" in line]
     assert [row[2] for row in rows] == ["alpaca:8", "alpaca:7"]
@@ -54,6 +54,7 @@ def test_all_errors_and_nothing_else_are_listed(tmp_path):
     assert rows[0][5:] == ["asks for a program", "doubted |"]
     assert rows[1][1] == "missed" and rows[1][3] == "wrong too" and "doubted" not in rows[1][6]
     assert "Of 4 TEST requests the steered model decides 2 wrongly: 1 calls missed, 1 false. In 1 of them" in text
+    assert text.startswith("# Errors\n\n(rough numbers)\n\nOf 4")
     assert "secret" not in text and (tmp_path / "errors.md").read_text(encoding="utf-8") == text
 
 

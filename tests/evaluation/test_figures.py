@@ -59,7 +59,7 @@ KINDS = ["conv", "conv", "full_attention", "conv"]
 
 def test_the_probe_sweep_shows_every_layer_and_both_controls(tmp_path):
     path = tmp_path / "probe_sweep.png"
-    figure = plot_probe_sweep(READINGS, 0.61, KINDS, {"L*": 3, "steered": 2}, path)
+    figure = plot_probe_sweep(READINGS, 0.61, KINDS, {"L*": 3, "steered": 2}, "", path)
     assert_is_figure(path)
     (axes,) = figure.axes
     heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in axes.patches}
@@ -78,12 +78,12 @@ def test_the_probe_sweep_shows_every_layer_and_both_controls(tmp_path):
 
 
 def test_the_probe_sweep_takes_a_kind_it_has_no_colour_for(tmp_path):
-    figure = plot_probe_sweep(READINGS, 0.5, ["mamba"] * 4, {"L*": 3, "steered": 3}, tmp_path / "f.png")
+    figure = plot_probe_sweep(READINGS, 0.5, ["mamba"] * 4, {"L*": 3, "steered": 3}, "", tmp_path / "f.png")
     assert "mamba block" in labels_of(figure.axes[0])
 
 
 def test_a_control_below_a_half_stays_in_the_picture(tmp_path):
-    figure = plot_probe_sweep(READINGS, 0.31, KINDS, {"L*": 3, "steered": 3}, tmp_path / "f.png")
+    figure = plot_probe_sweep(READINGS, 0.31, KINDS, {"L*": 3, "steered": 3}, "", tmp_path / "f.png")
     low, high = figure.axes[0].get_ylim()
     assert low < 0.31 and high > 0.95
 
@@ -106,7 +106,7 @@ def swept() -> list[Setting]:
 
 def test_the_tuning_curves_vary_one_thing_around_each_best_setting(tmp_path):
     path = tmp_path / "hp_sweep.png"
-    figure = plot_settings(swept(), BEST, {"f1": 0.33, "fpr": 0.22}, path)
+    figure = plot_settings(swept(), BEST, {"f1": 0.33, "fpr": 0.22}, "", path)
     assert_is_figure(path)
     rows = np.array(figure.axes).reshape(2, 3)
     f1 = {(s.direction, s.layer, s.dose, s.beta, s.tau): s.f1 for s in swept()}
@@ -183,7 +183,7 @@ def test_an_f1_of_0_or_1_has_a_bar_without_an_interval(tmp_path):
 def test_lines_have_holes_where_a_rate_is_missing(tmp_path):
     """And no line across where the unsteered model has no such rate."""
     settings = [replace(setting, fpr=None) for setting in swept()]
-    rows = np.array(plot_settings(settings, BEST, {"f1": 0.33, "fpr": None}, tmp_path / "s.png").axes).reshape(2, 3)
+    rows = np.array(plot_settings(settings, BEST, {"f1": 0.33, "fpr": None}, "", tmp_path / "s.png").axes).reshape(2, 3)
     assert np.isnan(line(rows[1, 0], "action, layer 2").get_ydata()).all()
     assert len(rows[1, 0].get_lines()) == 2 and len(rows[0, 0].get_lines()) == 3
     points = [
@@ -201,8 +201,9 @@ def test_lines_have_holes_where_a_rate_is_missing(tmp_path):
 def test_cosines_are_shown_as_numbers_and_colours(tmp_path):
     path = tmp_path / "cosines.png"
     matrices = {"necessity": np.array([[1, 0.25], [0.25, 1]]), "action": np.array([[1, -0.5], [-0.5, 1]])}
-    figure = plot_cosines(matrices, ["math", "code"], path)
+    figure = plot_cosines(matrices, ["math", "code"], "rough numbers", path)
     assert_is_figure(path)
+    assert [text.get_text() for text in figure.texts] == ["rough numbers"]
     for panel, (direction, matrix) in zip(figure.axes[:2], matrices.items(), strict=True):
         (image,) = panel.get_images()
         assert np.array_equal(image.get_array(), matrix) and image.get_clim() == (-1, 1)
@@ -213,7 +214,8 @@ def test_cosines_are_shown_as_numbers_and_colours(tmp_path):
 
 
 def test_one_direction_is_one_panel(tmp_path):
-    figure = plot_cosines({"action": np.eye(3)}, ["a", "b", "c"], tmp_path / "f.png")
+    figure = plot_cosines({"action": np.eye(3)}, ["a", "b", "c"], "", tmp_path / "f.png")
+    assert not figure.texts
     assert len(figure.axes) == 2  # the panel and its colour bar
 
 
