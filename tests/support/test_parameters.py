@@ -211,7 +211,8 @@ def test_the_pipelines_own_values_are_read_as_they_stand(home):
     assert found.pop("PROMPT_STYLES") == ("liquid", "original")
     assert found == {
         "PROFILE": "auto", "PROMPT_STYLE": "liquid", "ALPACA": "", "REQUESTS": "", "TOOLS": "data/tools.json",
-        "OUT": "outputs", "LAYERS": "", "DEVICE_MAP": "", "PROOF": "", "SEED": 0, "DEMO_ROWS": 6, "CHAT": False,
+        "OUT": "outputs", "LAYERS": "", "DEVICE_MAP": "", "PROOF": "", "QUICK": False, "SEED": 0, "DEMO_ROWS": 6,
+        "CHAT": False,
     }  # fmt: skip
     empty = read_parameters(**dict.fromkeys(found))
     assert {name: empty[name] for name in found} == found
@@ -222,14 +223,19 @@ def test_the_pipeline_reads_every_parameter(home):
     given = {
         "PROFILE": Path("~/model"), "PROMPT_STYLE": "Original", "ALPACA": " ~/a.parquet", "REQUESTS": Path("~/r.jsonl"),
         "TOOLS": "~/tools.json", "OUT": Path("~/out"), "LAYERS": (8, 12), "DEVICE_MAP": "AUTO", "PROOF": "All",
-        "SEED": "7", "DEMO_ROWS": "3", "CHAT": "false",
+        "QUICK": "no", "SEED": "7", "DEMO_ROWS": "3", "CHAT": "false",
     }  # fmt: skip
     found = read_parameters(**given)
     assert {name: found[name] for name in given} == {
         "PROFILE": f"{home}/model", "PROMPT_STYLE": "original", "ALPACA": f"{home}/a.parquet",
         "REQUESTS": f"{home}/r.jsonl", "TOOLS": f"{home}/tools.json", "OUT": f"{home}/out", "LAYERS": "8,12",
-        "DEVICE_MAP": "auto", "PROOF": "all", "SEED": 7, "DEMO_ROWS": 3, "CHAT": False,
+        "DEVICE_MAP": "auto", "PROOF": "all", "QUICK": False, "SEED": 7, "DEMO_ROWS": 3, "CHAT": False,
     }  # fmt: skip
     for name in given:
         bad = object()
         assert f"{name} is " in sentence(lambda name=name, bad=bad: read_parameters(**{name: bad}))
+
+
+def test_a_quick_look_has_a_folder_of_its_own_and_proves_nothing(home):
+    assert read_parameters(QUICK="yes")["OUT"] == "outputs/quick"
+    assert "leave one of them out" in sentence(lambda: read_parameters(QUICK=True, PROOF="all"))
