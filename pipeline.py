@@ -216,10 +216,10 @@ from asa.evaluation.figures import plot_probe_sweep
 from asa.method.recipe import Recipe, Sweep, sweep
 
 prefilled = Prefilled(engine, splits["valid"].prompts, rules.trigger_id, "VALID states")
-splits = read_splits(engine, splits, prefilled, rules.trigger_id, checkpoints, keys["run"])
-valid, test = splits["valid"], splits["test"]
-fit = splits["cal"] + splits["train"]
-known = fit + splits["spare"]  # what the readers learn from
+read = read_splits(engine, splits, prefilled, rules.trigger_id, checkpoints, keys["run"])
+valid, test = read["valid"], splits["test"]
+fit = read["cal"] + read["train"]
+known = fit + read["spare"]  # what the readers learn from
 sweep_key = key_of(keys["readers"], LAYERS)
 found = checkpoints.typed(Sweep, "sweep", sweep_key, lambda: sweep(fit, known, valid, domains, LAYERS, SEED))
 layers = layers_to_steer(found.readings, LAYERS, QUICK_LAYERS if QUICK else MOST_LAYERS)
@@ -260,7 +260,7 @@ facts = {
     "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(), "profile": profile_to_json(kept),
     "tools": tools_to_json(tools), "data_hash": data_key, "benchmark": benchmark,
 }  # fmt: skip
-recipe = Recipe(splits["cal"], known, domains, found)
+recipe = Recipe(read["cal"], known, domains, found)
 tried = (layers, QUICK_DOSES, QUICK_BETAS) if QUICK else (layers, DOSES, BETAS)
 tuning_key = key_of(keys["readers"], found.to_json(), *tried, TAUS)
 tuned = checkpoints.typed(Tuned, "tuning", tuning_key, lambda: tune(prefilled, valid, recipe, *tried, rules, facts))
@@ -310,7 +310,7 @@ print(rate_lines({run: scores[run] for run in ("baseline", "asa_paper", "asa", "
 from asa.study.run import Study
 
 study = Study(
-    engine=engine, prompter=prompter, rules=rules, splits=splits, recipe=recipe, tuned=tuned, answered=answered,
+    engine=engine, prompter=prompter, rules=rules, read=read, test=test, recipe=recipe, tuned=tuned, answered=answered,
     prefilled=prefilled, layers=layers, checkpoints=checkpoints, keys=keys, seed=SEED,
 )  # fmt: skip
 proof = study.run(PROOF)

@@ -90,8 +90,7 @@ class Steering:
 
     def _one_answer(self, generate, *args, **kwargs):
         """Run `generate`, which gives one answer per row."""
-        ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
-        ids = kwargs.get("inputs_embeds") if ids is None else ids
+        ids = _prompt({"input_ids": kwargs.get("inputs", args[0] if args else None)} | kwargs)
         past = kwargs.get("past_key_values")
         self.waiting = True
         mask = kwargs.get("attention_mask")
@@ -113,11 +112,10 @@ class Steering:
     def _look(self, module, args, kwargs) -> None:
         """Before a forward call: does it hold the last prompt token?"""
         given = _by_name(module, args, kwargs)
-        ids = given.get("input_ids")
-        ids = given.get("inputs_embeds") if ids is None else ids
         past = given.get("past_key_values")
         seen = 0 if past is None else past.get_seq_length()
         try:
+            ids = _prompt(given)
             refuse_packing(given, ids.shape[1])
             self.column = self._column(int(seen), ids.shape[1])
             if self.column is not None:
@@ -162,6 +160,15 @@ def _by_name(module, args, kwargs) -> dict:
     if not args:
         return kwargs
     return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+
+
+def _prompt(given: dict) -> torch.Tensor:
+    """The call's tokens `[B, T]`, or their embeddings `[B, T, H]`."""
+    ids = given.get("input_ids")
+    ids = given.get("inputs_embeds") if ids is None else ids
+    if ids is None:
+        raise AdapterError("the model was called without a prompt: give input_ids or inputs_embeds.")
+    return ids
 
 
 def refuse_right_padding(mask, last: int) -> None:

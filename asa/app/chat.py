@@ -34,5 +34,5 @@ def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -
     plain = model.generate(**inputs, **limit)
     with adapter.steer(model) as trace:
         steered = model.generate(**inputs, **limit)
-    texts = [rules.text(answer[0, ids.shape[1] :].tolist()) for answer in (plain, steered)]
-    return Comparison(request, None, *texts, trace.decisions[0])
+    before, after = (rules.text(answer[0, ids.shape[1] :].tolist()) for answer in (plain, steered))
+    return Comparison(request, None, before, after, trace.decisions[0])

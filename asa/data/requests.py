@@ -52,8 +52,8 @@ def load_alpaca(annotations: str | Path, parquet: str = "") -> list[Request]:
     Raises:
         RequestsError: A file is missing or is not Alpaca, or a row's hash differs: another data set, or another order.
     """
-    for path in filter(None, (annotations, parquet)):
-        if not Path(path).is_file():
+    for path in (annotations, parquet):
+        if path and not Path(path).is_file():
             raise RequestsError(f"{path}: no such file; give the path of Alpaca's parquet file and of our annotations.")
     if parquet:
         try:

@@ -3,6 +3,8 @@
 Whatever chooses and whatever reports counts in the same way. A rate without a denominator is None.
 """
 
+from typing import Any
+
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
@@ -12,7 +14,7 @@ def ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def confusion(called, labels) -> dict[str, float | None]:
+def confusion(called, labels) -> dict[str, Any]:
     """Counts and rates of trigger decisions `called` `[N]` (bool) against `labels` `[N]` (0 or 1).
 
     A rate without a denominator is None.

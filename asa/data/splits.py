@@ -33,33 +33,19 @@ QUICK = Shares({"cal": 1, "train": 1, "valid": 1, "test": 1}, 8, spare=False)  #
 
 @dataclass(frozen=True)
 class Split:
-    """N requests as columns, one row per request; what the model holds of them once it has read them.
+    """N requests as columns, one row per request.
 
     Attributes:
         requests: The requests.
         prompts: Their prompts as token ids.
-        states: `[N, layers, H]` fp32, the residual stream behind every block at the last prompt token.
-        called: `[N]` bool, whether the unsteered model's next token opens a call.
-        log_odds: `[N]` fp32, log-odds of that token.
     """
 
     requests: list[Request]
     prompts: list[list[int]]
-    states: np.ndarray | None = None
-    called: np.ndarray | None = None
-    log_odds: np.ndarray | None = None
 
     def __len__(self) -> int:
         """How many requests."""
         return len(self.requests)
-
-    def __add__(self, other: "Split") -> "Split":
-        """Both, one after the other."""
-        if not len(other):  # nothing was read of no requests
-            return self
-        columns = [(getattr(self, name), getattr(other, name)) for name in ("states", "called", "log_odds")]
-        joined = [None if a is None or b is None else np.concatenate([a, b]) for a, b in columns]
-        return Split(self.requests + other.requests, self.prompts + other.prompts, *joined)
 
     @property
     def labels(self) -> np.ndarray:
@@ -75,6 +61,26 @@ class Split:
     def lengths(self) -> list[int]:
         """Each prompt's tokens."""
         return [len(ids) for ids in self.prompts]
+
+
+@dataclass(frozen=True)
+class ReadSplit(Split):
+    """A split and what the unsteered model holds of it.
+
+    Attributes:
+        states: `[N, layers, H]` fp32, the residual stream behind every block at the last prompt token.
+        called: `[N]` bool, whether the unsteered model's next token opens a call.
+        log_odds: `[N]` fp32, log-odds of that token.
+    """
+
+    states: np.ndarray
+    called: np.ndarray
+    log_odds: np.ndarray
+
+    def __add__(self, other: "ReadSplit") -> "ReadSplit":
+        """Both, one after the other."""
+        columns = [np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("states", "called", "log_odds")]
+        return ReadSplit(self.requests + other.requests, self.prompts + other.prompts, *columns)
 
 
 def split_requests(requests: list[Request], seed: int, shares: Shares = FULL) -> dict[str, list[Request]]:

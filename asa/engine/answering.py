@@ -124,7 +124,7 @@ def _answers(
         for run, parts in runs.items():
             for part in parts:
                 if decoder is None:
-                    decoder = Decoder(part.engine, limit, closed, opening, avoid, bar.update)
+                    decoder = Decoder[tuple[str, int]](part.engine, limit, closed, opening, avoid, bar.update)
                 push = None
                 if run in pushes:
                     layer, delta = pushes[run]

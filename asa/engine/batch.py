@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from asa.engine.decoding import Decoder, Rows
+from asa.engine.decoding import Decoder, Name, Rows
 from asa.engine.forward import PrefixedModel
 from asa.engine.kv_cache import fork_cache, give_room
 from asa.models.layout import block_output, decoder_layers, final_norm, hooked
@@ -111,14 +111,14 @@ class Batch:
         Returns:
             New token ids of every row, in the order of `rows`.
         """
-        decoder = Decoder(self.engine, limit, closed, opening, avoid)
+        decoder = Decoder[int](self.engine, limit, closed, opening, avoid)
         decoder.add(self.begin(self.rows), push)
         answers = decoder.finish()
         return [answers[row] for row in self.rows]
 
-    def begin(self, names: list) -> Rows:
+    def begin(self, names: list[Name]) -> Rows[Name]:
         """Its rows as a decoder takes them, under `names` `[N]`."""
-        return Rows(list(names), self.tokens, self.positions, self.own_mask, fork_cache(self.cache))
+        return Rows(names, self.tokens, self.positions, self.own_mask, fork_cache(self.cache))
 
     def log_likelihood(self, answers: list[list[int]]) -> list[float]:
         """Mean log-probability per token (nats) that the unsteered model gives to the rows' `answers`.

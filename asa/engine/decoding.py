@@ -7,6 +7,7 @@ rows of one batch do not go on alone. Nothing is chosen, gated or scored here.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch.nn.functional import pad
@@ -21,8 +22,11 @@ JOIN_BELOW = 80  # rows under way, below which others may join
 MOST_COLUMNS = 40960  # cached tokens of all rows, padding and the tokens to come included: bounds the cache's memory
 
 
+Name = TypeVar("Name", bound=Hashable)
+
+
 @dataclass
-class Rows:
+class Rows(Generic[Name]):
     """Rows side by side, one token of each about to be run.
 
     Attributes:
@@ -33,7 +37,7 @@ class Rows:
         cache: Keys, values and convolution states of these columns; written to.
     """
 
-    names: list[Hashable]
+    names: list[Name]
     tokens: torch.Tensor
     positions: torch.Tensor
     mask: torch.Tensor
@@ -48,7 +52,7 @@ class Rows:
         keep_rows(self.cache, here)
 
 
-class Decoder:
+class Decoder(Generic[Name]):
     """Greedy answers, token by token.
 
     Args:
@@ -74,11 +78,11 @@ class Decoder:
     ):
         self.engine, self.limit, self.closed = engine, limit, closed
         self.opening, self.avoid, self.ended = opening, avoid, ended
-        self.answers: dict[Hashable, list[int]] = {}
-        self._done: set[Hashable] = set()
-        self._rows: Rows | None = None
+        self.answers: dict[Name, list[int]] = {}
+        self._done: set[Name] = set()
+        self._rows: Rows[Name] | None = None
 
-    def add(self, rows: Rows, push: tuple[int, torch.Tensor] | None = None) -> None:
+    def add(self, rows: Rows[Name], push: tuple[int, torch.Tensor] | None = None) -> None:
         """Let rows join as soon as there is room for them.
 
         Args:
@@ -101,19 +105,19 @@ class Decoder:
             self._say(rows, logits)
         self._join(rows)
 
-    def finish(self) -> dict[Hashable, list[int]]:
+    def finish(self) -> dict[Name, list[int]]:
         """Go on until every row has ended; the answers."""
         with self.engine.forwarding():  # once, not for every step
             while self._rows is not None:
                 self._step(self._rows)
         return self.answers
 
-    def _has_room(self, rows: Rows, more: Rows) -> bool:
+    def _has_room(self, rows: Rows[Name], more: Rows[Name]) -> bool:
         columns = max(rows.mask.shape[1], more.mask.shape[1]) + self.limit
         together = len(rows.names) + len(more.names)
         return len(rows.names) < JOIN_BELOW and together * columns <= MOST_COLUMNS
 
-    def _step(self, rows: Rows) -> None:
+    def _step(self, rows: Rows[Name]) -> None:
         with self.engine.forwarding():
             self._say(rows, self._run(rows))
         places = self._going(rows)
@@ -122,10 +126,10 @@ class Decoder:
         elif len(places) < COMPACT_BELOW * len(rows.names):
             rows.keep(places)
 
-    def _going(self, rows: Rows) -> list[int]:
+    def _going(self, rows: Rows[Name]) -> list[int]:
         return [place for place, name in enumerate(rows.names) if name not in self._done]
 
-    def _run(self, rows: Rows) -> torch.Tensor:
+    def _run(self, rows: Rows[Name]) -> torch.Tensor:
         """Next-token logits `[B, vocabulary]`; the tokens' columns become part of the cache."""
         rows.mask = pad(rows.mask, (0, 1), value=True)
         engine = self.engine
@@ -135,7 +139,7 @@ class Decoder:
         rows.positions = rows.positions + 1
         return logits
 
-    def _say(self, rows: Rows, logits: torch.Tensor) -> None:
+    def _say(self, rows: Rows[Name], logits: torch.Tensor) -> None:
         """Take the likeliest token of every row, or what its answer is to begin with."""
         rows.tokens = logits.argmax(-1, keepdim=True).cpu()
         for place, name in enumerate(rows.names):
@@ -149,7 +153,7 @@ class Decoder:
                 self._done.add(name)
                 self.ended()
 
-    def _join(self, fresh: Rows) -> None:
+    def _join(self, fresh: Rows[Name]) -> None:
         parts = [rows for rows in (self._rows, fresh) if rows is not None and self._going(rows)]
         for rows in parts:
             if len(going := self._going(rows)) < len(rows.names):

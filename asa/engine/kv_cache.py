@@ -9,6 +9,7 @@ Layers may lie on different devices, as a device map puts them. They run no mode
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -20,10 +21,15 @@ def is_convolution(layer) -> bool:
     return hasattr(layer, "conv_states")
 
 
+def layers_of(cache: DynamicCache) -> list[Any]:
+    """Its layers; what a kind of layer holds is known by `is_convolution`, not by its class, which versions rename."""
+    return cache.layers
+
+
 def growing_cache(config) -> DynamicCache:
     """An empty cache for a model of `config` in which no attention layer forgets."""
     cache = DynamicCache(config=config)
-    cache.layers = [layer if is_convolution(layer) else DynamicLayer() for layer in cache.layers]
+    cache.layers = [layer if is_convolution(layer) else DynamicLayer() for layer in layers_of(cache)]
     return cache
 
 
@@ -44,7 +50,7 @@ def fork_cache(cache: DynamicCache, rows: torch.Tensor | None = None) -> Dynamic
     """
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in twin.layers:
+    for layer in layers_of(twin):
         if is_convolution(layer):
             layer.conv_states = {
                 i: s.clone() if rows is None else take_rows(s, rows) for i, s in layer.conv_states.items()
@@ -74,7 +80,7 @@ class PrefixKeys:
 def take_keys(cache: DynamicCache) -> PrefixKeys:
     """Take the keys and values of a one-row cache out of it, leaving its attention layers empty."""
     taken = {}
-    for number, layer in enumerate(cache.layers):
+    for number, layer in enumerate(layers_of(cache)):
         if not is_convolution(layer):
             taken[number] = (layer.keys[0], layer.values[0])
             cache.layers[number] = type(layer)()
@@ -91,8 +97,8 @@ def join_caches(parts: list[DynamicCache], length: int) -> DynamicCache:
         return torch.nn.functional.pad(states, (0, 0, 0, length + 1 - states.shape[2]))
 
     joined = fork_cache(parts[0])
-    for number, layer in enumerate(joined.layers):
-        pieces = [part.layers[number] for part in parts]
+    for number, layer in enumerate(layers_of(joined)):
+        pieces = [layers_of(part)[number] for part in parts]
         if is_convolution(layer):
             layer.conv_states = {i: torch.cat([piece.conv_states[i] for piece in pieces]) for i in layer.conv_states}
         else:
@@ -104,7 +110,7 @@ def join_caches(parts: list[DynamicCache], length: int) -> DynamicCache:
 
 def keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
     """Drop all rows but `rows` from a forked cache, layer by layer, so that memory never holds it twice."""
-    for layer in cache.layers:
+    for layer in layers_of(cache):
         if is_convolution(layer):
             layer.conv_states = {i: take_rows(states, rows) for i, states in layer.conv_states.items()}
         else:
@@ -119,6 +125,9 @@ class RoomyLayer(DynamicLayer):
         values: As `keys`.
         length: How many of the T columns hold tokens; the others are room.
     """
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int):
         super().__init__()
@@ -140,7 +149,7 @@ def give_room(cache: DynamicCache, room: int) -> None:
     def roomy(states: torch.Tensor, length: int) -> torch.Tensor:
         return torch.nn.functional.pad(states[:, :, :length], (0, 0, 0, room))
 
-    for number, layer in enumerate(cache.layers):
+    for number, layer in enumerate(layers_of(cache)):
         if not is_convolution(layer):
             keys, values = roomy(layer.keys, layer.length), roomy(layer.values, layer.length)
             cache.layers[number] = RoomyLayer(keys, values, layer.length)
@@ -161,16 +170,14 @@ def line_up(caches: list[DynamicCache], unused: list[int], width: int, room: int
 
     joined = copy.copy(caches[0])
     joined.layers = []
-    for pieces in zip(*(cache.layers for cache in caches), strict=True):
+    for pieces in zip(*map(layers_of, caches), strict=True):
         if is_convolution(pieces[0]):
             layer = copy.copy(pieces[0])
             layer.conv_states = {i: torch.cat([piece.conv_states[i] for piece in pieces]) for i in layer.conv_states}
         else:
-            both = [
-                torch.cat([moved(getattr(p, name), skip, p.length) for p, skip in zip(pieces, unused, strict=True)])
-                for name in ("keys", "values")
-            ]
-            layer = RoomyLayer(*both, width)
+            keys = torch.cat([moved(p.keys, skip, p.length) for p, skip in zip(pieces, unused, strict=True)])
+            values = torch.cat([moved(p.values, skip, p.length) for p, skip in zip(pieces, unused, strict=True)])
+            layer = RoomyLayer(keys, values, width)
             for piece in pieces:
                 piece.keys = piece.values = None
         joined.layers.append(layer)

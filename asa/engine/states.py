@@ -4,13 +4,13 @@ The residual stream at every layer, whether the next token opens a call, and its
 works on its own batches, and all get the whole result.
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 
-from asa.data.splits import Split
+from asa.data.splits import ReadSplit, Split
 from asa.engine.batch import Batch
 from asa.engine.engine import Engine
 from asa.support.checkpoints import Checkpoints
@@ -101,8 +101,8 @@ def read_splits(
     trigger_id: int,
     checkpoints: Checkpoints,
     key: str,
-) -> dict[str, Split]:
-    """The splits with states, calls and log-odds, a checkpoint each; TEST and an empty one stay as they are.
+) -> dict[str, ReadSplit]:
+    """All splits but TEST with states, calls and log-odds, a checkpoint each.
 
     Args:
         engine: Reads.
@@ -113,15 +113,19 @@ def read_splits(
         key: What they depend on, besides the prompts.
     """
 
-    def read(name: str) -> Reading:
+    def columns(name: str) -> dict[str, np.ndarray]:
         if name == "valid":
-            return valid.reading
-        return read_states(engine, splits[name].prompts, trigger_id, f"{name.upper()} states")
+            return vars(valid.reading)
+        return vars(read_states(engine, splits[name].prompts, trigger_id, f"{name.upper()} states"))
 
-    found = dict(splits)
+    found: dict[str, ReadSplit] = {}
     for name, split in splits.items():
-        if name != "test" and len(split):
+        if name == "test":
+            continue
+        if len(split):
             made_from = key_of(key, name, split.prompts)
-            kept = checkpoints.stage(f"states-{name}", made_from, lambda name=name: vars(read(name)))
-            found[name] = replace(split, **kept)
+            kept = checkpoints.stage(f"states-{name}", made_from, partial(columns, name))
+        else:  # as much as any other split holds of no request
+            kept = {column: getattr(found["cal"], column)[:0] for column in ("states", "called", "log_odds")}
+        found[name] = ReadSplit(split.requests, split.prompts, **kept)
     return found

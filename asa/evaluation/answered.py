@@ -78,7 +78,7 @@ def answer_test(
         same = adapters["asa_paper"] is adapters["asa"]  # greedy: the same setting gives the same answers
         runs = {"asa": adapters["asa"]} if same else adapters
         said = answer_steered(prefilled.batches, states, runs, plain, rules.limit, rules.ended, "TEST, steered")
-        found = {run: said["asa" if same else run][0] for run in adapters}
+        found: dict[str, list] = {run: said["asa" if same else run][0] for run in adapters}
         found["decisions"] = [vars(decision) for decision in said["asa"][1]]
         parts = steered_parts(recipe, chosen)
         ablated = run_ablations(prefilled.batches, states, parts, test.domains, rules.trigger_id, seed)

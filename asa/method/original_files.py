@@ -7,6 +7,8 @@ anything.
 
 import pickle
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +36,11 @@ def write_quickstart_files(folder: str | Path, readers: Readers, vectors: np.nda
                     np.lib.format.write_array(file, vector, allow_pickle=False)
 
     fitted = {"router": readers.router, "probes": readers.probes, "scaler": readers.scaler}
-    pickled = {
-        Path(folder, f"{name}.pkl"): lambda scratch, part=part: scratch.write_bytes(pickle.dumps(part))
-        for name, part in fitted.items()
-    }
-    write_together({Path(folder, "steering_vectors.npz"): write_vectors} | pickled)
+    files: dict[str | Path, Callable[[Path], object]] = {Path(folder, "steering_vectors.npz"): write_vectors}
+    for name, part in fitted.items():
+        files[Path(folder, f"{name}.pkl")] = partial(_write_pickle, part)
+    write_together(files)
+
+
+def _write_pickle(part: object, scratch: Path) -> None:
+    scratch.write_bytes(pickle.dumps(part))

@@ -12,7 +12,7 @@ import numpy as np
 
 from asa.adapter import ASAAdapter
 from asa.data.scores import confusion
-from asa.data.splits import Split
+from asa.data.splits import ReadSplit
 from asa.engine.answering import answer_steered
 from asa.engine.states import Prefilled
 from asa.method.directions import DIRECTIONS, cosine_matrix, fit_directions, mixed
@@ -67,7 +67,7 @@ class Sweep:
         )
 
 
-def sweep(fit: Split, known: Split, valid: Split, domains: list[str], by_hand: str, seed: int) -> Sweep:
+def sweep(fit: ReadSplit, known: ReadSplit, valid: ReadSplit, domains: list[str], by_hand: str, seed: int) -> Sweep:
     """AUC of every layer, the two controls, and the probes' regularisation where one may steer, all on VALID.
 
     Args:
@@ -95,7 +95,7 @@ class Recipe:
         found: Says how the probes are regularised.
     """
 
-    def __init__(self, cal: Split, known: Split, domains: list[str], found: Sweep):
+    def __init__(self, cal: ReadSplit, known: ReadSplit, domains: list[str], found: Sweep):
         self.cal, self.known, self.domains, self.found = cal, known, domains, found
         self._fitted: dict[tuple, Any] = {}
 
@@ -191,7 +191,7 @@ class Tuned:
 
 def tune(
     prefilled: Prefilled,
-    valid: Split,
+    valid: ReadSplit,
     recipe: Recipe,
     layers: list[int],
     doses: tuple[float, ...],

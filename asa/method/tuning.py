@@ -8,6 +8,7 @@ unsteered one. TEST never comes here.
 Objective: F1 on VALID with a false-positive rate not above the unsteered one; ties go to the smaller dose.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -103,6 +104,6 @@ def best_setting(settings: list[Setting], unsteered_fpr: float | None, direction
 # [/best_setting]
 
 
-def settings_to_json(settings: list[Setting]) -> list[dict]:
+def settings_to_json(settings: Iterable[Setting]) -> list[dict]:
     """Settings as plain objects, for a checkpoint."""
     return [asdict(setting) for setting in settings]

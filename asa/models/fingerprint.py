@@ -87,8 +87,8 @@ def model_difference(found: dict, expected: dict) -> str:
         if name in expected and found[name] != expected[name]:
             return f"needs {name} {expected[name]} but the model has {found[name]}: load its own model."
     if "embedding_norms" in expected:
-        norms = (np.array(side["embedding_norms"]) for side in (found, expected))
-        if not np.allclose(*norms, rtol=EMBEDDING_TOLERANCE, atol=1e-3):
+        ours, theirs = (np.array(side["embedding_norms"]) for side in (found, expected))
+        if not np.allclose(ours, theirs, rtol=EMBEDDING_TOLERANCE, atol=1e-3):
             return "was fitted on other weights (the embeddings differ): load the model it names, or fit again."
     if "blocks" not in expected:
         return ""
@@ -154,8 +154,8 @@ def _sampled_vectors(module: torch.nn.Module) -> list[torch.Tensor]:
 
 def _own_modules(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """A module and those inside it, less what peft wrapped around them."""
-    if hasattr(module, "base_layer"):
-        yield from _own_modules(module.base_layer)
+    if isinstance(wrapped := getattr(module, "base_layer", None), torch.nn.Module):
+        yield from _own_modules(wrapped)
         return
     yield module
     for child in module.children():
@@ -194,9 +194,10 @@ def _picked(weight: torch.Tensor) -> torch.Tensor:
 
 def _called(module: torch.nn.Module, dtype: torch.dtype) -> torch.Tensor:
     """The same of a linear map that must be called."""
-    rows, start = _places(module.out_features, module.in_features)
+    height, width = int(module.out_features), int(module.in_features)  # type: ignore[arg-type]  # a Linear of any build
+    rows, start = _places(height, width)
     device = next(iter(module.state_dict().values())).device
-    units = torch.zeros(COLUMNS + 1, module.in_features, dtype=dtype, device=device)
+    units = torch.zeros(COLUMNS + 1, width, dtype=dtype, device=device)
     units[range(COLUMNS), range(start, start + COLUMNS)] = 1
     made = module(units)
     return (made[:COLUMNS] - made[COLUMNS])[:, rows].T.flatten()

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 
 import torch
@@ -121,9 +122,10 @@ def _loaded(name: str, revision: str, hub: bool, options: dict) -> tuple:
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         part = "model"
         if not encoder:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            made: Any = AutoModelForCausalLM.from_pretrained(  # with its report, which its type does not say
                 place, **where, **options, adapter_kwargs=offline, output_loading_info=True
             )
+            model, report = made
     except Exception as error:  # transformers, its readers and its checks raise anything
         if os.path.isdir(place):
             raise ModelError(f"{name} cannot be loaded: {folder_fault(Path(place), part, error)}.") from error

@@ -145,7 +145,7 @@ GEMMA3 = replace(
     wheel=replace(_GEMMA3_FIRST, rest=tuple(_GEMMA3_REST)),
 )
 PROFILES = {profile.name: profile for profile in (EMBEDDED, LFM25, GEMMA3)}
-ORIGINAL_PROMPT = {  # it names the markers, so the trigger must be looked for in generated tokens only
+ORIGINAL_PROMPT: dict[str, Any] = {  # it names the markers, so the trigger must be looked for in generated tokens only
     "system": (
         f"You can call tools. If a request needs one, write the call between {LFM25.trigger} and {LFM25.call_end}. "
         "These are the tools:\n{tools}"

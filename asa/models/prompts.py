@@ -147,7 +147,7 @@ class Prompter:
         else:
             turns = [system, *turns]
         if in_parts:
-            turns = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+            return [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
         return turns
 
     def _rendered(self, turns: list[dict], date: datetime = PROMPT_DATE) -> str:

@@ -19,7 +19,7 @@ from asa.support.processes import gathered
 
 def next_token_kl(batches: list[Batch], states: np.ndarray, layer: int, push: np.ndarray) -> np.ndarray:
     """KL(steered || unsteered) of the next token in nats `[N]`, for `push` `[N, H]` at block `layer`."""
-    parts = []
+    parts: list[tuple[int, float]] = []
     for batch in batches:
         plain = torch.from_numpy(states[batch.rows, layer]).to(batch.own_mask.device)
         moved = plain + torch.from_numpy(push[batch.rows]).to(plain.device)
@@ -52,7 +52,7 @@ def kl_by_gate(apart: np.ndarray, gate: np.ndarray) -> dict[str, list]:
 
 def likelihoods(batches: list[Batch], answers: list[list[int]], chosen: np.ndarray) -> dict[int, float]:
     """Mean log-probability per token (nats) that the unsteered model gives to the `answers` `[N]` of `chosen` rows."""
-    found = []
+    found: list[tuple[int, float]] = []
     for part in chosen_parts(batches, chosen):
         found += zip(part.rows, part.log_likelihood([answers[row] for row in part.rows]), strict=True)
     return dict(gathered(found))

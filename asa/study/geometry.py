@@ -29,7 +29,7 @@ def geometry(states, labels, called, log_odds, domains, names: list[str], trigge
         at a layer that is the same for all prompts.
     """
     row = unit(np.asarray(trigger_row, np.float32))
-    pairs = {f"{NECESSITY}_{ACTION}": [], f"{NECESSITY}_trigger": [], f"{ACTION}_trigger": []}
+    pairs: dict[str, list] = {f"{NECESSITY}_{ACTION}": [], f"{NECESSITY}_trigger": [], f"{ACTION}_trigger": []}
     for layer in range(states.shape[1]):
         here = states[:, layer]
         if is_constant(here):

@@ -46,7 +46,7 @@ class Answers:
 
     def pushed(self, layer: int, push: np.ndarray, what: str) -> list[list[int]]:
         """Answers after `push` `[N, H]` at block `layer`; a push of zero leaves the unsteered answer."""
-        keys, moved = _keys(layer, push), push.any(axis=1)
+        keys, moved = _keys(layer, push), np.any(push, axis=1)
         new = np.array([moved[row] and key not in self._known for row, key in enumerate(keys)])
         if new.any():
             found = answer_chosen(self.batches(), new, self.limit, self.closed, what, push=(layer, push))

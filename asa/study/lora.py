@@ -158,12 +158,12 @@ def answer_loss(model, prefix: list[int], own: list[list[int]], targets: list[li
     losses = []
     for first in range(0, len(order), PART_ROWS):
         part = [(own[row], targets[row]) for row in order[first : first + PART_ROWS]]
-        ids = [torch.tensor(row + target[:-1]) for row, target in part]
-        labels = [torch.tensor([IGNORE_INDEX] * (len(row) - 1) + target) for row, target in part]
-        ids = pad_sequence(ids, batch_first=True).to(device)
+        inputs = [torch.tensor(row + target[:-1]) for row, target in part]
+        wanted = [torch.tensor([IGNORE_INDEX] * (len(row) - 1) + target) for row, target in part]
+        ids = pad_sequence(inputs, batch_first=True).to(device)
         copies = fork_cache(cache, torch.zeros(len(part), dtype=torch.long))  # of the one prefix, one row per request
         hidden = decoder(input_ids=ids, past_key_values=copies, use_cache=True).last_hidden_state
-        labels = pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX)
+        labels = pad_sequence(wanted, batch_first=True, padding_value=IGNORE_INDEX)
         labels = labels.to(hidden.device)  # a device map may end elsewhere than it begins
         spoken = labels != IGNORE_INDEX  # only these are unembedded: the vocabulary is the largest matrix
         logits = model.lm_head(hidden[spoken]).float()

@@ -147,7 +147,7 @@ def score_the_probe(pool: Pool, valid: Part, test: Part, committed: Trial) -> di
     for dose, beta in product(DOSES, BETAS):
         setting = Setting(NECESSITY, layer, dose, beta, tau)
         called = steered(pool, test, committed.readers, vectors, setting, gates(p_test, tau))
-        real.append({"dose": dose, "beta": beta} | rates(called, truth["test"]))
+        real.append({"dose": dose, "beta": beta, **rates(called, truth["test"])})
     real.sort(key=lambda outcome: worth(outcome["f1"]))
     return {
         "tau": tau, "tied": len(real),

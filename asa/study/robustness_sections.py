@@ -91,7 +91,8 @@ def _keywords(keywords: dict, kind: str) -> str:
         return f"No keywords are known for {', '.join(keywords['no_keywords'])}."
     if "one_label" in keywords:
         return f"The keywords give all CAL requests of {', '.join(keywords['one_label'])} one label: nothing to fit on."
-    rows, scored = [], {}
+    rows: list[list[str]] = []
+    scored: dict[str, dict] = {}
     for source, of in keywords["fitted_on"].items():
         for against, runs in of.items():
             truth = against.removeprefix("against_")

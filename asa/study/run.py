@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from asa.data.scores import confusion, ratio
-from asa.data.splits import Split
+from asa.data.splits import ReadSplit, Split
 from asa.engine.answering import answer_all, answer_chosen
 from asa.engine.engine import Engine
 from asa.engine.states import Prefilled, read_prompts, read_states
@@ -47,7 +47,8 @@ class Study:
         engine: The model behind the prompts' common beginning.
         prompter: The prompts.
         rules: What belongs to answers.
-        splits: `cal`, `train`, `valid` and `spare`, read, and `test`.
+        read: `cal`, `train`, `valid` and `spare`.
+        test: TEST.
         recipe: Fits readers and directions.
         tuned: What was tried on VALID.
         answered: TEST's answers.
@@ -61,7 +62,8 @@ class Study:
     engine: Engine
     prompter: Prompter
     rules: AnswerRules
-    splits: dict[str, Split]
+    read: dict[str, ReadSplit]
+    test: Split
     recipe: Recipe
     tuned: Tuned
     answered: Answered
@@ -103,7 +105,7 @@ class Study:
 
     def _rungs(self, with_lora: bool) -> tuple[dict[str, list[list[int]]], dict | None]:
         """Rung -> TEST's answers, and what LoRA took."""
-        baseline, test, rules = self.answered.answers["baseline"], self.splits["test"], self.rules
+        baseline, test, rules = self.answered.answers["baseline"], self.test, self.rules
         texts, prompter = [request.text for request in test.requests], self.prompter
         given = (self.engine.model, prompter, texts, baseline, rules.ended)
         other = self.checkpoints.stage("proof-prompts", self.keys["baseline"], lambda: run_prompts(*given))
@@ -129,7 +131,7 @@ class Study:
 
     def _lora(self) -> dict:
         """TEST's answers of LoRA trained on CAL and TRAIN; VALID says only how it does."""
-        fit, rules, engine = self.splits["cal"] + self.splits["train"], self.rules, self.engine
+        fit, rules, engine = self.read["cal"] + self.read["train"], self.rules, self.engine
         batches = list(engine.batches(fit.prompts, "LoRA's requests"))
         in_words = answer_chosen(
             batches, fit.labels == 0, rules.limit, rules.ended, "answers in words", avoid=rules.trigger_id
@@ -143,10 +145,10 @@ class Study:
         taught = [fit.prompts[row] for row in targets]
         with train_lora(engine.model, taught, list(targets.values()), self.seed, LEARNING_RATE) as run:
             trained = Engine(engine.model, engine.prefix_ids)
-            valid = self.splits["valid"]
+            valid = self.read["valid"]
             called = read_states(trained, valid.prompts, rules.trigger_id, "VALID, LoRA").called
             scores = confusion(called, valid.labels)
-            test = list(trained.batches(self.splits["test"].prompts, "TEST, LoRA"))
+            test = list(trained.batches(self.test.prompts, "TEST, LoRA"))
             said = answer_all(test, rules.limit, rules.ended, "TEST, LoRA")
         return vars(run) | {
             "rate": LEARNING_RATE, "valid_f1": scores["f1"], "valid_fpr": scores["fpr"],
@@ -155,7 +157,7 @@ class Study:
 
     def _damage(self, rungs: dict) -> dict:
         """What became of TEST's answers in words on every rung; how far the next token's distribution moved."""
-        test, baseline = self.splits["test"], self.answered.answers["baseline"]
+        test, baseline = self.test, self.answered.answers["baseline"]
         spared = test.labels == 0  # the requests whose answers should be left alone
         reading, batches = self.prefilled.reading, self.prefilled.batches
         left_alone = Spared(batches, baseline, spared, spared & ~self.rules.called(baseline))
@@ -172,7 +174,7 @@ class Study:
 
     def _ladder(self, rungs: dict, damage: dict) -> dict:
         """Rung -> scores, tests, validity and damage; the probe alone is the last."""
-        rules, labels = self.rules, self.splits["test"].labels
+        rules, labels = self.rules, self.test.labels
         called = {name: rules.called(rung) for name, rung in rungs.items()}
         baseline, asa = called["baseline"], rules.called(self.answered.answers["asa"])
         ladder = {}
@@ -190,7 +192,7 @@ class Study:
 
     def _curves(self) -> dict:
         """What the push does as it grows, at three layers, and at its best dose at every layer."""
-        valid, rules, recipe, tau = self.splits["valid"], self.rules, self.recipe, self.tuned.best().tau
+        valid, rules, recipe, tau = self.read["valid"], self.rules, self.recipe, self.tuned.best().tau
         reading, batches = read_prompts(self.engine, valid.prompts, rules.trigger_id, "VALID prefill")
         given, readable = (batches, reading.states, valid.labels), self._readable()
         readers = {layer: recipe.readers(layer) for layer in readable}
@@ -211,7 +213,7 @@ class Study:
 
     def _geometry(self) -> dict:
         """Cosines of both directions with each other and with the trigger's row of the output matrix, by layer."""
-        model, cal = self.engine.model, self.splits["cal"]
+        model, cal = self.engine.model, self.read["cal"]
         rows = model.get_output_embeddings().weight.detach()
         with torch.inference_mode():
             row = final_norm(model)((rows[self.rules.trigger_id] - rows.mean(dim=0))[None])[0].float().cpu().numpy()
@@ -222,10 +224,9 @@ class Study:
         found, layer = self.recipe.found, self.tuned.best().layer
         others = [other for other in self._readable() if other != layer] or self._readable()
         second = max(others, key=lambda other: found.readings[other].auc)  # of a pair of layers, beside the chosen one
-        fit, spare = self.splits["cal"] + self.splits["train"], self.splits["spare"]
-        judged = fit + self.splits["valid"]
-        states = spare.states if len(spare) else fit.states[:0]
-        rest = (states, spare.labels, np.array(spare.domains, dtype=str))
+        fit, spare = self.read["cal"] + self.read["train"], self.read["spare"]
+        judged = fit + self.read["valid"]
+        rest = (spare.states, spare.labels, np.array(spare.domains, dtype=str))
         rows = (judged.states, judged.labels, np.array(judged.domains), np.arange(len(judged)) < len(fit))
         probe = (found.strength, found.own)
         return {"gates": compare_gates(*rows, layer, second, self.recipe.domains, *probe, self.seed, rest)}
@@ -235,16 +236,18 @@ class Study:
         found, chosen, best = self.recipe.found, self.tuned.best(), self.tuned.best_of_each
 
         def compute() -> dict:
-            four = {name: self.splits[name] for name in ("cal", "train", "valid", "test")}
+            four: dict[str, Split] = {name: self.read[name] for name in ("cal", "train", "valid")}
+            four["test"] = self.test
             everyone = [request for split in four.values() for request in split.requests]
             asked = [ids for split in four.values() for ids in split.prompts]
             ends = np.cumsum([len(split) for split in four.values()])
             rows = {name: np.arange(end - len(four[name]), end) for name, end in zip(four, ends, strict=True)}
             pool = read_prompts(self.engine, asked, self.rules.trigger_id, "all prefill")
             layers = {kind: setting.layer for kind, setting in best.items()}
-            probe = (found.strength, found.own)
-            given = (self.recipe.domains, layers, chosen.direction, probe, self.rules.trigger_id, self.seed)
-            return run_robustness(everyone, rows, *pool, *given)
+            return run_robustness(
+                everyone, rows, *pool, self.recipe.domains, layers, chosen.direction, (found.strength, found.own),
+                self.rules.trigger_id, self.seed,
+            )  # fmt: skip
 
         key = key_of(self.keys["run"], found.to_json(), vars(chosen), settings_to_json(best.values()))
         return self.checkpoints.stage("proof-robustness", key, compute)

@@ -121,12 +121,13 @@ def gaps(ladder: dict) -> dict[str, float | None]:
 def _verdict(proof: dict) -> str:
     base, probe = (proof["ladder"][name]["scores"]["f1"] for name in ("baseline", PROBE))
     closed = gaps(proof["ladder"])
-    if None in closed.values():
+    shares = {kind: share for kind, share in closed.items() if share is not None}
+    if not shares:
         return (
             f"On this model the probe (F1 {printed(probe)}) is no better than the baseline ({printed(base)}): there is "
             "no gap to close."
         )
-    words = {kind: "closes" if share >= KEPT else "does not close" for kind, share in closed.items()}
+    words = {kind: "closes" if share >= KEPT else "does not close" for kind, share in shares.items()}
     return (
         f"On this model the action direction {words[ACTION]} the gap ({closed[ACTION]:.2f} of it; {KEPT} counts as "
         f"closed) and the paper's {words[NECESSITY]} it ({closed[NECESSITY]:.2f}), each at its best setting on VALID."
@@ -191,7 +192,7 @@ def _lora(run: dict) -> str:
 
 def _layers(layers: list[dict], auc: dict) -> str:
     found = {kind: max(layers, key=lambda at: worth(at[kind])) for kind in DIRECTIONS}
-    reads = max(auc, key=auc.get)
+    reads = max(auc, key=lambda layer: auc[layer])
     return (
         f"The probe reads best at layer {reads} (AUC {float(auc[reads]):.3f}). At its best dose the action direction "
         f"achieves most at layer {found[ACTION]['layer']} (F1 {printed(found[ACTION][ACTION])}), the paper's at "

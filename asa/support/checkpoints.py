@@ -73,7 +73,7 @@ class Checkpoints:
         result = from_first(compute())
         self.seconds[name] = round(time.perf_counter() - started, 2)
         print(f"{name}: took {self.seconds[name]:.1f} s")
-        arrays = {part: value for part, value in result.items() if isinstance(value, np.ndarray)}
+        arrays: dict[str, Any] = {part: value for part, value in result.items() if isinstance(value, np.ndarray)}
         rest = {part: value for part, value in result.items() if part not in arrays}
 
         def write(scratch: Path) -> None:

@@ -32,10 +32,8 @@ def _found_version(package: str) -> str:
 
 def notebook_shell():
     """The IPython shell this runs in, or None."""
-    try:
-        return get_ipython()
-    except NameError:
-        return None
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
 
 
 def share_cores() -> None:

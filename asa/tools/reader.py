@@ -39,8 +39,10 @@ class CallReader:
     def goto(self, at: int) -> None:
         """Read the token at `at`."""
         token = TOKEN.match(self.text, at)
+        assert token and token.lastgroup  # whatever the text, some kind of token stands there
         self.kind = kind = token.lastgroup
-        self.now, self.done, (self.begin, self.end) = token[kind], at, token.span(kind)
+        self.now, self.done = token[kind], at
+        self.begin, self.end = token.span(kind)
 
     def accept(self, mark: str) -> bool:
         """Go over `mark` if it is at hand; whether it was."""
@@ -169,6 +171,7 @@ class CallReader:
     def nested(self, begin: int) -> str:
         """Read a string that holds its own quote, if there is exactly one place where it can end."""
         opening, ends = re.compile(r"'''|\"{3}|['\"]").search(self.text, begin), []
+        assert opening  # it is called where a string begins
         if opening[0] not in self.exhausted:
             for closing in CLOSING.finditer(self.text, opening.end()):
                 if closing[1] == opening[0]:
@@ -188,7 +191,7 @@ class CallReader:
         if (depth := depth + 1) > 100:  # so recursion stays shallow, whatever the text
             self.fail("less nesting")
         if self.kind == "string":
-            parts = []
+            parts: list[str] = []
             while self.kind == "string" and not (parts and self.as_json):  # Python joins neighbours: 'a' "b"
                 parts.append(unquoted(self.take("string"), self.as_json))
             return "".join(parts)

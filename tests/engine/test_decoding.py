@@ -37,7 +37,8 @@ def test_rows_that_join_change_no_answer(tiny_model, batches, prompts, monkeypat
     """However many are under way when the next batch comes, plain `generate` says the same, with pushes and without."""
     monkeypatch.setattr(asa.engine.decoding, "JOIN_BELOW", together)
     seen = widths(monkeypatch)
-    pushes = torch.randn(len(prompts), batches[0].last_token().states.shape[-1]) * 3
+    width = batches[0].last_token().states.shape[-1]
+    pushes = torch.randn(len(prompts), width, generator=torch.Generator().manual_seed(0))
     decoder = Decoder(batches[0].engine, LIMIT, closed)
     for batch in batches:
         decoder.add(batch.begin([("plain", row) for row in batch.rows]))

@@ -10,8 +10,9 @@ import torch
 from conftest import HIDDEN, last_token
 from helpers import Answer, closed, generated
 
+import asa.engine.answering
 import asa.engine.engine
-from asa.engine.batch import Batch
+from asa.engine.decoding import Decoder
 from asa.engine.engine import Engine
 from asa.evaluation.ablations import Steered, pushes
 from asa.method.tuning import Setting
@@ -36,8 +37,13 @@ def answers(tiny_lfm2, prompts, monkeypatch) -> Answers:
 @pytest.fixture
 def asked(monkeypatch) -> list[int]:
     """The row numbers that were generated, one after the other."""
-    rows, decode = [], Batch.decode
-    monkeypatch.setattr(Batch, "decode", lambda self, *a, **k: rows.extend(self.rows) or decode(self, *a, **k))
+    rows, add = [], Decoder.add
+
+    def watched(self, given, push):
+        rows.extend(row for _, row in given.names)
+        return add(self, given, push)
+
+    monkeypatch.setattr(Decoder, "add", watched)
     return rows
 
 
@@ -211,10 +217,31 @@ def test_other_prompts_are_answered_and_the_main_prompt_s_answers_are_kept(tiny_
     assert len({str(said) for said in rungs.values()}) == 4
 
 
-class FakeBatch:
+class FakeDecoder:
     """Answers say what was done to a row, and for which layer; they are not tokens. It notes the rows it answered."""
 
     asked: list[int] = []  # noqa: RUF012
+
+    def __init__(self, engine, limit, closed, opening, avoid, ended):
+        self.opening, self.avoid, self.answers = tuple(opening), avoid, {}
+
+    def __class_getitem__(cls, _name):
+        return cls
+
+    def add(self, names, push):
+        layer, delta = push or (None, [None] * len(names))
+        for (run, row), each in zip(names, delta, strict=True):
+            self.asked.append(row)
+            self.answers[run, row] = (row, layer, plain(each), self.opening, self.avoid)
+
+    def finish(self):
+        return self.answers
+
+
+class FakeBatch:
+    """Rows that a fake decoder takes."""
+
+    engine = None
 
     def __init__(self, rows: list[int]):
         self.rows = rows
@@ -223,11 +250,8 @@ class FakeBatch:
     def select(self, places):
         return FakeBatch([self.rows[place] for place in places])
 
-    def decode(self, limit, closed, push, opening, avoid):
-        layer, delta = push or (None, [None] * len(self.rows))
-        self.asked.extend(self.rows)
-        done = zip(self.rows, delta, strict=True)
-        return [(row, layer, plain(each), tuple(opening), avoid) for row, each in done]
+    def begin(self, names):
+        return names
 
 
 def plain(delta) -> tuple | None:
@@ -284,7 +308,9 @@ def climb(kept=lambda rung, ask: ask()) -> tuple[dict[str, list], dict[str, dict
     )  # fmt: skip
     states, said = np.zeros((5, 2, 4), np.float32), {"action": [[900 + row] for row in range(5)]}
     answers = Answers(lambda: [FakeBatch([4, 0, 2]), FakeBatch([3, 1])], UNSTEERED, LIMIT, closed)
-    rungs = run_ladder(answers, states, steered, "action", said, kept, DOMAINS, prompter, seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asa.engine.answering, "Decoder", FakeDecoder)
+        rungs = run_ladder(answers, states, steered, "action", said, kept, DOMAINS, prompter, seed=3)
     return rungs, {kind: pushes(parts, states, DOMAINS, 3) for kind, parts in steered.items()}
 
 
@@ -344,9 +370,9 @@ def test_a_kept_rung_is_not_made_again_and_other_rungs_take_its_answers():
     store: dict[str, list] = {}
     first, _ = climb(lambda rung, ask: store.setdefault(rung, ask()))
     assert list(store) == RUNGS
-    FakeBatch.asked.clear()
+    FakeDecoder.asked.clear()
     again, _ = climb(lambda rung, ask: store[rung])
-    assert again == first and FakeBatch.asked == []
+    assert again == first and FakeDecoder.asked == []
     del store["action: no gate"]
     climb(lambda rung, ask: store[rung] if rung in store else ask())
     assert sorted(FakeBatch.asked) == [1, 3, 4]  # rows 0 and 2 are pushed as by the whole method
