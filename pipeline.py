@@ -287,7 +287,7 @@ writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), d
 
 # %% test
 from asa.evaluation.answered import answer_test
-from asa.evaluation.results import called_by, collect_results
+from asa.evaluation.collected import called_by, collect_results, run_of
 from asa.evaluation.tables import rate_lines
 
 adapter = recipe.adapter(chosen, facts)
@@ -297,10 +297,11 @@ more = key_of(keys["readers"], found.to_json(), vars(chosen), vars(papers))
 keys["test"] = key_of(keys["baseline"], more)
 answered = answer_test(test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), SEED)
 called = called_by(answered, rules)
-results = collect_results(answered, called, test, recipe, tuned, adapter, rules, tools, kinds, SEED)
-scores = results["test"]
+run = run_of(profile, model_source, benchmark, len(test))
+results = collect_results(answered, called, test, recipe, tuned, adapter, rules, tools, kinds, run, SEED)
+scores = results.scores.test
 measures = ("precision", "recall", "f1", "fpr", "accuracy")
-print(rate_lines({run: scores[run] for run in ("baseline", "asa_paper", "asa", "probe")}, measures))
+print(rate_lines({name: scores[name] for name in ("baseline", "asa_paper", "asa", "probe")}, measures))
 
 # %% [markdown] proof-text
 # ## The study
@@ -323,29 +324,28 @@ proof = study.run(PROOF)
 from asa.evaluation.errors import load_notes, write_errors
 from asa.evaluation.figures import plot_baseline_vs_asa, plot_proof
 from asa.evaluation.report import write_report
-from asa.evaluation.results import with_run
 from asa.evaluation.tables import gap_in_words
 from asa.method.original_files import write_quickstart_files
 from asa.study.sections import proof_sections
 from asa.support.files import write_json
 
 seconds = {"loading": round(seconds_loading, 2)} | checkpoints.seconds
-results = with_run(results, profile, model_source, (benchmark, len(test)), proof, seconds)
+results = results.finished(proof, seconds)
 adapter.config["test"] = {run: {m: scores[run][m] for m in measures[:4]} for run in ("baseline", "asa")}
 writer.write(f"{assets}/adapter.safetensors and config.json", lambda _: adapter.save(assets))
 writer.write(
     f"{assets}/steering_vectors.npz, router.pkl, probes.pkl and scaler.pkl",
     lambda _: write_quickstart_files(assets, recipe.readers(chosen.layer), recipe.vectors(chosen)),
 )
-writer.write(f"{OUT}/results.json", lambda path: write_json(path, results))
+writer.write(f"{OUT}/results.json", lambda path: write_json(path, results.to_json()))
 writer.write(f"{OUT}/report.md", lambda path: write_report(results, path, proof_sections(proof)))
 wrong = (called["baseline"], called["asa"], answered.p_own, answered.decisions, load_notes("data/error_notes.csv"))
 writer.write(f"{OUT}/errors.md", write_errors, test.requests, *wrong, mark)
 title = f"{profile.name}, {benchmark}: {len(test)} TEST requests, 95 % intervals"
 writer.write(f"{OUT}/baseline_vs_asa.png", plot_baseline_vs_asa, scores, title)
 plot_proof(proof, tuned.unsteered, OUT, writer)
-print(gap_in_words(results))
-print(f"All stages: {results['seconds']:.0f} s; see {OUT}/report.md, {OUT}/results.json and {assets}.")
+print(gap_in_words(results.scores))
+print(f"All stages: {results.seconds:.0f} s; see {OUT}/report.md, {OUT}/results.json and {assets}.")
 
 # %% [markdown] demo-text
 # ## Demo

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asa.evaluation.metrics import difference, gap_closed
+from asa.evaluation.results import Results
 from asa.evaluation.tables import markdown_table, printed, rate_with_interval, with_interval, with_reasons
 from asa.method.directions import NECESSITY
 from asa.support.files import write_atomic
@@ -56,36 +57,37 @@ RUN_LABELS = {
 }
 
 
-def write_report(results: dict, path: str | Path, proof: Sequence[str] = ()) -> str:
+def write_report(results: Results, path: str | Path, proof: Sequence[str] = ()) -> str:
     """Write `results` as Markdown tables, with the sections of a `proof` in their place, and return the text."""
     text = "\n\n".join(_sections(results, proof)) + "\n"
     write_atomic(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
     return text
 
 
-def _sections(results: dict, proof: Sequence[str]) -> list[str]:
+def _sections(results: Results, proof: Sequence[str]) -> list[str]:
+    run, chosen, scores, readings = results.run, results.chosen, results.scores, results.readings
     return [
         "# Report",
-        f"Profile `{results['profile']}` ({results['model']}), benchmark {results['benchmark']['name']}: "
-        f"{results['benchmark']['n_test']} TEST requests, greedy, at most {results['max_new_tokens']} new tokens (an "
-        f"answer that has opened no call is cut at {results['words_limit']}), seed {results['seed']}. Intervals are "
+        f"Profile `{run.profile}` ({run.model}), benchmark {run.benchmark.name}: "
+        f"{run.benchmark.n_test} TEST requests, greedy, at most {run.max_new_tokens} new tokens (an "
+        f"answer that has opened no call is cut at {run.words_limit}), seed {results.seed}. Intervals are "
         "95 %: Wilson for rates, bootstrap over requests for F1 (none for 0 or 1). Published rows come from other data "
         "and other models; they are here for orientation.",
         "## Baseline against ASA (TEST, strict trigger in the generated tokens)",
-        _test_table(results["test"]),
+        _test_table(scores.test),
         _in_words(results),
         "### First token against anywhere",
         _first_token_table(results),
         "## Per domain",
-        _domain_table(results["per_domain"]),
+        _domain_table(scores.per_domain),
         "## After the trigger: is the call any good (rates over answers that call)",
-        _validity_table(results["validity"]),
+        _validity_table(scores.validity),
         "## Ablations (TEST, next token after the push; the original scored its probe instead)",
-        _ablation_table(results["ablations"]),
+        _ablation_table(scores.ablations),
         "## Where the need can be read",
         _auc_table(results),
-        f"Length alone reads {printed(results['length_auc'])}. L* is the paper's plateau rule; steering was tuned to "
-        f"layer {results['layer']}. {results['constant_note']}",
+        f"Length alone reads {printed(readings.length_auc)}. L* is the paper's plateau rule; steering was tuned to "
+        f"layer {chosen.layer}. {readings.constant_note}",
         "## Cosines between the domains' directions",
         _cosine_table(results),
         *proof,
@@ -104,39 +106,40 @@ def _test_table(test: dict) -> str:
     return with_reasons(table, {label: test[run] for run, label in RUN_LABELS.items()})
 
 
-def _in_words(results: dict) -> str:
-    base, asa = results["test"]["baseline"], results["test"]["asa"]
-    paired, papers = results["mcnemar"], results["mcnemar_paper"]
+def _in_words(results: Results) -> str:
+    scores, chosen = results.scores, results.chosen
+    base, asa = scores.test["baseline"], scores.test["asa"]
+    paired, papers = scores.mcnemar, scores.mcnemar_paper
     original = gap_closed(0.6185, 0.5285, 0.8054)
     closed = (
         "The probe's F1 is not above the baseline's, so there is no gap to close"
-        if results["gap_closed"] is None
-        else f"Gap closed (F1 from baseline to probe): **{results['gap_closed']:.2f}** with the {results['direction']} "
-        f"direction, {printed(results['gap_closed_paper'], '.2f')} with the paper's"
+        if scores.gap_closed is None
+        else f"Gap closed (F1 from baseline to probe): **{scores.gap_closed:.2f}** with the {chosen.direction} "
+        f"direction, {printed(scores.gap_closed_paper, '.2f')} with the paper's"
     )
     beside_papers = (
         ""
-        if results["direction"] == NECESSITY
-        else f"; against the paper's direction: {papers['only_b']} only ASA, {papers['only_a']} only the paper's, "
-        f"p = {papers['p_value']:.2g}"
+        if chosen.direction == NECESSITY
+        else f"; against the paper's direction: {papers.only_b} only ASA, {papers.only_a} only the paper's, "
+        f"p = {papers.p_value:.2g}"
     )
     change = {m: printed(difference(asa[m], base[m]), "+.3f") for m in ("f1", "fpr")}
     return (
         f"{closed}; the original's published run closed {original:.2f}. ASA against baseline, exact McNemar: "
-        f"{paired['only_b']} requests only ASA got right, {paired['only_a']} only the baseline, p = "
-        f"{paired['p_value']:.2g}{beside_papers}. Change of F1 {change['f1']}, of FPR {change['fpr']} (original: "
+        f"{paired.only_b} requests only ASA got right, {paired.only_a} only the baseline, p = "
+        f"{paired.p_value:.2g}{beside_papers}. Change of F1 {change['f1']}, of FPR {change['fpr']} (original: "
         "+0.090 and -0.409; paper, Qwen2.5-1.5B: +0.322 and -0.094; LLaMA-8B: +0.226 and -0.014)."
     )
 
 
-def _first_token_table(results: dict) -> str:
+def _first_token_table(results: Results) -> str:
     rows = []
-    for run, scores in results["first_token"].items():
-        anywhere = results["test"][run]
+    for run, scores in results.scores.first_token.items():
+        anywhere = results.scores.test[run]
         columns = [with_interval(scores, "f1"), with_interval(scores, "fpr"), anywhere["f1"], anywhere["fpr"]]
         rows.append([RUN_LABELS[run], *columns])
     table = markdown_table(["run", "F1, first token", "FPR, first token", "F1, anywhere", "FPR, anywhere"], rows)
-    return with_reasons(table, {RUN_LABELS[run]: scores for run, scores in results["first_token"].items()})
+    return with_reasons(table, {RUN_LABELS[run]: scores for run, scores in results.scores.first_token.items()})
 
 
 def _domain_table(per_domain: dict) -> str:
@@ -164,11 +167,11 @@ def _ablation_table(ablations: dict) -> str:
     return with_reasons(markdown_table(["variant", "origin", "F1", "FPR"], rows), ablations)
 
 
-def _auc_table(results: dict) -> str:
-    plateau = (results["layer_plateau"], results["auc_plateau"], results["shuffled_plateau"])
+def _auc_table(results: Results) -> str:
+    plateau = (results.readings.layer_plateau, results.readings.auc_plateau, results.readings.shuffled_plateau)
     rows = []
     for model, layers, layer, auc, shuffled, origin in [
-        (results["model"], len(results["layers"]), *plateau, OURS),
+        (results.run.model, len(results.readings.layers), *plateau, OURS),
         *PUBLISHED_AUC,
     ]:
         four = [printed(value, ".4f") for value in (auc, shuffled)]  # the paper's differ in the 4th
@@ -176,34 +179,34 @@ def _auc_table(results: dict) -> str:
     return markdown_table(["model", "layers", "L*", "AUC", "shuffled AUC", "origin"], rows)
 
 
-def _configuration_table(results: dict) -> str:
-    valid, generated = results["valid"], results["valid_generated"]
+def _configuration_table(results: Results) -> str:
+    valid, generated = results.tuning.valid, results.tuning.valid_generated
     rows = [
-        ["layer", results["layer"]],
-        ["direction", results["direction"]],
-        ["alpha", results["alpha"]],
-        ["dose (alpha / mean state norm)", results["dose"]],
-        ["tau", results["tau"]],
-        ["beta", results["beta"]],
-        ["settings scored on VALID", results["settings_scored"]],
+        ["layer", results.chosen.layer],
+        ["direction", results.chosen.direction],
+        ["alpha", results.chosen.alpha],
+        ["dose (alpha / mean state norm)", results.chosen.dose],
+        ["tau", results.chosen.tau],
+        ["beta", results.chosen.beta],
+        ["settings scored on VALID", results.tuning.settings_scored],
         ["VALID F1 / FPR by replay", f"{printed(valid['f1'])} / {printed(valid['fpr'])}"],
         ["VALID F1 / FPR confirmed by generation", f"{printed(generated['f1'])} / {printed(generated['fpr'])}"],
-        ["adapter size, KB", round(results["adapter_bytes"] / 1024, 1)],
+        ["adapter size, KB", round(results.adapter_bytes / 1024, 1)],
     ]
     return markdown_table(["parameter", "value"], rows)
 
 
-def _time_table(results: dict) -> str:
+def _time_table(results: Results) -> str:
     stages: dict[str, float] = {}
-    for name, seconds in results["stage_seconds"].items():
+    for name, seconds in results.stage_seconds.items():
         group = name.split("/")[0]
         stages[group] = stages.get(group, 0.0) + seconds
     rows = [[name, f"{seconds:.1f}"] for name, seconds in stages.items()]
-    return markdown_table(["stage", "seconds"], [*rows, ["**all stages**", f"{results['seconds']:.1f}"]])
+    return markdown_table(["stage", "seconds"], [*rows, ["**all stages**", f"{results.seconds:.1f}"]])
 
 
-def _cosine_table(results: dict) -> str:
-    names, matrices = results["domains"], results["cosines"]
+def _cosine_table(results: Results) -> str:
+    names, matrices = results.readings.domains, results.readings.cosines
     published = {frozenset(pair): rest for pair, *rest in PUBLISHED_COSINES}
     rows = []
     for first, one in enumerate(names):

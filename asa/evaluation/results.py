@@ -1,110 +1,188 @@
-"""Results: everything that a run found, as `results.json` holds it.
+"""Results: everything that a run found, section by section; `results.json` and back.
 
 Nothing is computed on a model here, and nothing is chosen. Every number that the report, the figures and the README
-show stands in what `collect_results` returns.
+show stands in `Results`.
 """
 
-from typing import Any
+import json
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
-
-from asa.adapter import ASAAdapter
-from asa.data.splits import Split
-from asa.evaluation.answered import RUNS, Answered
-from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
-from asa.evaluation.validity import call_validity
-from asa.method.directions import NECESSITY
-from asa.method.recipe import Recipe, Tuned
-from asa.models.answers import AnswerRules
-from asa.models.profiles import Profile
-from asa.tools.definitions import Tool
+from asa.support.files import UserError
 
 
-def called_by(answered: Answered, rules: AnswerRules) -> dict[str, np.ndarray]:
-    """Run -> `[N]` bool, whether each TEST answer calls; `probe` is the adapter's decision alone."""
-    called = {run: rules.called(answered.answers[run]) for run in RUNS}
-    return called | {"probe": np.array([decision.p_tool >= 0.5 for decision in answered.decisions])}
+@dataclass(frozen=True)
+class Benchmark:
+    """Which requests were tested: `name`, and `n_test` of them."""
+
+    name: str
+    n_test: int
 
 
-def collect_results(
-    answered: Answered,
-    called: dict[str, np.ndarray],
-    test: Split,
-    recipe: Recipe,
-    tuned: Tuned,
-    adapter: ASAAdapter,
-    rules: AnswerRules,
-    tools: dict[str, Tool],
-    kinds: list[str],
-    seed: int,
-) -> dict[str, Any]:
-    """What TEST, VALID and the sweep say; the caller adds what it knows of the run itself.
+@dataclass(frozen=True)
+class Paired:
+    """Exact McNemar test of two runs: requests that only one of them got right, and the two-sided p-value."""
 
-    Args:
-        answered: TEST's answers.
-        called: Of `called_by`.
-        test: TEST.
-        recipe: How readers and directions were fitted.
-        tuned: What was tried on VALID.
-        adapter: Of the chosen setting.
-        rules: What belongs to answers.
-        tools: Known tools.
-        kinds: What each block is, such as `full_attention`.
-        seed: Of the bootstrap.
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was run: the profile's name, where the weights came from, the requests, and limits in tokens."""
+
+    profile: str
+    model: str
+    benchmark: Benchmark
+    max_new_tokens: int
+    words_limit: int
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The setting chosen on VALID; `alpha` is the push's length, `dose` the same over the mean state norm."""
+
+    layer: int
+    direction: str
+    alpha: float
+    dose: float
+    tau: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """TEST. Scores are those of `metrics.trigger_metrics`, which tables pick rates from by name.
+
+    Attributes:
+        test: Run -> scores.
+        gap_closed: Share of the gap between the F1 of baseline and probe that ASA closes; None where there is none.
+        gap_closed_paper: The same of the paper's direction.
+        mcnemar: Baseline (a) against ASA (b).
+        mcnemar_paper: The paper's direction (a) against ASA (b).
+        first_token: Run -> scores, where only the first token counts.
+        per_domain: Run -> domain -> scores.
+        validity: Run -> `format`, `tool` and `arguments` -> `metrics.rate_of`.
+        ablations: Variant -> scores, by the next token.
     """
-    labels, domains, chosen, found = test.labels, recipe.domains, tuned.best(), recipe.found
-    first = {run: np.array([ids[0] == rules.trigger_id for ids in answered.answers[run]]) for run in RUNS}
-    texts = {run: [rules.text(ids) for ids in answered.answers[run]] for run in RUNS}
-    here = {domain: np.array(test.domains) == domain for domain in domains}
-    scores = {run: trigger_metrics(called[run], labels, seed) for run in ("baseline", "probe", "asa", "asa_paper")}
-    f1, best = {run: scores[run]["f1"] for run in scores}, found.readings[found.plateau]
-    return {
-        "layer": chosen.layer, "direction": chosen.direction, "alpha": adapter.alpha, "dose": chosen.dose,
-        "tau": chosen.tau, "beta": chosen.beta, "test": scores,
-        "gap_closed": gap_closed(f1["asa"], f1["baseline"], f1["probe"]),
-        "gap_closed_paper": gap_closed(f1["asa_paper"], f1["baseline"], f1["probe"]),
-        "mcnemar": mcnemar(called["baseline"], called["asa"], labels),
-        "mcnemar_paper": mcnemar(called["asa_paper"], called["asa"], labels),
-        "first_token": {run: trigger_metrics(first[run], labels, seed) for run in RUNS},
-        "per_domain": {
-            run: {name: trigger_metrics(called[run][rows], labels[rows], seed) for name, rows in here.items()}
-            for run in ("baseline", "asa")
-        },
-        "validity": {run: call_validity(texts[run], tools, rules.markers) for run in RUNS},
-        "ablations": {
-            name: trigger_metrics(np.array(outcome), labels, seed) for name, outcome in answered.ablations.items()
-        },
-        "paper_setting": vars(tuned.best(NECESSITY)), "settings_scored": len(tuned.settings),
-        "valid": {"f1": chosen.f1, "fpr": chosen.fpr}, "valid_generated": tuned.generated,
-        "layers": [vars(reading) | {"kind": kinds[reading.layer]} for reading in found.readings],
-        "layer_plateau": found.plateau, "auc_plateau": best.auc, "shuffled_plateau": best.shuffled,
-        "length_auc": found.length, "constant_note": found.constant_note, "domains": domains,
-        "cosines": {kind: matrix.tolist() for kind, matrix in recipe.cosines(chosen.layer).items()},
-        "probe": {"C": found.strength, "own": found.own}, "seed": seed,
-        "adapter_bytes": sum(array.nbytes for array in adapter.arrays.values()),
-    }  # fmt: skip
+
+    test: dict
+    gap_closed: float | None
+    gap_closed_paper: float | None
+    mcnemar: Paired
+    mcnemar_paper: Paired
+    first_token: dict
+    per_domain: dict
+    validity: dict
+    ablations: dict
 
 
-def with_run(
-    results: dict,
-    profile: Profile,
-    model: str,
-    benchmark: tuple[str, int],
-    proof: dict | None,
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    """`results` with what is known of the run itself.
+@dataclass(frozen=True)
+class Tuning:
+    """VALID: the paper's direction at its best, how many settings were scored, the chosen one by replay and in full."""
 
-    Args:
-        results: Of `collect_results`.
-        profile: The model's profile.
-        model: Where its weights came from.
-        benchmark: Name of the benchmark and how many TEST requests it has.
-        proof: What the study found, or None.
-        seconds: Stage -> seconds.
+    paper_setting: dict
+    settings_scored: int
+    valid: dict
+    valid_generated: dict
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Where the need can be read: every layer's AUC, the plateau's, the controls; the domains and their cosines."""
+
+    layers: list
+    layer_plateau: int
+    auc_plateau: float
+    shuffled_plateau: float
+    length_auc: float
+    constant_note: str
+    domains: list
+    cosines: dict
+    probe: dict
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a run found. In the file the sections' fields stand side by side, in this order.
+
+    Attributes:
+        run: What was run.
+        chosen: The setting.
+        scores: TEST.
+        tuning: VALID.
+        readings: The sweep over layers, and the directions.
+        seed: Of splits and bootstraps.
+        adapter_bytes: Size of the adapter's arrays.
+        proof: What the study found, section -> its own object, or None. It stays a mapping: each module of the study
+            makes, keeps and writes up its own part, and no other module looks into it.
+        stage_seconds: Stage -> seconds.
+        seconds: Their sum.
     """
-    return {
-        "profile": profile.name, "model": model, "benchmark": dict(zip(("name", "n_test"), benchmark, strict=True)),
-        "max_new_tokens": profile.max_new_tokens, "words_limit": profile.words_limit,
-        **results, "proof": proof, "stage_seconds": seconds, "seconds": round(sum(seconds.values()), 2),
-    }  # fmt: skip
+
+    run: Run
+    chosen: Chosen
+    scores: Scores
+    tuning: Tuning
+    readings: Readings
+    seed: int
+    adapter_bytes: int
+    proof: dict | None = None
+    stage_seconds: dict | None = None
+    seconds: float = 0.0
+
+    def finished(self, proof: dict | None, seconds: dict[str, float]) -> "Results":
+        """The same with what the study found and how many seconds every stage took."""
+        return replace(self, proof=proof, stage_seconds=seconds, seconds=round(sum(seconds.values()), 2))
+
+    def to_json(self) -> dict[str, Any]:
+        """As `results.json` holds it."""
+        value = {}
+        for field in fields(self):
+            part = getattr(self, field.name)
+            value |= asdict(part) if is_dataclass(part) else {field.name: part}
+        return value
+
+    @classmethod
+    def from_json(cls, value: Any, source: str | Path = "results.json") -> "Results":
+        """What `to_json` gave; `UserError` names `source` and the key that is missing or of the wrong kind."""
+        hints = get_type_hints(cls)
+        flat = {name: hint for name, hint in hints.items() if not is_dataclass(hint)}
+        sections = {name: _read(hint, value, source) for name, hint in hints.items() if is_dataclass(hint)}
+        return cls(**sections, **{name: _value(value, name, hint, source, "") for name, hint in flat.items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Results":
+        """Those of a file; `UserError` where it cannot be read or is not what a run writes."""
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as JSON ({error}); run pipeline.py to write it again.") from error
+        return cls.from_json(value, path)
+
+
+def _read(kind: type, value: Any, source: str | Path, within: str = "") -> Any:
+    """A `kind` from the keys of `value` that are its fields."""
+    hints = get_type_hints(kind)
+    return kind(**{name: _value(value, name, hint, source, within) for name, hint in hints.items()})
+
+
+def _value(value: Any, name: str, hint: Any, source: str | Path, within: str) -> Any:
+    key = f"{within}{name}"
+    if not isinstance(value, dict) or name not in value:
+        raise UserError(f"{source} has no key {key!r}; run pipeline.py to write it again.")
+    if is_dataclass(hint):
+        return _read(hint, value[name], source, f"{key}.")
+    if not _fits(value[name], hint):
+        wanted = getattr(hint, "__name__", hint)
+        raise UserError(f"{source}: {key!r} must be {wanted}, not {value[name]!r:.40}; run pipeline.py again.")
+    return value[name]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, one) for one in get_args(hint))
+    return isinstance(value, (int, float) if hint is float else hint) and not isinstance(value, bool)

@@ -1,6 +1,7 @@
 """Tables: rows of numbers as Markdown or plain text, and how a number looks in them."""
 
 from asa.evaluation.metrics import why_missing
+from asa.evaluation.results import Scores
 
 
 def printed(value: float | None, form: str = ".3f") -> str:
@@ -66,9 +67,9 @@ def rate_lines(runs: dict[str, dict], measures: tuple[str, ...]) -> str:
     return "\n".join(lines + why_missing(runs))
 
 
-def gap_in_words(results: dict) -> str:
+def gap_in_words(scores: Scores) -> str:
     """How much of the gap between baseline and probe is closed, as a sentence."""
-    closed, papers = (printed(results[name], ".2f") for name in ("gap_closed", "gap_closed_paper"))
-    if results["gap_closed"] is None:
+    closed, papers = (printed(share, ".2f") for share in (scores.gap_closed, scores.gap_closed_paper))
+    if scores.gap_closed is None:
         return "The probe is no better than the baseline, so there is no gap to close."
     return f"Of the gap between baseline and probe ASA closes {closed}, with the paper's direction {papers}."

@@ -1,6 +1,5 @@
 """Report: this run's numbers appear, published ones say where they come from, and empty counts break nothing."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from asa.evaluation.report import (
     PUBLISHED_TEST,
     write_report,
 )
+from asa.evaluation.results import Results
 from asa.evaluation.tables import with_interval
 from asa.evaluation.validity import call_validity
 from asa.study.sections import proof_sections
@@ -31,7 +31,7 @@ def metrics(tp: int, fp: int, fn: int, tn: int) -> dict:
 
 
 @pytest.fixture
-def results() -> dict:
+def results() -> Results:
     """What `pipeline.py` puts together; no two numbers alike."""
     test = {
         "baseline": metrics(20, 30, 40, 50),
@@ -39,7 +39,7 @@ def results() -> dict:
         "asa": metrics(51, 9, 9, 71),
         "asa_paper": metrics(33, 19, 27, 61),
     }
-    return {
+    value = {
         "profile": "embedded", "model": "tiny/model", "benchmark": {"name": "hand-written", "n_test": 140},
         "layer": 21, "direction": "action", "alpha": 123.456, "dose": 0.35, "tau": 0.6, "beta": 0.5,
         "test": test, "proof": None, "gap_closed": 0.87, "gap_closed_paper": 0.26,
@@ -55,8 +55,14 @@ def results() -> dict:
         "domains": ["math", "search", "weather"],
         "cosines": {"necessity": np.eye(3).tolist(), "action": [[1, 0.321, 0.1], [0.321, 1, -0.2], [0.1, -0.2, 1]]},
         "probe": {"C": 0.01, "own": 1.0}, "max_new_tokens": 64, "words_limit": 24, "seed": 7, "adapter_bytes": 65_536,
-        "stage_seconds": {"loading": 3.25, "states-cal": 12.5}, "seconds": 15.75,
+        "stage_seconds": {"loading": 3.25, "states-cal": 12.5}, "seconds": 15.75, "paper_setting": {},
     }  # fmt: skip
+    return Results.from_json(value)
+
+
+def changed(results: Results, **parts) -> Results:
+    """`results` with other values at some keys of the file."""
+    return Results.from_json(results.to_json() | parts)
 
 
 def section(text: str, head: str) -> str:
@@ -108,7 +114,7 @@ def test_this_runs_rates_stand_in_their_columns(results, tmp_path):
     rows = {row[0]: row for row in rows_of(write_report(results, tmp_path / "r.md"), "Baseline against ASA")[:4]}
     assert list(rows) == ["baseline", "probe decision alone (steers nothing)", "ASA, paper's direction", "ASA"]
     for label, run in zip(rows, ("baseline", "probe", "asa_paper", "asa"), strict=True):
-        scores = results["test"][run]
+        scores = results.scores.test[run]
         expected = [scores[name] for name in ("precision", "recall", "f1", "accuracy", "fpr")]
         assert [cell.split()[0] for cell in rows[label][2:]] == [f"{value:.3f}" for value in expected]
     assert rows["baseline"][2] == "0.400 (0.276-0.538)"  # 20 of 50, Wilson
@@ -141,9 +147,9 @@ def test_the_sentence_below_the_table(results, tmp_path):
     assert "published run closed 0.33" in words
     assert "56 requests only ASA got right, 4 only the baseline, p = 1.2e-12" in words
     assert "the paper's direction: 37 only ASA, 11 only the paper's, p = 0.00023" in words
-    results["direction"] = "necessity"
-    assert "only the paper's" not in write_report(results, tmp_path / "r.md")  # ASA is the paper's direction
-    base, asa = results["test"]["baseline"], results["test"]["asa"]
+    papers = changed(results, direction="necessity")
+    assert "only the paper's" not in write_report(papers, tmp_path / "r.md")  # ASA is the paper's direction
+    base, asa = results.scores.test["baseline"], results.scores.test["asa"]
     assert f"Change of F1 {asa['f1'] - base['f1']:+.3f}, of FPR {asa['fpr'] - base['fpr']:+.3f}" in words
     assert "+0.4" in words and "-0.2" in words  # signs are shown
 
@@ -166,14 +172,14 @@ def test_numbers_of_the_other_sections_appear(results, tmp_path):
 def test_first_token_and_anywhere_stand_side_by_side(results, tmp_path):
     rows = rows_of(write_report(results, tmp_path / "r.md"), "First token against anywhere")
     assert [row[0] for row in rows] == ["baseline", "ASA, paper's direction", "ASA"]
-    first, test = results["first_token"]["asa"], results["test"]["asa"]
+    first, test = results.scores.first_token["asa"], results.scores.test["asa"]
     assert [cell.split()[0] for cell in rows[2][1:]] == [
         f"{v:.3f}" for v in (first["f1"], first["fpr"], test["f1"], test["fpr"])
     ]
 
 
 def test_domains_and_runs_are_told_apart(results, tmp_path):
-    results["per_domain"]["asa"]["weather"] = metrics(3, 1, 0, 9)
+    results.scores.per_domain["asa"]["weather"] = metrics(3, 1, 0, 9)
     rows = rows_of(write_report(results, tmp_path / "r.md"), "Per domain")
     assert [row[:3] for row in rows[:4]] == [
         ["math", OURS, "baseline"], ["weather", OURS, "baseline"], ["math", OURS, "asa"], ["weather", OURS, "asa"],
@@ -213,15 +219,18 @@ def test_cosines_of_known_pairs_stand_beside_the_published_ones(results, tmp_pat
 def test_empty_counts_divide_by_nothing(results, tmp_path):
     """No calls at all, one class only, one domain, no steered answer that differs."""
     nothing = metrics(0, 0, 0, 10)
-    results["test"] = dict.fromkeys(results["test"], nothing)
-    results["first_token"] = dict.fromkeys(RUNS, nothing)
-    results["per_domain"] = {run: {"math": nothing} for run in ("baseline", "asa")}
-    results["validity"] = {run: call_validity([], TOOLS, MARKERS) for run in RUNS}
-    results["ablations"] = {"full": metrics(0, 0, 0, 0)}
-    results |= {
-        "proof": None, "gap_closed": gap_closed(0.0, 0.0, 0.0), "mcnemar": {"only_a": 0, "only_b": 0, "p_value": 1.0},
-        "domains": ["math"], "cosines": {"action": [[1.0]]},
-    }  # fmt: skip
+    results = changed(
+        results,
+        test=dict.fromkeys(results.scores.test, nothing),
+        first_token=dict.fromkeys(RUNS, nothing),
+        per_domain={run: {"math": nothing} for run in ("baseline", "asa")},
+        validity={run: call_validity([], TOOLS, MARKERS) for run in RUNS},
+        ablations={"full": metrics(0, 0, 0, 0)},
+        gap_closed=gap_closed(0.0, 0.0, 0.0),
+        mcnemar={"only_a": 0, "only_b": 0, "p_value": 1.0},
+        domains=["math"],
+        cosines={"action": [[1.0]]},
+    )
     text = write_report(results, tmp_path / "r.md")
     assert rows_of(text, "Baseline against ASA")[0][2:] == ["-", "-", "-", "1.000 (0.722-1.000)", "0.000 (0.000-0.278)"]
     words = section(text, "Baseline against ASA")
@@ -239,11 +248,15 @@ def test_empty_counts_divide_by_nothing(results, tmp_path):
 def test_one_label_only_has_no_fpr(results, tmp_path):
     """All requests need a tool; one run never calls, and one domain has no requests."""
     some, silent, absent = metrics(6, 0, 4, 0), metrics(0, 0, 10, 0), metrics(0, 0, 0, 0)
-    results["test"] = {"baseline": silent, "probe": some, "asa": some, "asa_paper": some}
-    results["first_token"] = dict.fromkeys(RUNS, some)
-    results["per_domain"] = {run: {"math": some, "weather": absent} for run in ("baseline", "asa")}
-    results["ablations"] = {"full": some, "no gate": some}
-    results["valid"] = results["valid_generated"] = {"f1": 0.9, "fpr": None}
+    results = changed(
+        results,
+        test={"baseline": silent, "probe": some, "asa": some, "asa_paper": some},
+        first_token=dict.fromkeys(RUNS, some),
+        per_domain={run: {"math": some, "weather": absent} for run in ("baseline", "asa")},
+        ablations={"full": some, "no gate": some},
+        valid={"f1": 0.9, "fpr": None},
+        valid_generated={"f1": 0.9, "fpr": None},
+    )
     text = write_report(results, tmp_path / "r.md")
     words = section(text, "Baseline against ASA")
     assert [row[6] for row in rows_of(text, "Baseline against ASA")[:4]] == ["-"] * 4
@@ -262,6 +275,6 @@ def test_the_committed_reports_stay_as_they_are(tmp_path):
     """Their runs have a denominator everywhere."""
     outputs = Path(__file__).parents[2] / "outputs"
     for folder in (outputs, outputs / "gemma3-270m"):
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        written = write_report(results, tmp_path / "r.md", proof_sections(results["proof"]))
+        results = Results.load(folder / "results.json")
+        written = write_report(results, tmp_path / "r.md", proof_sections(results.proof))
         assert written == (folder / "report.md").read_text(encoding="utf-8")
