@@ -17,6 +17,7 @@ from asa.engine.batch import Batch
 from asa.engine.engine import Engine
 from asa.evaluation.ablations import Steered, pushes
 from asa.method.steering import gates
+from asa.models.answers import AnswerRules
 from asa.models.fitting import shared_prefix
 from asa.models.profiles import Profile
 from asa.models.prompts import Prompter
@@ -34,14 +35,12 @@ class Answers:
     Attributes:
         batches: Gives the requests' batches when they are needed.
         unsteered: `[N]` answers without intervention.
-        limit: Maximum new tokens per answer.
-        closed: As in `Batch.decode`.
+        rules: What belongs to answers.
     """
 
     batches: Callable[[], list[Batch]]
     unsteered: list[list[int]]
-    limit: int
-    closed: Callable[[list[int]], bool]
+    rules: AnswerRules
     _known: dict[tuple, list[int]] = field(default_factory=dict, repr=False)
 
     def pushed(self, layer: int, push: np.ndarray, what: str) -> list[list[int]]:
@@ -49,7 +48,7 @@ class Answers:
         keys, moved = _keys(layer, push), np.any(push, axis=1)
         new = np.array([moved[row] and key not in self._known for row, key in enumerate(keys)])
         if new.any():
-            found = answer_chosen(self.batches(), new, self.limit, self.closed, what, push=(layer, push))
+            found = answer_chosen(self.batches(), new, self.rules.limit, self.rules.ended, what, push=(layer, push))
             self._known |= {keys[row]: answer for row, answer in found.items()}
         return [self._known[key] if moved[row] else self.unsteered[row] for row, key in enumerate(keys)]
 
@@ -57,18 +56,19 @@ class Answers:
         """Take `said` `[N]` as the answers after `push`, as if asked for here."""
         self._known |= dict(zip(_keys(layer, push), said, strict=True))
 
-    def forced(self, gate: np.ndarray, trigger_id: int) -> list[list[int]]:
+    def forced(self, gate: np.ndarray) -> list[list[int]]:
         """Answers that must begin with the trigger's first token at gate 1 and must not at gate -1."""
-        up = answer_chosen(self.batches(), gate == 1, self.limit, self.closed, "forced", opening=[trigger_id])
-        down = answer_chosen(self.batches(), gate == -1, self.limit, self.closed, "forbidden", avoid=trigger_id)
+        rules = self.rules
+        up = answer_chosen(self.batches(), gate == 1, rules.limit, rules.ended, "forced", opening=[rules.trigger_id])
+        down = answer_chosen(self.batches(), gate == -1, rules.limit, rules.ended, "forbidden", avoid=rules.trigger_id)
         return list((dict(enumerate(self.unsteered)) | up | down).values())
 
     def begun(self, openings: list[list[int]]) -> list[list[int]]:
         """Answers that begin with `openings` `[N]`; an empty one leaves the unsteered answer."""
-        answers = dict(enumerate(self.unsteered))
+        answers, rules = dict(enumerate(self.unsteered)), self.rules
         for opening in sorted({tuple(opening) for opening in openings if opening}):
             rows = np.array([tuple(row) == opening for row in openings])
-            answers |= answer_chosen(self.batches(), rows, self.limit, self.closed, "prefilled", opening=opening)
+            answers |= answer_chosen(self.batches(), rows, rules.limit, rules.ended, "prefilled", opening=opening)
         return list(answers.values())
 
 
@@ -160,7 +160,7 @@ def run_ladder(
     begun, words = openings(prompter)
     begins = [{1: begun[domain], -1: words, 0: []}[sign] for sign, domain in zip(gate.tolist(), routed, strict=True)]
     rivals = {
-        FORCED: lambda: answers.forced(gate, prompter.trigger_id),
+        FORCED: lambda: answers.forced(gate),
         "Probe&Prefill": lambda: answers.begun(begins),
     }
     rungs = {name: kept(name, ask) for name, ask in rivals.items()}

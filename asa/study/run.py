@@ -114,7 +114,7 @@ class Study:
         if with_lora:
             lora = self.checkpoints.stage("proof-lora", key_of(self.keys["baseline"], LEARNING_RATE), self._lora)
             rungs[f"LoRA, rank {RANK}"] = lora.pop("answers")
-        answers = Answers(lambda: self.prefilled.batches, baseline, rules.limit, rules.ended)
+        answers = Answers(lambda: self.prefilled.batches, baseline, rules)
         states = self.checkpoints.stage("states-test", self.keys["run"], lambda: vars(self.prefilled.reading))["states"]
         best = self.tuned.best_of_each
         parts = {kind: steered_parts(self.recipe, setting) for kind, setting in best.items()}

@@ -4,6 +4,7 @@ On Colab nearly all of it is preinstalled. A missing package is installed with p
 never are, because exchanging them under a running kernel breaks it. Outside a notebook the command to run is named.
 """
 
+import builtins
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -32,8 +33,7 @@ def _found_version(package: str) -> str:
 
 def notebook_shell():
     """The IPython shell this runs in, or None."""
-    ipython = sys.modules.get("IPython")
-    return ipython.get_ipython() if ipython else None
+    return getattr(builtins, "get_ipython", lambda: None)()
 
 
 def share_cores() -> None:

@@ -23,6 +23,7 @@ from asa.study.ladder import EXAMPLES, IN_WORDS, Answers, openings, run_ladder, 
 from asa.tools.definitions import load_tools
 
 LIMIT, LAYER = 6, 1
+RULES = SimpleNamespace(limit=LIMIT, ended=closed, trigger_id=7)
 TOOLS = load_tools(Path(__file__).parents[2] / "data" / "tools.json")
 
 
@@ -31,7 +32,7 @@ def answers(tiny_lfm2, prompts, monkeypatch) -> Answers:
     """Of three batches; the unsteered answers are such as no model gives, so that they can be told."""
     monkeypatch.setattr(asa.engine.engine, "BATCH_ROWS", 5)
     batches = list(Engine(tiny_lfm2, shared_prefix(prompts)).batches(prompts, "test"))
-    return Answers(lambda: batches, [[-row] for row in range(len(prompts))], LIMIT, closed)
+    return Answers(lambda: batches, [[-row] for row in range(len(prompts))], RULES)
 
 
 @pytest.fixture
@@ -107,7 +108,8 @@ def test_forced_and_forbidden_rows_and_those_left_alone(tiny_lfm2, prompts, answ
     gate = np.array([1, 0, -1] * 4)
     gate[7] = -1
     assert not closed([trigger]) and any(int(firsts[row].argmax()) != trigger for row in np.flatnonzero(gate == 1))
-    said = answers.forced(gate, trigger)
+    answers.rules = SimpleNamespace(limit=LIMIT, ended=closed, trigger_id=trigger)
+    said = answers.forced(gate)
     assert sorted(asked) == np.flatnonzero(gate).tolist()
     for row, (prompt, sign) in enumerate(zip(prompts, gate, strict=True)):
         if sign == 0:
@@ -135,7 +137,7 @@ def test_begun_answers_go_on_from_their_own_opening(tiny_lfm2, prompts, answers,
 
 
 def test_nobody_forced_nobody_begun_nobody_pushed_costs_nothing(answers, asked):
-    assert answers.forced(np.zeros(12, int), 9) == answers.unsteered
+    assert answers.forced(np.zeros(12, int)) == answers.unsteered
     assert answers.begun([[]] * 12) == answers.unsteered
     assert answers.pushed(LAYER, np.zeros((12, HIDDEN), np.float32), "test") == answers.unsteered
     assert asked == []
@@ -147,7 +149,7 @@ def test_batches_are_prefilled_only_where_something_is_asked(push):
     def fail():
         raise AssertionError("nobody asked")
 
-    answers = Answers(fail, [[-row] for row in range(12)], LIMIT, closed)
+    answers = Answers(fail, [[-row] for row in range(12)], RULES)
     answers.remember(LAYER, push, [[row] for row in range(12)])
     assert answers.pushed(LAYER, push, "test")[3] == [3]
     with pytest.raises(AssertionError, match="nobody asked"):
@@ -303,11 +305,11 @@ def climb(kept=lambda rung, ask: ask()) -> tuple[dict[str, list], dict[str, dict
     }
     words = {"<call>[a": [7, 1], "<call>[b": [7, 2], IN_WORDS: [8]}
     prompter = SimpleNamespace(
-        profile=SimpleNamespace(trigger="<call>"), tools={"a": None, "b": None}, trigger_id=7,
+        profile=SimpleNamespace(trigger="<call>"), tools={"a": None, "b": None},
         tokenizer=lambda text, add_special_tokens: {"input_ids": words[text]},
     )  # fmt: skip
     states, said = np.zeros((5, 2, 4), np.float32), {"action": [[900 + row] for row in range(5)]}
-    answers = Answers(lambda: [FakeBatch([4, 0, 2]), FakeBatch([3, 1])], UNSTEERED, LIMIT, closed)
+    answers = Answers(lambda: [FakeBatch([4, 0, 2]), FakeBatch([3, 1])], UNSTEERED, RULES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asa.engine.answering, "Decoder", FakeDecoder)
         rungs = run_ladder(answers, states, steered, "action", said, kept, DOMAINS, prompter, seed=3)
@@ -375,7 +377,7 @@ def test_a_kept_rung_is_not_made_again_and_other_rungs_take_its_answers():
     assert again == first and FakeDecoder.asked == []
     del store["action: no gate"]
     climb(lambda rung, ask: store[rung] if rung in store else ask())
-    assert sorted(FakeBatch.asked) == [1, 3, 4]  # rows 0 and 2 are pushed as by the whole method
+    assert sorted(FakeDecoder.asked) == [1, 3, 4]  # rows 0 and 2 are pushed as by the whole method
     store["necessity: full"] = [[row, row] for row in range(5)]
     taken, _ = climb(lambda rung, ask: store[rung] if rung == "necessity: full" else ask())
     assert taken["necessity: +1 only"] == taken["necessity: no gate"] == store["necessity: full"]
