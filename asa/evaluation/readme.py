@@ -1,0 +1,140 @@
+"""README tables: what stands between `<!-- table: NAME -->` and `<!-- /table -->`, written from the committed results.
+
+`python -m asa.evaluation.readme`, from the repository's root, rewrites the tables of both READMEs and of
+`docs/findings.md`; with `--check` it changes nothing and fails where a table is out of step. The prose around them
+gives no numbers of a run, so nothing else has to be kept in step.
+"""
+
+import json
+import re
+import statistics
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from asa.evaluation.tables import markdown_table, printed, with_interval
+
+MODELS = {"SmolLM2-135M": "outputs", "Gemma 3 270M": "outputs/gemma3-270m"}
+KOREAN = {
+    "model": "모델", "run": "실행", "baseline": "기준 모델", "F1 (95 % interval)": "F1 (95 % 구간)",
+    "FPR (95 % interval)": "FPR (95 % 구간)", "F1, another author's requests": "F1, 다른 작성자의 요청",
+    "arguments fit": "스키마에 맞는 인자", "trigger forced or forbidden, same gate": "호출 토큰 강제·금지, 같은 게이트",
+    "Probe&Prefill, same gate": "Probe&Prefill, 같은 게이트", "LoRA, rank 16": "LoRA, 랭크 16",
+    "kept": "유지", "ASA, the paper's direction": "ASA, 논문의 방향",
+    "**ASA**, action direction": "**ASA**, action 방향",
+}  # fmt: skip
+FILES = {"README.md": {}, "README_KR.md": KOREAN, "docs/findings.md": {}}  # and the words they use for ours
+FEWEST = 30  # a rate over fewer answers is not shown
+ASA = ("**ASA**, action direction", "action: full")
+RIVALS = [  # label, and the rungs of the ladder whose mean its row shows
+    ("trigger forced or forbidden, same gate", "trigger forced or forbidden"),
+    ("Probe&Prefill, same gate", "Probe&Prefill"),
+    ("LoRA, rank 16", "LoRA, rank 16"),
+    ("ASA, the paper's direction", "necessity: full"),
+    ASA,
+]
+LADDER = [
+    ("baseline, 8 examples in the prompt", "prompt with 8 examples"),
+    ("4 examples, one per tool", "prompt with 4 examples"),
+    ("2 examples", "prompt with 2 examples"),
+    *RIVALS,
+    ("paper's direction, one vector per domain (beta 0)", "necessity: domain only"),
+    ("action direction, one vector per domain (beta 0)", "action: domain only"),
+    ("action, mismatched domains", "action: mismatched domains"),
+    ("action, one probe for all domains", "action: one probe"),
+    ("action, a perfect router", "action: oracle router"),
+    ("action, no gate", "action: no gate"),
+    ("random directions, mean of 3", *[f"action: random direction {number}" for number in (1, 2, 3)]),
+]
+BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def committed(name: str) -> dict[str, dict]:
+    """Model -> what the file `name` in its folder holds."""
+    return {model: json.loads(Path(folder, name).read_text("utf-8")) for model, folder in MODELS.items()}
+
+
+def result_table() -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: baseline and ASA of both models on TEST, and on the requests of another author."""
+    tests, held_out = committed("results.json"), committed("held_out.json")
+    rows = []
+    for model in MODELS:
+        for run, label in (("baseline", "baseline"), ("asa", "**ASA**")):
+            test = tests[model]["test"][run]
+            rates = (with_interval(test, "f1"), with_interval(test, "fpr"), with_interval(held_out[model][run], "f1"))
+            rows.append([model, label, *rates])
+    return ["model", "run", "F1 (95 % interval)", "FPR (95 % interval)", "F1, another author's requests"], rows
+
+
+def ladder_table(rungs: list[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: some rungs of both models' ladders; a dash where a run has no such rung or too few answers."""
+    ladders = {model: results["proof"]["ladder"] for model, results in committed("results.json").items()}
+    heads = [head for model in ladders for head in (f"{model}: F1", "FPR", "arguments fit", "kept")]
+    rows = [[label, *[cell for of in ladders.values() for cell in _rates(of, names)]] for label, *names in rungs]
+    columns = [column for column in zip(["", *heads], *rows, strict=True) if set(column[1:]) != {"-"}]
+    heads, *rows = map(list, zip(*columns, strict=True))
+    return heads, rows
+
+
+def held_out_table() -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: both adapters on the requests of another author."""
+    rates = ("precision", "recall", "f1", "fpr")
+    rows = [
+        [model, label, *[with_interval(scores[run], rate) for rate in rates]]
+        for model, scores in committed("held_out.json").items()
+        for run, label in (("baseline", "baseline"), ("probe", "probe alone"), ("asa", "**ASA**"))
+    ]
+    return ["model", "run", "precision", "recall", "F1", "FPR"], rows
+
+
+def _rates(ladder: dict, names: list[str]) -> list[str]:
+    found = [ladder[name] for name in names if name in ladder]
+    columns = [[rung["scores"][rate] for rung in found] for rate in ("f1", "fpr")]
+    for part, name in (("validity", "arguments"), ("damage", "words_kept")):
+        rates = [rung[part][name] for rung in found]
+        columns.append([rate["rate"] for rate in rates if min(of["total"] for of in rates) >= FEWEST])
+    return [printed(statistics.mean(values) if values else None) for values in columns]
+
+
+TABLES = {
+    "result": result_table,
+    "rivals": lambda: ladder_table(RIVALS),
+    "ladder": lambda: ladder_table(LADDER),
+    "held-out": held_out_table,
+}
+
+
+def with_tables(text: str, words: dict[str, str]) -> str:
+    """`text` with its tables written anew, and their labels in `words` where it has them."""
+
+    def fresh(block: re.Match) -> str:
+        heads, rows = TABLES[block[2]]()
+        heads, *rows = [[words.get(cell, cell) for cell in row] for row in (heads, *rows)]
+        return f"{block[1]}{markdown_table(heads, rows)}\n{block[3]}"
+
+    return BLOCK.sub(fresh, text)
+
+
+def out_of_step() -> dict[str, str]:
+    """File -> its text as it should be, of those whose tables are not the committed results'."""
+    texts = {name: Path(name).read_text("utf-8") for name in FILES}
+    fresh = {name: with_tables(text, FILES[name]) for name, text in texts.items()}
+    return {name: text for name, text in fresh.items() if text != texts[name]}
+
+
+def main() -> None:
+    """Write the tables, or check them and exit with one sentence."""
+    parser = ArgumentParser(prog="python -m asa.evaluation.readme", description="Write the tables of the READMEs.")
+    parser.add_argument("--check", action="store_true", help="only say whether they are the committed results'")
+    check, behind = parser.parse_args().check, out_of_step()
+    if check and behind:
+        sys.exit(
+            f"{', '.join(behind)}: the tables are not the committed results': run python -m asa.evaluation.readme."
+        )
+    for name, text in behind.items():
+        Path(name).write_text(text, encoding="utf-8")
+        print(f"{name}: written")
+
+
+if __name__ == "__main__":
+    main()
