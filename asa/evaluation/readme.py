@@ -18,20 +18,20 @@ MODELS = {"SmolLM2-135M": "outputs", "Gemma 3 270M": "outputs/gemma3-270m"}
 KOREAN = {
     "model": "모델", "run": "실행", "baseline": "기준 모델", "F1 (95 % interval)": "F1 (95 % 구간)",
     "FPR (95 % interval)": "FPR (95 % 구간)", "F1, another author's requests": "F1, 다른 작성자의 요청",
-    "arguments fit": "스키마에 맞는 인자", "trigger forced or forbidden, same gate": "호출 토큰 강제·금지, 같은 게이트",
+    "arguments fit": "스키마에 맞는 인자", "kept": "유지",
+    "call token forced or forbidden, same gate": "호출 토큰 강제·금지, 같은 게이트",
     "Probe&Prefill, same gate": "Probe&Prefill, 같은 게이트", "LoRA, rank 16": "LoRA, 랭크 16",
-    "kept": "유지", "ASA, the paper's direction": "ASA, 논문의 방향",
+    "ASA, the paper's direction": "ASA, 논문의 방향",
     "**ASA**, action direction": "**ASA**, action 방향",
 }  # fmt: skip
 FILES = {"README.md": {}, "README_KR.md": KOREAN, "docs/findings.md": {}}  # and the words they use for ours
 FEWEST = 30  # a rate over fewer answers is not shown
-ASA = ("**ASA**, action direction", "action: full")
 RIVALS = [  # label, and the rungs of the ladder whose mean its row shows
-    ("trigger forced or forbidden, same gate", "trigger forced or forbidden"),
+    ("call token forced or forbidden, same gate", "trigger forced or forbidden"),
     ("Probe&Prefill, same gate", "Probe&Prefill"),
     ("LoRA, rank 16", "LoRA, rank 16"),
     ("ASA, the paper's direction", "necessity: full"),
-    ASA,
+    ("**ASA**, action direction", "action: full"),
 ]
 LADDER = [
     ("baseline, 8 examples in the prompt", "prompt with 8 examples"),
