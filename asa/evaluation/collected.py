@@ -98,4 +98,7 @@ def collect_results(
         ),
         seed=seed,
         adapter_bytes=sum(array.nbytes for array in adapter.arrays.values()),
+        proof=None,
+        stage_seconds={},
+        seconds=0.0,
     )

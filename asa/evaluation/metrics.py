@@ -4,6 +4,8 @@ Every rate has a 95 % interval (Wilson), F1 a bootstrap over requests, and two r
 an exact McNemar test. What has no denominator is no number: it is None, and so is its interval; `why_missing` says why.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy.stats import binomtest
 
@@ -73,7 +75,7 @@ def trigger_metrics(called, labels, seed: int) -> dict:
     return scores
 
 
-def mcnemar(called_a, called_b, labels) -> dict[str, float]:
+def mcnemar(called_a, called_b, labels) -> dict[str, Any]:
     """Exact McNemar test of two runs' correctness on the same requests.
 
     Returns:

@@ -10,8 +10,10 @@ import re
 import statistics
 import sys
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 
+from asa.evaluation.results import Results
 from asa.evaluation.tables import markdown_table, printed, with_interval
 
 MODELS = {"SmolLM2-135M": "outputs", "Gemma 3 270M": "outputs/gemma3-270m"}
@@ -49,26 +51,31 @@ LADDER = [
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
-def committed(name: str) -> dict[str, dict]:
-    """Model -> what the file `name` in its folder holds."""
-    return {model: json.loads(Path(folder, name).read_text("utf-8")) for model, folder in MODELS.items()}
+def committed_results() -> dict[str, Results]:
+    """Model -> its results."""
+    return {model: Results.load(Path(folder, "results.json")) for model, folder in MODELS.items()}
+
+
+def committed_held_out() -> dict[str, dict]:
+    """Model -> run -> scores on the requests of another author."""
+    return {model: json.loads(Path(folder, "held_out.json").read_text("utf-8")) for model, folder in MODELS.items()}
 
 
 def result_table() -> tuple[list[str], list[list[str]]]:
     """Heads and rows: baseline and ASA of both models on TEST, and on the requests of another author."""
-    tests, held_out = committed("results.json"), committed("held_out.json")
+    results, held_out = committed_results(), committed_held_out()
     rows = []
     for model in MODELS:
         for run, label in (("baseline", "baseline"), ("asa", "**ASA**")):
-            test = tests[model]["test"][run]
+            test = results[model].scores.test[run]
             rates = (with_interval(test, "f1"), with_interval(test, "fpr"), with_interval(held_out[model][run], "f1"))
             rows.append([model, label, *rates])
     return ["model", "run", "F1 (95 % interval)", "FPR (95 % interval)", "F1, another author's requests"], rows
 
 
-def ladder_table(rungs: list[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
+def ladder_table(rungs: Sequence[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows: some rungs of both models' ladders; a dash where a run has no such rung or too few answers."""
-    ladders = {model: results["proof"]["ladder"] for model, results in committed("results.json").items()}
+    ladders = {model: (results.proof or {})["ladder"] for model, results in committed_results().items()}
     heads = [head for model in ladders for head in (f"{model}: F1", "FPR", "arguments fit", "kept")]
     rows = [[label, *[cell for of in ladders.values() for cell in _rates(of, names)]] for label, *names in rungs]
     columns = [column for column in zip(["", *heads], *rows, strict=True) if set(column[1:]) != {"-"}]
@@ -81,7 +88,7 @@ def held_out_table() -> tuple[list[str], list[list[str]]]:
     rates = ("precision", "recall", "f1", "fpr")
     rows = [
         [model, label, *[with_interval(scores[run], rate) for rate in rates]]
-        for model, scores in committed("held_out.json").items()
+        for model, scores in committed_held_out().items()
         for run, label in (("baseline", "baseline"), ("probe", "probe alone"), ("asa", "**ASA**"))
     ]
     return ["model", "run", "precision", "recall", "F1", "FPR"], rows

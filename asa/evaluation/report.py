@@ -181,7 +181,7 @@ def _auc_table(results: Results) -> str:
 
 def _configuration_table(results: Results) -> str:
     valid, generated = results.tuning.valid, results.tuning.valid_generated
-    rows = [
+    rows: list[list] = [
         ["layer", results.chosen.layer],
         ["direction", results.chosen.direction],
         ["alpha", results.chosen.alpha],

@@ -5,7 +5,7 @@ show stands in `Results`.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -118,7 +118,7 @@ class Results:
         seed: Of splits and bootstraps.
         adapter_bytes: Size of the adapter's arrays.
         proof: What the study found, section -> its own object, or None. It stays a mapping: each module of the study
-            makes, keeps and writes up its own part, and no other module looks into it.
+            makes, keeps and writes up its own part.
         stage_seconds: Stage -> seconds.
         seconds: Their sum.
     """
@@ -130,9 +130,9 @@ class Results:
     readings: Readings
     seed: int
     adapter_bytes: int
-    proof: dict | None = None
-    stage_seconds: dict | None = None
-    seconds: float = 0.0
+    proof: dict | None
+    stage_seconds: dict
+    seconds: float
 
     def finished(self, proof: dict | None, seconds: dict[str, float]) -> "Results":
         """The same with what the study found and how many seconds every stage took."""
@@ -140,10 +140,9 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         """As `results.json` holds it."""
-        value = {}
-        for field in fields(self):
-            part = getattr(self, field.name)
-            value |= asdict(part) if is_dataclass(part) else {field.name: part}
+        whole, value = asdict(self), dict[str, Any]()
+        for name, hint in get_type_hints(Results).items():
+            value |= whole[name] if is_dataclass(hint) else {name: whole[name]}
         return value
 
     @classmethod
@@ -151,7 +150,7 @@ class Results:
         """What `to_json` gave; `UserError` names `source` and the key that is missing or of the wrong kind."""
         hints = get_type_hints(cls)
         flat = {name: hint for name, hint in hints.items() if not is_dataclass(hint)}
-        sections = {name: _read(hint, value, source) for name, hint in hints.items() if is_dataclass(hint)}
+        sections = {name: _read(hint, value, source) for name, hint in hints.items() if name not in flat}
         return cls(**sections, **{name: _value(value, name, hint, source, "") for name, hint in flat.items()})
 
     @classmethod
@@ -164,7 +163,7 @@ class Results:
         return cls.from_json(value, path)
 
 
-def _read(kind: type, value: Any, source: str | Path, within: str = "") -> Any:
+def _read(kind: Any, value: Any, source: str | Path, within: str = "") -> Any:
     """A `kind` from the keys of `value` that are its fields."""
     hints = get_type_hints(kind)
     return kind(**{name: _value(value, name, hint, source, within) for name, hint in hints.items()})
