@@ -9,13 +9,14 @@ hides. The layers (each direction's own best) and the probes' regularisation sta
 looked at many times here, and nothing is chosen on it.
 """
 
+from collections.abc import Mapping
 from itertools import product
 
 import numpy as np
 
 from asa.data.requests import Request, RequestsError
 from asa.data.scores import worth
-from asa.data.splits import split_requests
+from asa.data.splits import Split, split_requests
 from asa.engine.batch import Batch
 from asa.engine.states import Reading
 from asa.method.directions import DIRECTIONS, NECESSITY
@@ -28,6 +29,14 @@ from asa.support.processes import progress
 RESPLITS = 5
 TARGET_FPR = 0.05
 BINS = 10
+
+
+def pooled(splits: Mapping[str, Split]) -> tuple[list[Request], list[list[int]], dict[str, np.ndarray]]:
+    """The splits' requests and prompts, one split after the other, and which rows are whose."""
+    ends = np.cumsum([len(split) for split in splits.values()])
+    rows = {name: np.arange(end - len(of), end) for (name, of), end in zip(splits.items(), ends, strict=True)}
+    requests = [request for split in splits.values() for request in split.requests]
+    return requests, [ids for split in splits.values() for ids in split.prompts], rows
 
 
 def other_splits(pool: Pool, seed: int) -> dict[int, dict[str, np.ndarray]]:

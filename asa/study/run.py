@@ -33,7 +33,7 @@ from asa.study.gates import compare_gates
 from asa.study.geometry import geometry
 from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
 from asa.study.lora import LEARNING_RATE, RANK, call_target, train_lora
-from asa.study.robustness import run_robustness
+from asa.study.robustness import pooled, run_robustness
 from asa.study.sections import PROBE, ladder_row
 from asa.support.checkpoints import Checkpoints
 from asa.support.files import key_of
@@ -228,26 +228,22 @@ class Study:
         judged = fit + self.read["valid"]
         rest = (spare.states, spare.labels, np.array(spare.domains, dtype=str))
         rows = (judged.states, judged.labels, np.array(judged.domains), np.arange(len(judged)) < len(fit))
-        given = (self.recipe.domains, found.strength, found.own, self.seed, rest)
-        return {"gates": compare_gates(*rows, layer, second, *given)}
+        probe = (found.strength, found.own)
+        return {"gates": compare_gates(*rows, layer, second, self.recipe.domains, *probe, self.seed, rest)}
 
     def _robustness(self) -> dict:
         """Other splits, domains left out, wrong labels, keyword labels, a wanted FPR, the original's protocol."""
         found, chosen, best = self.recipe.found, self.tuned.best(), self.tuned.best_of_each
 
         def compute() -> dict:
-            four: dict[str, Split] = {
-                **{name: self.read[name] for name in ("cal", "train", "valid")},
-                "test": self.test,
-            }
-            everyone = [request for split in four.values() for request in split.requests]
-            asked = [ids for split in four.values() for ids in split.prompts]
-            ends = np.cumsum([len(split) for split in four.values()])
-            rows = {name: np.arange(end - len(four[name]), end) for name, end in zip(four, ends, strict=True)}
+            four = {**{name: self.read[name] for name in ("cal", "train", "valid")}, "test": self.test}
+            everyone, asked, rows = pooled(four)
             pool = read_prompts(self.engine, asked, self.rules.trigger_id, "all prefill")
             layers, probe = {kind: setting.layer for kind, setting in best.items()}, (found.strength, found.own)
-            how = (probe, self.rules.trigger_id, self.seed)
-            return run_robustness(everyone, rows, *pool, self.recipe.domains, layers, chosen.direction, *how)
+            trigger_id, domains = self.rules.trigger_id, self.recipe.domains
+            return run_robustness(
+                everyone, rows, *pool, domains, layers, chosen.direction, probe, trigger_id, self.seed
+            )
 
         key = key_of(self.keys["run"], found.to_json(), vars(chosen), settings_to_json(best.values()))
         return self.checkpoints.stage("proof-robustness", key, compute)
