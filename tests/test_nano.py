@@ -3,9 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import torch
 from helpers import assert_same_gradients
 from nano.texts import held_out, training_samples
 from nano.train import batch_loss, make_model
+from programs import run_script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from truth import NothingInFloat32, doubled
 
@@ -35,11 +33,7 @@ SPECIAL = (
 
 def run_pipeline(out: Path, *more: str) -> str:
     """What the pipeline prints on the nano model and its held-out requests."""
-    options = ("--profile", FOLDER, "--requests", NANO / "requests.jsonl", "--out", out, *more)
-    done = subprocess.run(
-        [sys.executable, "pipeline.py", *map(str, options)], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"},
-    )  # fmt: skip
+    done = run_script("--profile", FOLDER, "--requests", NANO / "requests.jsonl", "--out", out, *more)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -7,40 +7,41 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 from nbclient import NotebookClient
+from programs import ROOT, run_cells, run_command, run_script, with_parameters
 from safetensors.torch import load_file, save_file
 
 from asa.data.requests import load_requests
 from asa.data.splits import split_requests
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOK = ROOT / "ASA_LFM25_Pipeline.ipynb"
 PICTURES = ("probe_sweep.png", "hp_sweep.png", "baseline_vs_asa.png", "cosines.png")
 
 
 def execute(folder: Path, parameters: dict) -> tuple[str, dict]:
-    """Run the committed notebook in `folder` with `parameters` injected; returns what it printed and results.json."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
-    injected = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(injected))
+    """The committed notebook in a kernel of its own, in `folder`; what it printed, and results.json."""
+    notebook = with_parameters(parameters)
     client = NotebookClient(notebook, timeout=600, record_timing=False, store_widget_state=False, allow_stdin=False)
     client.resources = {"metadata": {"path": str(folder)}}
     client.execute()
     printed = "".join(
         output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
     )
-    return printed, json.loads((folder / "outputs" / "results.json").read_text())
+    return printed, results_in(folder / "outputs")
+
+
+def results_in(folder: Path) -> dict:
+    """What a run wrote."""
+    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def notebook_runs(tiny_folder, small_requests, tmp_path_factory):
-    """The notebook run twice in one empty folder: (folder, first run, second run)."""
+    """The notebook run twice in one empty folder, the second time in this process: (folder, first run, second run)."""
     folder = tmp_path_factory.mktemp("empty")
     parameters = {"PROFILE": str(tiny_folder), "REQUESTS": str(small_requests)}
-    return folder, execute(folder, parameters), execute(folder, parameters)
+    first = execute(folder, parameters)
+    return folder, first, (run_cells(folder, parameters), results_in(folder / "outputs"))
 
 
 def test_notebook_runs_in_an_empty_folder_with_nothing_but_itself(notebook_runs):
@@ -75,7 +76,8 @@ def nano_run(tmp_path_factory):
     nano = ROOT / "tests" / "nano"
     parameters = {"PROFILE": str(nano / "lfm2-nano"), "REQUESTS": str(nano / "requests.jsonl")}
     parameters |= {"SEED": "0", "DEMO_ROWS": "6", "CHAT": "False", "OUT": "", "LAYERS": None}
-    return execute(tmp_path_factory.mktemp("nano-notebook"), parameters)
+    folder = tmp_path_factory.mktemp("nano-notebook")
+    return run_cells(folder, parameters), results_in(folder / "outputs")
 
 
 def test_on_the_nano_model_the_notebook_steers(nano_run):
@@ -94,7 +96,7 @@ def test_on_the_nano_model_the_notebook_names_the_blind_layers(nano_run):
     assert results["layer"] > 1
 
 
-def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """`python pipeline.py` with `arguments`, hub off."""
     clean = {name: value for name, value in os.environ.items() if name != "ASA_ALPACA"}
     return subprocess.run(
@@ -108,9 +110,9 @@ def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 def test_script_and_notebook_agree(notebook_runs, tiny_folder, small_requests, tmp_path):
     """The package and the notebook made from it give the same numbers."""
-    done = run_script("--profile", str(tiny_folder), "--requests", str(small_requests), "--out", str(tmp_path))
+    done = in_a_process("--profile", str(tiny_folder), "--requests", str(small_requests), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
-    script = json.loads((tmp_path / "results.json").read_text())
+    script = results_in(tmp_path)
     _, (_, notebook), _ = notebook_runs
     skipped = ("seconds", "stage_seconds")
     assert {k: v for k, v in script.items() if k not in skipped} == {
@@ -137,11 +139,8 @@ def test_evaluate_command_gives_the_reported_numbers(notebook_runs, small_reques
     test_rows = split_requests(load_requests(small_requests), seed=0)["test"]
     rows = tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in test_rows))
-    command = [sys.executable, "-m", "asa", "evaluate", "--assets", str(folder / "outputs" / "asa_assets")]
-    done = subprocess.run(
-        [*command, "--requests", str(rows), "--json"],
-        cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+    assets = folder / "outputs" / "asa_assets"
+    done = run_command("evaluate", "--assets", assets, "--requests", rows, "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     scored = json.loads(done.stdout)
     assert scored["n"] == 32
@@ -193,7 +192,7 @@ def test_a_terminal_that_cannot_print_a_name_does_not_end_the_run(tmp_path):
     """Neither what is printed on the way nor the sentence at the end: here, that there is no such model."""
     shutil.copy(ROOT / "data" / "requests.jsonl", tmp_path / "질문🙂.jsonl")
     options = ("--profile", "no-such/모델", "--requests", str(tmp_path / "질문🙂.jsonl"))
-    done = run_script(*options, PYTHONIOENCODING="ascii")
+    done = in_a_process(*options, PYTHONIOENCODING="ascii")
     assert r"640 \uc9c8\ubb38\U0001f642 (given)" in done.stdout
     assert done.stderr.strip().splitlines()[-1].startswith(r"error: no-such/\ubaa8\ub378 cannot be loaded")
 
