@@ -13,7 +13,7 @@ It does not choose, gate or score anything. Source: design section 5 of this pro
 the exactness of a split prefill is tested against plain full forwards.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -55,11 +55,16 @@ class Engine(PrefixedModel):
                 most -= 1
             groups.append(order[:most])
             order = order[most:]
-        for rows in progress(dealt(groups), desc=what, unit="batch"):
-            yield self._prefill(rows, [prompts[row][known:] for row in rows])
+        here = dealt(groups)
+        with progress(total=sum(map(len, here)), desc=what, unit="prompt") as bar:
+            for rows in here:
+                yield self._prefill(rows, [prompts[row][known:] for row in rows], bar.update)
 
-    def _prefill(self, rows: list[int], suffixes: list[list[int]]) -> "Batch":
-        """Prefill `suffixes` (sorted by length) without their last tokens, bucket by bucket, and join the caches."""
+    def _prefill(self, rows: list[int], suffixes: list[list[int]], prefilled: Callable[[int], object]) -> "Batch":
+        """Prefill `suffixes` (sorted by length) without their last tokens, bucket by bucket, and join the caches.
+
+        `prefilled` is told how many rows every bucket held.
+        """
         lengths = torch.tensor([len(s) - 1 for s in suffixes])
         longest = int(lengths[-1])
         parts = []
@@ -70,6 +75,7 @@ class Engine(PrefixedModel):
                 ids = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
                 self.forward(ids, len(self.prefix_ids), cache, prefix=self.prefix_keys, keep=0)
                 parts.append(cache)
+                prefilled(len(own))
         cache = join_caches(parts, longest)
         own_mask = torch.arange(longest)[None] < lengths[:, None]
         last = torch.tensor([[s[-1]] for s in suffixes])

@@ -470,3 +470,18 @@ def test_an_unknown_final_norm_is_named(tiny_llama):
     del model.model.norm
     with pytest.raises(ValueError, match="no final norm found in LlamaModel"):
         final_norm(model)
+
+
+def test_the_bar_counts_prompts(tiny_model, prompts, monkeypatch):
+    """Also within one batch, so that the time left can be told."""
+    told = []
+
+    @contextlib.contextmanager
+    def bar(total, **_options):
+        yield type("Bar", (), {"update": staticmethod(told.append)})
+        assert sum(told) == total == len(prompts)
+
+    monkeypatch.setattr(asa.engine.engine, "progress", bar)
+    monkeypatch.setattr(asa.engine.engine, "BUCKET_TOKENS", 9)
+    list(Engine(tiny_model, shared_prefix(prompts)).batches(prompts, "test"))
+    assert len(told) > 2
