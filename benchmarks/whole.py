@@ -144,8 +144,7 @@ def full_pipeline(bench: Bench, states: Compared, setting: Compared, answers: Co
 
     def added(side: str) -> float:
         each = [getattr(part, side) / len(part.ours) for part in (states, setting, answers)]
-        again = each[0] * count["valid"] if side == "ours_s" else 0.0  # ours prefills VALID once more for its sweep
-        return each[0] * read + again + each[1] * count["valid"] * settings + each[2] * count["test"]
+        return each[0] * read + each[1] * count["valid"] * settings + each[2] * count["test"]
 
     note = (
         f"not run: added up from the rows above, {read} requests read, {settings} settings on {count['valid']} "
