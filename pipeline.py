@@ -260,7 +260,7 @@ facts = {
     "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(), "profile": profile_to_json(kept),
     "tools": tools_to_json(tools), "data_hash": data_key, "benchmark": benchmark,
 }  # fmt: skip
-recipe = Recipe(read["cal"], known, domains, found)
+recipe = Recipe(read["cal"], known, domains, found.strength, found.own)
 tried = (layers, QUICK_DOSES, QUICK_BETAS) if QUICK else (layers, DOSES, BETAS)
 tuning_key = key_of(keys["readers"], found.to_json(), *tried, TAUS)
 tuned = checkpoints.typed(Tuned, "tuning", tuning_key, lambda: tune(prefilled, valid, recipe, *tried, rules, facts))
@@ -298,7 +298,7 @@ keys["test"] = key_of(keys["baseline"], more)
 answered = answer_test(test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), SEED)
 called = called_by(answered, rules)
 run = run_of(profile, model_source, benchmark, len(test))
-results = collect_results(answered, called, test, recipe, tuned, adapter, rules, tools, kinds, run, SEED)
+results = collect_results(answered, called, test, found, recipe, tuned, adapter, rules, tools, kinds, run, SEED)
 scores = results.scores.test
 measures = ("precision", "recall", "f1", "fpr", "accuracy")
 print(rate_lines({name: scores[name] for name in ("baseline", "asa_paper", "asa", "probe")}, measures))
@@ -311,8 +311,8 @@ print(rate_lines({name: scores[name] for name in ("baseline", "asa_paper", "asa"
 from asa.study.run import Study
 
 study = Study(
-    engine=engine, prompter=prompter, rules=rules, read=read, test=test, recipe=recipe, tuned=tuned, answered=answered,
-    prefilled=prefilled, layers=layers, checkpoints=checkpoints, keys=keys, seed=SEED,
+    engine=engine, prompter=prompter, rules=rules, read=read, test=test, found=found, recipe=recipe, tuned=tuned,
+    answered=answered, prefilled=prefilled, layers=layers, checkpoints=checkpoints, keys=keys, seed=SEED,
 )  # fmt: skip
 proof = study.run(PROOF)
 

@@ -15,12 +15,15 @@ from rows import compare_answers, our_answers, plain_answers, triggers
 
 from asa.adapter import ASAAdapter
 from asa.data.scores import confusion
+from asa.data.splits import ReadSplit
 from asa.engine.engine import Engine
 from asa.engine.states import read_prompts, read_states
-from asa.method.directions import DIRECTIONS, NECESSITY, fit_directions, mixed
+from asa.method.directions import DIRECTIONS, NECESSITY
 from asa.method.layers import MOST_LAYERS
-from asa.method.probes import fit_readers
+from asa.method.recipe import Recipe
 from asa.method.tuning import BETAS, DOSES, Setting, best_setting
+
+FITTED = ("cal", "train")
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,9 @@ class Pipeline:
     def ours(self) -> Outcome:
         """By the engine."""
         bench, engine = self.bench, Engine(self.bench.model, self.bench.prefix)
-        fit = [read_states(engine, self.prompts[name], bench.trigger_id, name).states for name in ("cal", "train")]
+        fit = {name: read_states(engine, self.prompts[name], bench.trigger_id, name).states for name in FITTED}
         valid, batches = read_prompts(engine, self.prompts["valid"], bench.trigger_id, "valid")
-        adapters = self._adapters(np.concatenate(fit)[:, self.layer])
+        adapters = self._adapters({name: states[:, self.layer] for name, states in fit.items()})
         swept = [triggers(bench, batches, valid.states, adapter).tolist() for adapter in adapters]
         chosen = self._choose(valid.called.tolist(), swept)
         answers = our_answers(bench, engine, self.prompts["test"], adapters[chosen[0]], self.sizes.limit)
@@ -71,7 +74,7 @@ class Pipeline:
         """One request at a time."""
         bench, model = self.bench, self.bench.model
         read = {name: [last_token(model, ids) for ids in self.prompts[name]] for name in ("cal", "train", "valid")}
-        fit = np.stack([states[self.layer] for name in ("cal", "train") for states, _ in read[name]])
+        fit = {name: np.stack([states[self.layer] for states, _ in read[name]]) for name in FITTED}
         called = [token == bench.trigger_id for _, token in read["valid"]]
         adapters = self._adapters(fit)
         hooks = [hook_of(adapter) for adapter in adapters]
@@ -84,22 +87,16 @@ class Pipeline:
         answers = [plain_answers(bench, ids, self.layer, hooks[chosen[0]], self.sizes.limit) for ids in tests]
         return Outcome(called, swept, chosen[1], answers, adapters[chosen[0]])
 
-    def _adapters(self, fit: np.ndarray) -> list[ASAAdapter]:
-        """An adapter a setting, from CAL's and TRAIN's states `[N, H]`; the fitting is the same work on both sides."""
-        splits, domains = self.bench.splits, self.bench.adapter.domains
-        rows = [splits[name][row] for name in ("cal", "train") for row in self.rows[name]]
-        labels, places = [request.label for request in rows], [request.domain for request in rows]
-        readers = fit_readers(fit, labels, places, domains, strength=0.1, own=1.0)
-        count = len(self.rows["cal"])
-        directions = fit_directions(NECESSITY, fit[:count], labels[:count], places[:count], None, None, domains)
-        return [
-            ASAAdapter.from_readers(
-                readers,
-                mixed(directions, beta, domains),
-                self.bench.adapter.config | {"alpha": dose * readers.mean_norm, "dose": dose, "tau": 0.5},
-            )
-            for beta, dose in self.grid
-        ]
+    def _adapters(self, states: dict[str, np.ndarray]) -> list[ASAAdapter]:
+        """One adapter per setting, from CAL's and TRAIN's states `[N, H]`; the fitting is the same on both sides."""
+        splits, bench = {}, self.bench
+        for name, here in states.items():
+            rows, unread = [bench.splits[name][row] for row in self.rows[name]], np.zeros(len(here))
+            splits[name] = ReadSplit(rows, self.prompts[name], here[:, None], unread > 0, unread)
+        recipe = Recipe(splits["cal"], splits["cal"] + splits["train"], bench.adapter.domains, strength=0.1, own=1.0)
+        settings = [Setting(NECESSITY, 0, dose, beta, 0.5) for beta, dose in self.grid]  # the one layer of `states`
+        adapters = [recipe.adapter(setting, bench.adapter.config) for setting in settings]
+        return [ASAAdapter(each.config | {"layer": self.layer}, each.arrays) for each in adapters]
 
     def _choose(self, called: list[bool], swept: list[list[bool]]) -> tuple[int, Setting]:
         labels = [self.bench.splits["valid"][row].label for row in self.rows["valid"]]

@@ -9,7 +9,7 @@ from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
 from asa.evaluation.results import Benchmark, Chosen, Paired, Readings, Results, Run, Scores, Tuning
 from asa.evaluation.validity import call_validity
 from asa.method.directions import NECESSITY
-from asa.method.recipe import Recipe, Tuned
+from asa.method.recipe import Recipe, Sweep, Tuned
 from asa.models.answers import AnswerRules
 from asa.models.profiles import Profile
 from asa.tools.definitions import Tool
@@ -30,6 +30,7 @@ def collect_results(
     answered: Answered,
     called: dict[str, np.ndarray],
     test: Split,
+    found: Sweep,
     recipe: Recipe,
     tuned: Tuned,
     adapter: ASAAdapter,
@@ -45,6 +46,7 @@ def collect_results(
         answered: TEST's answers.
         called: Of `called_by`.
         test: TEST.
+        found: Where the need can be read.
         recipe: How readers and directions were fitted.
         tuned: What was tried on VALID.
         adapter: Of the chosen setting.
@@ -54,7 +56,7 @@ def collect_results(
         run: Of `run_of`.
         seed: Of the bootstrap.
     """
-    labels, domains, chosen, found = test.labels, recipe.domains, tuned.best(), recipe.found
+    labels, domains, chosen = test.labels, recipe.domains, tuned.best()
     first = {name: np.array([ids[0] == rules.trigger_id for ids in answered.answers[name]]) for name in RUNS}
     texts = {name: [rules.text(ids) for ids in answered.answers[name]] for name in RUNS}
     here = {domain: np.array(test.domains) == domain for domain in domains}

@@ -92,16 +92,17 @@ class Recipe:
         cal: CAL, read: what the directions come from.
         known: What the readers learn from.
         domains: Names in order.
-        found: Says how the probes are regularised.
+        strength: C of the probes.
+        own: How freely a domain's probe may differ from the common one.
     """
 
-    def __init__(self, cal: ReadSplit, known: ReadSplit, domains: list[str], found: Sweep):
-        self.cal, self.known, self.domains, self.found = cal, known, domains, found
+    def __init__(self, cal: ReadSplit, known: ReadSplit, domains: list[str], strength: float, own: float):
+        self.cal, self.known, self.domains, self.strength, self.own = cal, known, domains, strength, own
         self._fitted: dict[tuple, Any] = {}
 
     def readers(self, layer: int) -> Readers:
         """Scaler, router and probes of a layer."""
-        return self._once(("readers", layer), lambda: self._fit_readers(layer, self.found.own))
+        return self._once(("readers", layer), lambda: self._fit_readers(layer, self.own))
 
     def shared_readers(self, layer: int) -> Readers:
         """The same with one probe for all domains."""
@@ -134,7 +135,7 @@ class Recipe:
 
     def _fit_readers(self, layer: int, own: float) -> Readers:
         rows = (self.known.states[:, layer], self.known.labels, self.known.domains)
-        return fit_readers(*rows, self.domains, self.found.strength, own)
+        return fit_readers(*rows, self.domains, self.strength, own)
 
     def _once(self, key: tuple, fit: Callable[[], Any]) -> Any:
         if key not in self._fitted:

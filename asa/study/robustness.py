@@ -20,7 +20,6 @@ from asa.data.splits import Split, split_requests
 from asa.engine.batch import Batch
 from asa.engine.states import Reading
 from asa.method.directions import DIRECTIONS, NECESSITY
-from asa.method.steering import gates
 from asa.method.tuning import BETAS, DOSES, TAUS, Setting
 from asa.study.labels import try_keyword_labels, try_wrong_labels
 from asa.study.trials import Part, Pool, Trial, p_needed, rates, run_trial, scored_runs, steered, summary, take_part
@@ -123,7 +122,7 @@ def hit_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dic
     """
     labels = {"valid": pool.labels[valid.rows], "test": pool.labels[test.rows]}
     p_tool = {
-        kind: {part: p_needed(of, committed.readers, setting.layer) for part, of in (("valid", valid), ("test", test))}
+        kind: {part: p_needed(of, committed.recipe, setting.layer) for part, of in (("valid", valid), ("test", test))}
         for kind, setting in committed.settings.items()
     }
     thresholds = {kind: threshold_for(p["valid"], labels["valid"], TARGET_FPR) for kind, p in p_tool.items()}
@@ -131,7 +130,7 @@ def hit_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dic
     runs = {"probe": rates(alone["test"] >= threshold, labels["test"])}
     for kind, setting in committed.settings.items():
         signs = np.where(p_tool[kind]["test"] >= thresholds[kind], 1, -1)
-        called = steered(pool, test, committed.readers, committed.directions[kind], setting, signs)
+        called = steered(pool, test, committed.recipe, setting, signs)
         runs[kind] = rates(called, labels["test"])
     return {
         "target_fpr": TARGET_FPR, "thresholds": thresholds,
@@ -149,13 +148,13 @@ def score_the_probe(pool: Pool, valid: Part, test: Part, committed: Trial) -> di
     same direction at the setting chosen by replay, with a beta and a tau of its own.
     """
     truth = {"valid": pool.labels[valid.rows], "test": pool.labels[test.rows]}
-    layer, vectors, ours = pool.layers[NECESSITY], committed.directions[NECESSITY], committed.settings[NECESSITY]
-    p_valid, p_test = (p_needed(part, committed.readers, layer) for part in (valid, test))
+    layer, ours = pool.layers[NECESSITY], committed.settings[NECESSITY]
+    p_valid, p_test = (p_needed(part, committed.recipe, layer) for part in (valid, test))
     tau = max(TAUS, key=lambda tau: (worth(rates(p_valid >= tau, truth["valid"])["f1"]), -tau))
     real = []
     for dose, beta in product(DOSES, BETAS):
         setting = Setting(NECESSITY, layer, dose, beta, tau)
-        called = steered(pool, test, committed.readers, vectors, setting, gates(p_test, tau))
+        called = steered(pool, test, committed.recipe, setting, None)
         real.append({"dose": dose, "beta": beta, **rates(called, truth["test"])})
     real.sort(key=lambda outcome: worth(outcome["f1"]))
     return {

@@ -21,7 +21,7 @@ from asa.evaluation.answered import Answered, steered_parts
 from asa.evaluation.metrics import mcnemar, trigger_metrics
 from asa.evaluation.validity import call_validity
 from asa.method.directions import DIRECTIONS, NECESSITY
-from asa.method.recipe import Recipe, Tuned
+from asa.method.recipe import Recipe, Sweep, Tuned
 from asa.method.steering import gates
 from asa.method.tuning import DOSES, settings_to_json
 from asa.models.answers import AnswerRules
@@ -49,6 +49,7 @@ class Study:
         rules: What belongs to answers.
         read: `cal`, `train`, `valid` and `spare`.
         test: TEST.
+        found: Where the need can be read.
         recipe: Fits readers and directions.
         tuned: What was tried on VALID.
         answered: TEST's answers.
@@ -64,6 +65,7 @@ class Study:
     rules: AnswerRules
     read: dict[str, ReadSplit]
     test: Split
+    found: Sweep
     recipe: Recipe
     tuned: Tuned
     answered: Answered
@@ -82,7 +84,7 @@ class Study:
         if not kind:
             return None
         stage, keys, chosen = self.checkpoints.stage, self.keys, self.tuned.best()
-        found, (rungs, lora) = self.recipe.found, self._rungs(kind == "all")
+        found, (rungs, lora) = self.found, self._rungs(kind == "all")
         damaged = stage("proof-damage", key_of(keys["test"], rungs), lambda: self._damage(rungs))
         settings = (keys["readers"], found.to_json(), chosen.layer)
         curves_key = key_of(*settings, self._drawn(), DOSES, chosen.tau)
@@ -96,7 +98,7 @@ class Study:
         }  # fmt: skip
 
     def _readable(self) -> list[int]:
-        return [reading.layer for reading in self.recipe.found.readings if not reading.constant]
+        return [reading.layer for reading in self.found.readings if not reading.constant]
 
     def _drawn(self) -> list[int]:
         """The layers whose dose curves are drawn."""
@@ -221,7 +223,7 @@ class Study:
 
     def _gates(self) -> dict:
         """Other gates at the chosen layer, on VALID and by cross-validation."""
-        found, layer = self.recipe.found, self.tuned.best().layer
+        found, layer = self.found, self.tuned.best().layer
         others = [other for other in self._readable() if other != layer] or self._readable()
         second = max(others, key=lambda other: found.readings[other].auc)  # of a pair of layers, beside the chosen one
         fit, spare = self.read["cal"] + self.read["train"], self.read["spare"]
@@ -233,17 +235,15 @@ class Study:
 
     def _robustness(self) -> dict:
         """Other splits, domains left out, wrong labels, keyword labels, a wanted FPR, the original's protocol."""
-        found, chosen, best = self.recipe.found, self.tuned.best(), self.tuned.best_of_each
+        found, chosen, best = self.found, self.tuned.best(), self.tuned.best_of_each
 
         def compute() -> dict:
             four = {**{name: self.read[name] for name in ("cal", "train", "valid")}, "test": self.test}
             everyone, asked, rows = pooled(four)
             pool = read_prompts(self.engine, asked, self.rules.trigger_id, "all prefill")
             layers, probe = {kind: setting.layer for kind, setting in best.items()}, (found.strength, found.own)
-            trigger_id, domains = self.rules.trigger_id, self.recipe.domains
-            return run_robustness(
-                everyone, rows, *pool, domains, layers, chosen.direction, probe, trigger_id, self.seed
-            )
+            trigger_id, names = self.rules.trigger_id, self.recipe.domains
+            return run_robustness(everyone, rows, *pool, names, layers, chosen.direction, probe, trigger_id, self.seed)
 
         key = key_of(self.keys["run"], found.to_json(), vars(chosen), settings_to_json(best.values()))
         return self.checkpoints.stage("proof-robustness", key, compute)

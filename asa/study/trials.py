@@ -6,18 +6,18 @@ model's next token after the push; the probe's own decision is scored beside it,
 probes' regularisation and a layer for each direction. Why one would change something is not asked here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from asa.data.requests import Request
 from asa.data.scores import confusion
+from asa.data.splits import ReadSplit
 from asa.engine.answering import chosen_parts
 from asa.engine.batch import Batch
 from asa.engine.states import Reading
 from asa.evaluation.metrics import gap_closed, mean_and_std
-from asa.method.directions import fit_directions, mixed
-from asa.method.probes import Readers, fit_readers
+from asa.method.recipe import Recipe
 from asa.method.steering import gates, push_along, replay_triggers
 from asa.method.tuning import Setting, best_setting, sweep_settings
 
@@ -77,16 +77,20 @@ class Trial:
     """What one run of the recipe made.
 
     Attributes:
-        readers: Layer -> readers.
-        directions: Kind -> domain -> unit vector.
+        recipe: Fits readers and directions.
         settings: Kind -> the best setting on VALID.
         called: `baseline`, `probe` and every kind -> `[n]` bool on TEST.
     """
 
-    readers: dict[int, Readers]
-    directions: dict[str, dict[str, np.ndarray]]
+    recipe: Recipe
     settings: dict[str, Setting]
     called: dict[str, np.ndarray]
+
+
+def labelled_split(pool: Pool, rows: np.ndarray, labels: np.ndarray) -> ReadSplit:
+    """Rows of the pool as a split, with `labels` `[N]` in place of the annotations."""
+    requests = [replace(pool.requests[row], label=int(labels[row])) for row in rows]
+    return ReadSplit(requests, [], *(column[rows] for column in vars(pool.reading).values()))
 
 
 def run_trial(pool: Pool, cal, train, valid: Part, test: Part, labels: np.ndarray, kinds: tuple[str, ...]) -> Trial:
@@ -101,50 +105,43 @@ def run_trial(pool: Pool, cal, train, valid: Part, test: Part, labels: np.ndarra
         labels: `[N]`, of the whole pool.
         kinds: Directions to try, among them the pool's `kind`.
     """
-    fit = np.concatenate([cal, train])
     names = [name for name in pool.names if (pool.domains[cal] == name).any()]
-    seen = (pool.reading.called[cal], pool.reading.log_odds[cal])
-    readers, directions = {}, {}
-    for kind in kinds:
-        states, layer = pool.reading.states[:, pool.layers[kind]], pool.layers[kind]
-        directions[kind] = fit_directions(kind, states[cal], labels[cal], list(pool.domains[cal]), *seen, names)
-        if layer not in readers:
-            domains = list(pool.domains[fit])
-            readers[layer] = fit_readers(states[fit], labels[fit], domains, names, pool.strength, pool.own)
-    unsteered = valid.reading.called
-    scored = sweep_settings(
-        valid.batches, valid.reading.states, unsteered, labels[valid.rows], readers,
-        {(kind, pool.layers[kind]): directions[kind] for kind in kinds}, pool.trigger_id,
-    )  # fmt: skip
-    fpr = confusion(unsteered, labels[valid.rows])["fpr"]
+    fit = labelled_split(pool, cal, labels)
+    recipe = Recipe(fit, fit + labelled_split(pool, train, labels), names, pool.strength, pool.own)
+    unsteered, states, truth = valid.reading.called, valid.reading.states, labels[valid.rows]
+    readers = {pool.layers[kind]: recipe.readers(pool.layers[kind]) for kind in kinds}
+    directions = {(kind, pool.layers[kind]): recipe.directions(kind, pool.layers[kind]) for kind in kinds}
+    scored = sweep_settings(valid.batches, states, unsteered, truth, readers, directions, pool.trigger_id)
+    fpr = confusion(unsteered, truth)["fpr"]
     settings = {kind: best_setting(scored, fpr, kind) for kind in kinds}
-    p_tool = {layer: p_needed(test, readers, layer) for layer in readers}
-    called = {"baseline": test.reading.called, "probe": p_tool[pool.layers[pool.kind]] >= 0.5}
-    for kind, setting in settings.items():
-        signs = gates(p_tool[setting.layer], setting.tau)
-        called[kind] = steered(pool, test, readers, directions[kind], setting, signs)
-    return Trial(readers, directions, settings, called)
+    called = {
+        "baseline": test.reading.called,
+        "probe": p_needed(test, recipe, pool.layers[pool.kind]) >= 0.5,
+        **{kind: steered(pool, test, recipe, setting, None) for kind, setting in settings.items()},
+    }
+    return Trial(recipe, settings, called)
 
 
-def p_needed(part: Part, readers: dict[int, Readers], layer: int) -> np.ndarray:
+def p_needed(part: Part, recipe: Recipe, layer: int) -> np.ndarray:
     """`[n]`, the probability that a tool is needed, as read at a layer."""
-    return readers[layer].p_tool(part.reading.states[:, layer])
+    return recipe.readers(layer).p_tool(part.reading.states[:, layer])
 
 
-def steered(pool: Pool, part: Part, readers, directions, setting: Setting, signs: np.ndarray) -> np.ndarray:
+def steered(pool: Pool, part: Part, recipe: Recipe, setting: Setting, signs: np.ndarray | None) -> np.ndarray:
     """`[n]` bool: whether the model calls when each row is pushed by the setting's dose times its sign.
 
     Args:
         pool: The requests.
         part: Those to push.
-        readers: Layer -> readers.
-        directions: Domain -> unit vector, of the setting's direction.
-        setting: Its layer, dose and beta are used.
-        signs: `[n]`, +1, 0 or -1.
+        recipe: Fits readers and directions.
+        setting: Its direction, layer, dose and beta are used.
+        signs: `[n]`, +1, 0 or -1; None: the gate with the setting's tau.
     """
-    reader = readers[setting.layer]
+    reader = recipe.readers(setting.layer)
+    if signs is None:
+        signs = gates(p_needed(part, recipe, setting.layer), setting.tau)
     routed = reader.route(part.reading.states[:, setting.layer])
-    push = push_along(reader, setting.dose, signs, mixed(directions, setting.beta, reader.domains)[routed])
+    push = push_along(reader, setting.dose, signs, recipe.vectors(setting)[routed])
     return replay_triggers(part.batches, part.reading.states, setting.layer, push, pool.trigger_id)
 
 

@@ -22,7 +22,7 @@ from asa.data.scores import confusion
 from asa.data.splits import split_requests
 from asa.engine.engine import Engine
 from asa.engine.states import Reading, read_prompts
-from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
+from asa.method.directions import ACTION, DIRECTIONS, NECESSITY, mixed
 from asa.method.steering import gates
 from asa.method.tuning import BETAS, DOSES, Setting
 from asa.study import labels as labels_of
@@ -124,7 +124,10 @@ def test_a_part_is_its_rows_in_their_order_and_costs_no_more(made):
     directions = dict.fromkeys([*NAMES, "global"], np.eye(HIDDEN, dtype=np.float32)[0])
     FakeBatch.replayed.clear()
     push = Setting(ACTION, LAYER, 9.0, 0.0, 0.5)
-    called = steered(pool, part, {LAYER: reader}, directions, push, np.array([1, -1, 0]))
+    recipe = SimpleNamespace(
+        readers=lambda layer: {LAYER: reader}[layer], vectors=lambda setting: mixed(directions, setting.beta, NAMES)
+    )
+    called = steered(pool, part, recipe, push, np.array([1, -1, 0]))
     assert called.tolist() == [True, False, bool(pool.reading.called[wanted[2]])]
     assert sum(FakeBatch.replayed) == 3
 
@@ -171,7 +174,7 @@ def test_each_direction_is_read_tuned_and_pushed_at_its_own_layer(made):
     assert runs["probe"]["f1"] == runs[ACTION]["f1"] == 1.0
     target = hit_target_fpr(pool, valid, test, trial)
     for kind, layer in pool.layers.items():
-        p_valid = p_needed(valid, trial.readers, layer)
+        p_valid = p_needed(valid, trial.recipe, layer)
         assert target["thresholds"][kind] == threshold_for(p_valid, pool.labels[valid.rows], 0.05)
     assert target["test"][ACTION] == target["test"]["probe"] and target["test"]["probe"]["f1"] > 0.9
     assert target["test"][NECESSITY]["f1"] < 0.1
@@ -192,9 +195,10 @@ def test_the_paper_s_direction_is_that_of_the_labels_given(made):
     """Turned labels turn it; the action direction, which uses none, stays."""
     pool, rows, valid, test, trial = made
     turned = run_trial(pool, rows["cal"], rows["train"], valid, test, 1 - pool.labels, DIRECTIONS)
+    before, after = ({kind: of.recipe.directions(kind, LAYER) for kind in DIRECTIONS} for of in (trial, turned))
     for name in NAMES:
-        assert np.allclose(turned.directions[NECESSITY][name], -trial.directions[NECESSITY][name])
-        assert np.array_equal(turned.directions[ACTION][name], trial.directions[ACTION][name])
+        assert np.allclose(after[NECESSITY][name], -before[NECESSITY][name])
+        assert np.array_equal(after[ACTION][name], before[ACTION][name])
 
 
 def test_other_splits_use_every_row_once_and_part_no_near_duplicates(made):
@@ -373,7 +377,7 @@ def test_the_target_rate_is_met_on_valid_and_the_model_follows_on_test(made):
     pool, _, valid, test, committed = made
     results = hit_target_fpr(pool, valid, test, committed)
     assert 0 < results["valid"]["probe"]["fpr"] <= results["target_fpr"] == 0.05
-    p_valid = p_needed(valid, committed.readers, LAYER)
+    p_valid = p_needed(valid, committed.recipe, LAYER)
     assert results["thresholds"] == dict.fromkeys(DIRECTIONS, threshold_for(p_valid, pool.labels[valid.rows], 0.05))
     assert results["test"][ACTION] == results["test"]["probe"]
     assert results["test"][NECESSITY]["fpr"] == confusion(test.reading.called, pool.labels[test.rows])["fpr"] > 0.3
@@ -397,12 +401,12 @@ def test_all_settings_that_tie_by_the_probe_are_replayed(made):
     _, _, valid, test, _ = made
     committed = run_trial(pool, rows["cal"], rows["train"], valid, test, pool.labels, DIRECTIONS)
     results = score_the_probe(pool, valid, test, committed)
-    signs = gates(p_needed(test, committed.readers, OTHER), results["tau"])
+    signs = gates(p_needed(test, committed.recipe, OTHER), results["tau"])
     outcomes = []
     for dose in DOSES:
         for beta in BETAS:
             setting = Setting(NECESSITY, OTHER, dose, beta, results["tau"])
-            called = steered(pool, test, committed.readers, committed.directions[NECESSITY], setting, signs)
+            called = steered(pool, test, committed.recipe, setting, signs)
             outcomes.append(confusion(called, pool.labels[test.rows])["f1"])
     lowest, median, highest = (results["real"][place] for place in ("lowest", "median", "highest"))
     assert [lowest["f1"], median["f1"], highest["f1"]] == [min(outcomes), median_low(outcomes), max(outcomes)]
