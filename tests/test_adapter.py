@@ -168,6 +168,7 @@ def test_states_that_are_not_finite_are_refused(adapter, fitted):
 # --- steering
 
 
+@pytest.mark.slow
 def test_the_fixtures_can_show_a_fault(tiny_model, adapter, fitted, prompts, expected):
     """All gates and several domains occur, a push changes answers, and pushing at every step gives others again."""
     delta, decisions = adapter.push(fitted.states)
@@ -805,6 +806,7 @@ def test_a_fingerprint_is_plain_json(tiny_model):
     assert len(set(found["embedding_norms"])) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

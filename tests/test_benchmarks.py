@@ -30,6 +30,8 @@ import run
 import whole
 from bench import QUICK, Bench, Row, spread
 
+pytestmark = pytest.mark.slow
+
 DOMAINS = ("math", "code", "search", "translation")
 SPLITS = {"cal": 8, "train": 8, "valid": 8, "test": 16}
 

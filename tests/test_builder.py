@@ -213,6 +213,7 @@ def toy(tmp_path):
 STALE = f"{builder.NOTEBOOK} is out of date or missing; run `python create_notebook.py`.\n"
 
 
+@pytest.mark.slow
 def test_check_says_missing_stale_and_fine(toy):
     folder, call = toy
     assert call("--check") == (1, STALE) and not (folder / builder.NOTEBOOK).exists()
@@ -230,6 +231,7 @@ def test_check_says_missing_stale_and_fine(toy):
     assert call("--chekc")[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["SIZE = 3", '"gpuType": "T4"', "Text with"])
 def test_check_sees_one_changed_character(toy, change):
     """In a code cell, in the metadata, in a text."""
@@ -242,6 +244,7 @@ def test_check_sees_one_changed_character(toy, change):
     assert call("--check") == (1, STALE)
 
 
+@pytest.mark.slow
 def test_check_compares_what_the_archive_holds_not_how_it_was_packed(toy):
     """Another build of the compressor packs other bytes; nothing is written for that."""
     folder, call = toy

@@ -12,6 +12,8 @@ from asa.models.prompts import Prompter
 from asa.models.saved_profiles import profile_from_json
 from asa.tools.definitions import tools_from_json
 
+pytestmark = pytest.mark.slow
+
 OUTPUTS = Path(__file__).parents[1] / "outputs"
 
 

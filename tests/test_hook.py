@@ -142,6 +142,7 @@ def test_continuous_batching_is_refused(tiny_llama, llama_adapter, name):
     assert name not in vars(tiny_llama)
 
 
+@pytest.mark.slow
 def test_continuous_batching_that_runs_already_is_refused(tiny_llama, prompts, llama_adapter):
     """Its thread keeps errors to itself, so the `with` says it at its end; the requests say it too."""
     model, settings = copy.deepcopy(tiny_llama), GenerationConfig(**FOUR, eos_token_id=999, pad_token_id=0)

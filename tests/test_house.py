@@ -65,6 +65,7 @@ PathFinder.find_spec = staticmethod(lambda name, *more: None if name.split(".")[
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "absent"),
     [

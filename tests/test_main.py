@@ -63,6 +63,7 @@ def test_an_adapter_is_scored_on_the_prompt_it_was_fitted_with(score, config):
     assert all(found[run]["tp"] + found[run]["fn"] == 1 for run in ("baseline", "probe", "asa"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "missing", "measured", "why"),
     [
@@ -89,6 +90,7 @@ def test_requests_of_one_label_only_leave_rates_out(score, config, label, missin
         assert (rate["rate"] is None) == (rate["total"] == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["hash", "description"])
 def test_another_prompt_than_the_fitted_one_is_refused(score, config, other):
     """The template is the same; what the tools say is not."""
@@ -103,6 +105,7 @@ def test_another_prompt_than_the_fitted_one_is_refused(score, config, other):
     assert f"({config['prompt_hash']})" in last and last.endswith("or fit again.")
 
 
+@pytest.mark.slow
 def test_a_model_folder_may_move(score, config, tiny_folder, tmp_path):
     """With the adapter, which names it as seen from itself; or alone, and then `--model` says where it is."""
     beside, apart = tmp_path / "models" / "nano", tmp_path / "apart"
@@ -121,6 +124,7 @@ def test_a_model_folder_may_move(score, config, tiny_folder, tmp_path):
     assert score(config, "--model", f"{apart}/")[:2] == (0, before)
 
 
+@pytest.mark.slow
 def test_another_model_than_the_adapters_is_refused(score, config, tiny_folder, tiny_tokenizer, tmp_path):
     other = tmp_path / "other"
     make_lfm2(seed=1).save_pretrained(other)
@@ -148,6 +152,7 @@ SEEN = [  # the tools file's examples
 ]
 
 
+@pytest.mark.slow
 def test_what_the_prompt_s_examples_answer_is_not_scored(score, config, tiny_tokenizer):
     """It is left out aloud where the prompt shows examples, and scored where it does not."""
     plain = profile_from_json(config["profile"])
@@ -183,6 +188,7 @@ def test_tools_that_refer_elsewhere_are_refused_before_the_model_is_loaded(score
     assert "'http://127.0.0.1:9/s.json'" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_paths_are_the_users(score, config, tmp_path, monkeypatch):
     """`~` is the home folder and blanks around a path are not part of it."""
     assert score(config)[0] == 0
@@ -191,6 +197,7 @@ def test_paths_are_the_users(score, config, tmp_path, monkeypatch):
     assert asa.__main__.evaluate(tmp_path / "assets", Path("~/rows.jsonl"))["n"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -223,6 +230,7 @@ def test_a_config_of_another_version_says_which_wrote_it(score, config, tmp_path
     assert str(refused.value).endswith("fit again with this version.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value"),
     [

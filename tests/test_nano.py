@@ -20,6 +20,8 @@ from asa.models.profiles import choose_profile
 from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "tests" / "nano"
 FOLDER = NANO / "lfm2-nano"

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from asa.data.requests import load_requests
 from asa.data.splits import split_requests
 
+pytestmark = pytest.mark.slow
+
 PICTURES = ("probe_sweep.png", "hp_sweep.png", "baseline_vs_asa.png", "cosines.png")
 
 

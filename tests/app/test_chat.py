@@ -66,6 +66,7 @@ def test_an_answer_ends_where_the_evaluation_ends_it(tiny_model, tiny_tokenizer,
         assert found.steered == tiny_tokenizer.decode(pushed[:size])
 
 
+@pytest.mark.slow
 def test_an_offloaded_model_gets_its_inputs_where_it_runs(tiny_model, tiny_tokenizer, adapter):
     """Its own device is none."""
     model = accelerate.cpu_offload(copy.deepcopy(tiny_model), execution_device=torch.device("cpu"))

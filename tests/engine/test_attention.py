@@ -98,6 +98,7 @@ def test_a_sliding_window_hides_what_lies_further_back(window, steps, own, share
     assert_as_plain(found, query, key, value, prefix, own_mask, window)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [2, 6, PROMPTS_SHARE - 1, PROMPTS_SHARE, PROMPTS_SHARE + 12, 512])
 def test_the_engine_on_sliding_windows(prompts, window):
     """Gemma 3 forgets inside the prefix, at its end, among a row's own tokens, while it decodes, or not at all."""

@@ -129,12 +129,14 @@ def test_equals_the_plain_way(tiny_model, prompts, truth):
     check_against_plain(tiny_model, prompts, shared_prefix(prompts), truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 3, PREFIX - 1])
 def test_any_prefix(tiny_model, prompts, truth, length):
     """A prefix shorter than a convolution's reach, and one that ends before the prompts part."""
     check_against_plain(tiny_model, prompts, prompts[0][:length], truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layers",
     ["conv attention", "attention conv", "conv conv attention conv conv attention attention conv"],
@@ -427,6 +429,7 @@ def test_rows_find_back_to_their_prompts(tiny_model, prompts, truth, monkeypatch
     assert_near(logits, true.logits[order], allowed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "batch_sizes"),
     [

@@ -39,6 +39,8 @@ from asa.models.profiles import choose_profile
 from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools
 
+pytestmark = pytest.mark.slow
+
 NANO = Path(__file__).parents[1] / "nano" / "lfm2-nano"
 KINDS = {"c": "conv", "f": "full_attention"}
 NEW = 6  # tokens of an answer

@@ -239,6 +239,7 @@ def refusal(name, **options) -> str:
     return said.removeprefix(str(name)).removeprefix(" cannot be loaded: ")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_nowhere_is_named(tmp_path, no_hub, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     absent = "the hub does not answer and it is not in the cache; go online, or give a model folder."
@@ -258,6 +259,7 @@ def test_a_model_in_the_users_home_is_found(tiny_folder, on_cpu, monkeypatch):
     assert load_model(replace(LFM25, model_id=f"~/{tiny_folder.name}/"), hub=False)[0].config.model_type == "lfm2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [(), ("config.json",), ("config.json", "tokenizer.json", "tokenizer_config.json")])
 def test_a_cache_that_holds_a_part_asks_no_hub_that_does_not_answer(
     tiny_folder, tmp_path, on_cpu, no_hub, monkeypatch, held
@@ -447,6 +449,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SPOILT)
 def test_a_folder_that_cannot_be_used_is_refused_by_what_is_wrong_with_it(folder, no_network, case):
     """And nobody is asked, whether there is a hub or not; a name inside may be a stranger's."""

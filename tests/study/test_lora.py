@@ -17,6 +17,8 @@ from asa.tools.calls import ToolCall
 from asa.tools.definitions import load_tools, tools_from_json
 from asa.tools.parser import parse_tool_calls
 
+pytestmark = pytest.mark.slow
+
 CALL, WORDS = [5, 301, 302, 303, 6, EOS], [310, 311, 312, 313]
 LIMIT = 8
 FEW = {"epochs": 2, "learning_rate": 1e-2}

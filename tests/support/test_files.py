@@ -210,6 +210,7 @@ def runs(tiny_folder, small_requests, tmp_path_factory):
     return folder / "out", *both
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_tuning_stage_costs_the_file_alone(runs):
     """The run goes on to the demo and ends with status 1 and one sentence; each missing file has one before."""
     out, done, _ = runs
@@ -226,6 +227,7 @@ def test_a_full_disk_at_the_tuning_stage_costs_the_file_alone(runs):
     assert re.search(r"free some space on the disk of \S+/checkpoints, where [\d,.]+ MB are free, and run again", last)
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_what_was_written_and_makes_the_rest(runs):
     out, first, second = runs
     assert second.returncode == 0, second.stderr[-2000:]

@@ -12,6 +12,8 @@ import pytest
 
 from asa.support.hub import hub_sentence
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import http.server, json, os, shutil, sys, threading, time
 

@@ -11,6 +11,8 @@ import pytest
 
 from asa.support.processes import dealt, from_first, gathered, print_any_text, progress, this_process
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SMALL_BATCHES = """
 import runpy

@@ -333,6 +333,7 @@ PIECES += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", PIECES, ids=ascii)
 def test_long_repetition(piece):
     """100 kB of one thing, where work that grows with the square of the length would show."""
