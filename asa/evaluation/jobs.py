@@ -76,8 +76,8 @@ def calculates(request: Request, reference: Reference, expression: str) -> bool:
 def translates(request: Request, reference: Reference, text: str, target_language: str) -> bool:
     """Whether a text is the one to be translated, and the language the one asked for.
 
-    The same words in the same order are the same text: case, punctuation, quotes and white space do not count. A
-    language may be named more or less closely: Chinese for Mandarin Chinese.
+    The same words in the same order are the same text: case, punctuation, quotes, white space and what joins the
+    last item of a list do not count. A language may be named more or less closely: Chinese for Mandarin Chinese.
     """
     same = any(_plain_words(text) == _plain_words(request.text[start:end]) for start, end in reference.spans)
     target = _language(target_language)
@@ -113,7 +113,8 @@ RULES: dict[str, tuple[tuple[str, ...], Callable[..., bool], str]] = {  # tool -
 
 
 def _plain_words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", re.sub("['\u2018\u2019`]", "", text).casefold())
+    words = re.findall(r"[^\W_]+", re.sub("['\u2018\u2019`]", "", text).casefold())
+    return [word for word in words if word != "and"]
 
 
 def _language(name: str) -> set[str]:

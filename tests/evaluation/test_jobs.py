@@ -98,6 +98,9 @@ SPAN = Reference("", spans=((16, 34),), languages=("Brazilian Portuguese",))
 def test_translator_wants_the_words_and_the_language(text, language, right):
     assert TEXT[16:34] == "Don\u2019t run, please!"
     assert job("translator", TEXT, SPAN, text=text, target_language=language) is right
+    listed = Reference("", spans=((0, 28),), languages=("Malay",))
+    given = {"text": "low battery, charging", "target_language": "malay"}
+    assert job("translator", "'low battery' and 'charging' in Malay", listed, **given) is True
     any_language = replace(SPAN, languages=())
     assert job("translator", TEXT, any_language, text="don't run please", target_language="Greek") is True
 
