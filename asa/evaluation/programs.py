@@ -1,7 +1,7 @@
 """Programs: what Python code that a model wrote prints, run in a process of its own.
 
-The process has little time and memory, an empty folder, no environment, and may start no other, reach no network and
-change no file. That stops mistakes and common mischief; it is no wall against an attacker, so nothing runs unasked.
+The process has little time and memory, an empty folder, none of our environment, and may start no other, reach no
+network and change no file. That stops mistakes and common mischief; it is no wall against an attacker, so nothing runs unasked.
 """
 
 import os
@@ -62,12 +62,12 @@ def run_python(code: str) -> str | None:
     limits = [str(limit) for limit in (SECONDS, MEGABYTES * 1024 * 1024, PRINTED)]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
         program = subprocess.Popen(
-            [sys.executable, "-I", "-X", "utf8", "-c", _RUNNER, *limits],
+            [sys.executable, "-s", "-P", "-X", "utf8", "-c", _RUNNER, *limits],
             stdin=subprocess.PIPE,
             stdout=printed,  # a file, so that its size is limited
             stderr=subprocess.DEVNULL,
             cwd=Path(folder),
-            env={},
+            env={"PYTHONHASHSEED": "0"},  # sets in the same order each time; -I would ignore it
             start_new_session=True,
         )
         try:

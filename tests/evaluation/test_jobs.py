@@ -1,5 +1,6 @@
 """Calls and jobs: every rule with right answers in other notations, near misses, and hostile text."""
 
+import json
 import os
 import sys
 from collections import Counter
@@ -270,6 +271,23 @@ def test_references_of_alpaca_belong_to_their_rows():
                 assert TOOLS[one.name].domain == request.domain
                 assert does_job(one, request, TOOLS[one.name], reference), reference.source
     assert Counter(domains) == {"math": 286, "translation": 200}
+
+
+def test_the_readme_says_how_often_the_rules_misjudge():
+    asked = {request.source: request for request in OWN}
+    counts: Counter = Counter()
+    for line in (Path(__file__).parent / "judged_calls.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        request, one = asked[row["source"]], ToolCall(row["tool"], row["arguments"])
+        reference = REFERENCES.get(text_key(request.text))
+        found = does_job(one, request, TOOLS[one.name], reference, run_code=True)
+        counts[one.name, row["by"], row["right"], found] += 1
+    readme = (DATA / "README.md").read_text("utf-8")
+    for by, words in (("hand", "made up"), ("model", "the model's")):
+        for name in TOOLS:
+            cells = [counts[name, by, *each] for each in ((True, True), (True, False), (False, False), (False, True))]
+            assert f"| {name}, {words} | {' | '.join(map(str, cells))} |" in readme
+    assert f"{sum(1 for _ in (DATA / 'references.jsonl').open('rb'))} references" in readme
 
 
 @pytest.mark.parametrize("line", ["[]", "{}", "{", '{"source": "a:1", "sha256_12": "0", "spans": [3]}'])
