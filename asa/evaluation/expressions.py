@@ -96,7 +96,7 @@ def _of_small(function: Callable) -> Callable:
     def checked(*values):
         if any(abs(value) > LARGEST_COUNT for value in values):
             raise OverflowError("too large to count")
-        return function(*(operator.index(int(value)) if value == int(value) else value for value in values))
+        return function(*(int(value) if value == int(value) else value for value in values))
 
     return checked
 

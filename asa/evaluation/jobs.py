@@ -4,6 +4,7 @@ There is a rule for each of the project's own tools. Another tool's calls, and r
 judged. `data/README.md` says how often the rules misjudge.
 """
 
+import math
 import re
 from collections.abc import Callable
 
@@ -27,7 +28,7 @@ _STOP_WORDS = frozenset(
 )
 _OTHER_NAMES = {  # of a language
     "mandarin": "chinese", "castilian": "spanish", "farsi": "persian", "filipino": "tagalog", "gaelic": "irish",
-    "maori": "maori", "māori": "maori", "bahasa": "indonesian", "en": "english", "es": "spanish", "fr": "french",
+    "māori": "maori", "bahasa": "indonesian", "en": "english", "es": "spanish", "fr": "french",
     "de": "german", "it": "italian", "pt": "portuguese", "ja": "japanese", "zh": "chinese", "ko": "korean",
 }  # fmt: skip
 _FRAMES = re.compile(
@@ -50,10 +51,11 @@ def does_job(
     Returns:
         None where no call for this request can be judged.
     """
-    rule = RULES.get(tool.name) if tool else None
-    if rule is None or set(tool.parameters.get("properties", {})) != set(rule[0]):  # type: ignore[union-attr]
-        return None  # not our tool
-    names, judge, needs = rule
+    if tool is None or tool.name not in RULES:
+        return None
+    names, judge, needs = RULES[tool.name]
+    if set(tool.parameters.get("properties", {})) != set(names):
+        return None  # another's tool of that name
     if needs and not (reference and getattr(reference, needs)):
         return None
     if needs == "outputs" and not run_code:
@@ -68,7 +70,7 @@ def calculates(request: Request, reference: Reference, expression: str) -> bool:
     """
     found = evaluate(expression)
     return found is not None and any(
-        abs(found - answer) <= (EXACT if isinstance(answer, int) else TOLERANCE) * abs(answer) + 1e-12 * (answer == 0)
+        math.isclose(found, answer, rel_tol=EXACT if isinstance(answer, int) else TOLERANCE, abs_tol=1e-15)
         for answer in reference.answers
     )
 

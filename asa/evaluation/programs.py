@@ -1,7 +1,8 @@
 """Programs: what Python code that a model wrote prints, run in a process of its own.
 
 The process has little time and memory, an empty folder, none of our environment, and may start no other, reach no
-network and change no file. That stops mistakes and common mischief; it is no wall against an attacker, so nothing runs unasked.
+network and change no file. That stops mistakes and common mischief; it is no wall against an attacker, so nothing runs
+unasked.
 """
 
 import os
