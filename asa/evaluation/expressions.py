@@ -90,6 +90,10 @@ def _power(base: float, exponent: float) -> float:
     return base**exponent
 
 
+def _round(value: float, digits: int = 0) -> float:
+    return round(value, min(max(digits, -30), 30))  # of a whole number, 10**digits is worked out
+
+
 def _of_small(function: Callable) -> Callable:
     """`function`, which takes nothing larger than `LARGEST_COUNT`."""
 
@@ -119,7 +123,7 @@ _FUNCTIONS = {
     "ln": _of_numbers(math.log),
     "pow": _of_numbers(_power),
     "abs": _of_numbers(abs),
-    "round": _of_numbers(round),
+    "round": _of_numbers(_round),
     "min": min,
     "max": max,
     "sum": sum,

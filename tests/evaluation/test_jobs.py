@@ -49,6 +49,8 @@ def job(name: str, asked: str, reference: Reference | None, run_code: bool = Fal
         ("1,200 + 1,300", 2500),
         ("mean([1, 2, 6])", 3),
         ("2*pi", 6.283185307179586),
+        ("round(86*22/10)", 189),
+        ("round(1234567, -10**9)", 0),
     ],
 )
 def test_expressions_as_people_write_them(expression, number):
