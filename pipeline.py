@@ -286,9 +286,10 @@ writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), d
 # push and read the next token on the same prefilled requests.
 
 # %% test
+from asa.data.references import load_references
 from asa.evaluation.answered import answer_test
 from asa.evaluation.collected import called_by, collect_results, run_of
-from asa.evaluation.tables import rate_lines
+from asa.evaluation.tables import calls_in_words, rate_lines
 
 adapter = recipe.adapter(chosen, facts)
 adapters = {"asa": adapter, "asa_paper": adapter if papers == chosen else recipe.adapter(papers, facts)}
@@ -298,10 +299,13 @@ keys["test"] = key_of(keys["baseline"], more)
 answered = answer_test(test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), SEED)
 called = called_by(answered, rules)
 run = run_of(profile, model_source, benchmark, len(test))
-results = collect_results(answered, called, test, found, recipe, tuned, adapter, rules, tools, kinds, run, SEED)
+references = load_references("data/references.jsonl")  # what right calls give
+given = (answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, SEED)
+results = collect_results(*given)
 scores = results.scores.test
 measures = ("precision", "recall", "f1", "fpr", "accuracy")
 print(rate_lines({name: scores[name] for name in ("baseline", "asa_paper", "asa", "probe")}, measures))
+print(calls_in_words(results.scores.calls))
 
 # %% [markdown] proof-text
 # ## The study

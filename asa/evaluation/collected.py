@@ -3,8 +3,10 @@
 import numpy as np
 
 from asa.adapter import ASAAdapter
+from asa.data.references import Reference
 from asa.data.splits import Split
 from asa.evaluation.answered import RUNS, Answered
+from asa.evaluation.calls import call_steps
 from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
 from asa.evaluation.results import Benchmark, Chosen, Paired, Readings, Results, Run, Scores, Tuning
 from asa.evaluation.validity import call_validity
@@ -36,6 +38,7 @@ def collect_results(
     adapter: ASAAdapter,
     rules: AnswerRules,
     tools: dict[str, Tool],
+    references: dict[str, Reference],
     kinds: list[str],
     run: Run,
     seed: int,
@@ -52,6 +55,7 @@ def collect_results(
         adapter: Of the chosen setting.
         rules: What belongs to answers.
         tools: Known tools.
+        references: What right calls give.
         kinds: What each block is, such as `full_attention`.
         run: Of `run_of`.
         seed: Of the bootstrap.
@@ -77,6 +81,7 @@ def collect_results(
                 for name in ("baseline", "asa")
             },
             validity={name: call_validity(texts[name], tools, rules.markers) for name in RUNS},
+            calls={name: call_steps(test.requests, texts[name], tools, rules.markers, references) for name in RUNS},
             ablations={
                 name: trigger_metrics(np.array(outcome), labels, seed) for name, outcome in answered.ablations.items()
             },

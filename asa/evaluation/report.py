@@ -8,6 +8,7 @@ written.
 from collections.abc import Sequence
 from pathlib import Path
 
+from asa.evaluation.calls import STEPS
 from asa.evaluation.metrics import difference, gap_closed
 from asa.evaluation.results import Results
 from asa.evaluation.tables import markdown_table, printed, rate_with_interval, with_interval, with_reasons
@@ -82,6 +83,7 @@ def _sections(results: Results, proof: Sequence[str]) -> list[str]:
         _domain_table(scores.per_domain),
         "## After the trigger: is the call any good (rates over answers that call)",
         _validity_table(scores.validity),
+        *_calls_section(scores.calls),
         "## Ablations (TEST, next token after the push; the original scored its probe instead)",
         _ablation_table(scores.ablations),
         "## Where the need can be read",
@@ -151,6 +153,18 @@ def _domain_table(per_domain: dict) -> str:
     rows += [[domain, ORIGINAL, "asa", *rates] for domain, *rates in PUBLISHED_DOMAINS]
     table = markdown_table(["domain", "origin", "run", "F1", "precision", "recall", "FPR"], rows)
     return with_reasons(table, {f"{domain} ({run})": scores for (domain, run), scores in ours.items()})
+
+
+def _calls_section(calls: dict) -> list[str]:
+    if not calls:  # of an earlier run
+        return []
+    rows = [[RUN_LABELS[run], *[rate_with_interval(of[step]) for step in STEPS]] for run, of in calls.items()]
+    return [
+        "## From a call to the job done (rates over all requests that need a tool)",
+        markdown_table(["run", *[step.replace("_", " ") for step in STEPS]], rows),
+        "Each step presupposes the one before. Whether the job is done is judged by rules, which data/README.md "
+        "describes; code is not run.",
+    ]
 
 
 def _validity_table(validity: dict) -> str:

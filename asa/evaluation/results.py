@@ -5,7 +5,7 @@ show stands in `Results`.
 """
 
 import json
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -67,6 +67,7 @@ class Scores:
         per_domain: Run -> domain -> scores.
         validity: Run -> `format`, `tool` and `arguments` -> `metrics.rate_of`.
         ablations: Variant -> scores, by the next token.
+        calls: Run -> steps from a call to the job done (`calls.call_steps`); files of earlier runs have none.
     """
 
     test: dict
@@ -78,6 +79,7 @@ class Scores:
     per_domain: dict
     validity: dict
     ablations: dict
+    calls: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ class Results:
         whole, value = asdict(self), dict[str, Any]()
         for name, hint in get_type_hints(Results).items():
             value |= whole[name] if is_dataclass(hint) else {name: whole[name]}
+        if not value["calls"]:
+            del value["calls"]  # of an earlier run
         return value
 
     @classmethod
@@ -166,7 +170,8 @@ class Results:
 def _read(kind: Any, value: Any, source: str | Path, within: str = "") -> Any:
     """A `kind` from the keys of `value` that are its fields."""
     hints = get_type_hints(kind)
-    return kind(**{name: _value(value, name, hint, source, within) for name, hint in hints.items()})
+    optional = {part.name for part in fields(kind) if part.default_factory is not MISSING and part.name not in value}
+    return kind(**{name: _value(value, name, hints[name], source, within) for name in hints if name not in optional})
 
 
 def _value(value: Any, name: str, hint: Any, source: str | Path, within: str) -> Any:

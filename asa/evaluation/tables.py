@@ -73,3 +73,14 @@ def gap_in_words(scores: Scores) -> str:
     if scores.gap_closed is None:
         return "The probe is no better than the baseline, so there is no gap to close."
     return f"Of the gap between baseline and probe ASA closes {closed}, with the paper's direction {papers}."
+
+
+def calls_in_words(calls: dict) -> str:
+    """How often ASA's answers call where a tool is needed, and how often the call does the job, as a sentence."""
+    called, job = calls["asa"]["called"], calls["asa"]["job"]
+    if not job["total"]:
+        return f"Where a tool is needed, {printed(called['rate'], '.2f')} of ASA's answers call one."
+    return (
+        f"Where a tool is needed, {printed(called['rate'], '.2f')} of ASA's answers call one; of the {job['total']} "
+        f"that can be judged, {printed(job['rate'], '.2f')} do the job."
+    )

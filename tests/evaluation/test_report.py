@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asa.evaluation.calls import STEPS
 from asa.evaluation.metrics import gap_closed, trigger_metrics
 from asa.evaluation.report import (
     ORIGINAL,
@@ -205,6 +206,15 @@ def test_validity_says_over_how_many_calls(results, tmp_path):
 def with_interval_of(hits: int, total: int) -> str:
     called = np.arange(total) < hits
     return with_interval(trigger_metrics(called, np.ones(total), 0), "recall")
+
+
+def test_the_steps_to_the_job_stand_in_their_order(results, tmp_path):
+    """A run of before they were counted has no such section."""
+    assert "job done" not in write_report(results, tmp_path / "r.md")
+    steps = {step: rate_of(9 - place, 10) for place, step in enumerate(STEPS)}
+    text = write_report(changed(results, calls={run: steps for run in RUNS}), tmp_path / "r.md")
+    for row in rows_of(text, "From a call to the job done"):
+        assert [cell.split()[0] for cell in row[1:]] == ["0.900", "0.800", "0.700", "0.600", "0.500", "0.400"]
 
 
 def test_cosines_of_known_pairs_stand_beside_the_published_ones(results, tmp_path):

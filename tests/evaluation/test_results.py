@@ -40,7 +40,15 @@ def test_no_section_hides_another_ones_key(value):
     parts = [getattr(Results.from_json(value), field.name) for field in fields(Results)]
     keys = [field.name for part in parts if is_dataclass(part) for field in fields(part)]
     flat = [field.name for field, part in zip(fields(Results), parts, strict=True) if not is_dataclass(part)]
-    assert sorted(keys + flat) == sorted(value)
+    assert sorted(keys + flat) == sorted({*value, "calls"})
+
+
+def test_files_of_earlier_runs_have_no_calls(value):
+    """They are read, and written as they were."""
+    assert "calls" not in value and Results.from_json(value).to_json() == value
+    calls = {"asa": {"job": {"rate": 0.5}}}
+    assert Results.from_json(value | {"calls": calls}).scores.calls == calls
+    assert Results.from_json(value | {"calls": calls}).to_json() == value | {"calls": calls}
 
 
 def test_finished_adds_the_study_and_the_time(value):

@@ -5,6 +5,7 @@ import pytest
 
 from asa.evaluation.metrics import trigger_metrics
 from asa.evaluation.tables import (
+    calls_in_words,
     markdown_table,
     mean_and_deviation,
     printed,
@@ -77,3 +78,14 @@ def test_rates_are_printed_with_what_is_missing_and_why():
     assert with_reasons("| table |", runs) == f"| table |\n\n{why}"
     full = {"baseline": trigger_metrics([True, False], [1, 0], 0)}
     assert rate_lines(full, ("fpr",)) == "baseline   fpr 0.000" and with_reasons("| table |", full) == "| table |"
+
+
+def test_calls_in_words():
+    """Without a reference nothing is said of the job."""
+    rate = {"called": {"rate": 0.953}, "job": {"rate": 0.0281, "total": 214}}
+    assert calls_in_words({"asa": rate}) == (
+        "Where a tool is needed, 0.95 of ASA's answers call one; of the 214 that can be judged, 0.03 do the job."
+    )
+    assert calls_in_words({"asa": rate | {"job": {"rate": None, "total": 0}}}).endswith(
+        "0.95 of ASA's answers call one."
+    )
