@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asa.evaluation.calls import STEPS
-from asa.evaluation.metrics import gap_closed, trigger_metrics
+from asa.evaluation.metrics import gap_closed, rate_of, trigger_metrics
 from asa.evaluation.report import (
     ORIGINAL,
     OURS,
