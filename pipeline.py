@@ -26,8 +26,8 @@
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
 # - `PROOF`: `steering` sets ASA beside simpler means and beside itself in parts, and draws doses and layers; `all` also
 #   trains LoRA and changes splits, domains and labels. On two CPU cores `all` takes two to three hours.
-# - `QUICK`: a first look in a minute and a half, with 64 TEST requests and fewer settings, in a folder `quick` of `OUT`.
-#   Its numbers are rough and say so.
+# - `QUICK`: a first look in a minute and a half, with 64 TEST requests and fewer settings, in the folder `quick` of
+#   `OUT`. Its numbers are rough and say so.
 # - `CHAT`: a chat cell at the end, which waits for you.
 #
 # An empty field takes its default.
