@@ -1,4 +1,4 @@
-"""The engine: one prefix, exact-length buckets, last-token states, replay, greedy decoding.
+"""The engine: one prefix, many prompts at a time, last-token states, replay, greedy decoding.
 
 All requests share their system prompt and examples, so the longest common *token* prefix is prefilled once and its
 keys and values are kept once, whatever the batch. A request's own tokens are then prefilled without its last one,
