@@ -64,6 +64,7 @@ def plot_probe_sweep(
         axes.plot(*place, marker, color="#b03060", ms=7, label=f"{rule} (layer {layer})")
     lowest = min([0.5, length_auc, *[r.shuffled for r in readings if not r.constant]])
     axes.set(xlabel="layer", ylabel="AUC on VALID", ylim=(lowest - 0.05, 1.05), xticks=[r.layer for r in readings])
+    axes.set_xlim(-0.8, len(readings) - 0.2)  # the first layers may have no bar
     axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     axes.set_title("Where the need for a tool can be read (last prompt token)")
     return save_figure(figure, path, mark)
