@@ -316,6 +316,7 @@ def test_without_a_cache(tiny_model, adapter, fitted, prompts, expected):
     assert agree(trace, adapter, fitted.states)
 
 
+@pytest.mark.slow
 def test_assisted_decoding(tiny_llama, prompts):
     """Candidates stand behind the prompt in the first call: not they but the last prompt token is pushed."""
     adapter = fit_adapter(tiny_llama, prompts).adapter
@@ -539,6 +540,7 @@ def test_a_second_thread_is_refused(tiny_model, adapter, prompts, expected):
     assert found == {"first": [expected[7]], "decisions": 1}
 
 
+@pytest.mark.slow
 def test_threads_that_come_at_the_same_moment(tiny_llama, prompts, monkeypatch):
     """Only one gets in: looking whether a model is free and taking it are one step."""
     adapter = fit_adapter(tiny_llama, prompts).adapter
@@ -572,6 +574,7 @@ def test_threads_that_come_at_the_same_moment(tiny_llama, prompts, monkeypatch):
     assert hooks_of(tiny_llama) == before
 
 
+@pytest.mark.slow
 def test_compiled_models_are_refused(tiny_llama, prompts):
     """All forms; compiled code never sees a later hook. Nothing is compiled here: that happens when it is called."""
     adapter = fit_adapter(tiny_llama, prompts).adapter

@@ -208,6 +208,7 @@ def test_a_wrapper_and_its_model_are_one(tiny_model, adapter):
             pass
 
 
+@pytest.mark.slow
 def test_what_is_inside_a_compiled_wrapper_is_refused(tiny_model, adapter):
     """The wrapper's compiled code would not see the hooks."""
     with pytest.raises(AdapterError, match=r"^a compiled model ignores hooks"):

@@ -168,6 +168,7 @@ def test_what_the_prompt_s_examples_answer_is_not_scored(score, config, tiny_tok
     assert (json.loads(out)["n"], json.loads(out)["left_out"]) == (4, 0)
 
 
+@pytest.mark.slow
 def test_a_request_that_is_too_long_is_refused_before_the_model_reads_any(score, config, tiny_lfm2, monkeypatch):
     monkeypatch.setattr(asa.__main__, "read_prompts", lambda *_: pytest.fail("the model was asked"))
     takes = tiny_lfm2.config.max_position_embeddings

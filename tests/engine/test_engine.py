@@ -210,6 +210,7 @@ def test_decode_with_a_push_of_zero_is_decode(batches, monkeypatch):
     assert decoded(batches, (1, nothing)) == decoded(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opening", [[9], [5, 300, 41]])
 def test_an_opening_begins_the_answer_and_the_model_goes_on_from_there(tiny_model, batches, prompts, opening):
     """As it goes on alone behind prompt and opening; the limit counts both."""
@@ -452,6 +453,7 @@ def test_batch_limits_change_no_answer(tiny_model, prompts, truth, monkeypatch, 
     assert decoded(batches) == [generated(tiny_model, prompt) for prompt in prompts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", [0.0, 0.5, 1.1])
 def test_dropping_finished_rows_changes_no_answer(tiny_model, batches, prompts, plain, monkeypatch, below):
     """Never, at half, and at every step."""

@@ -235,6 +235,7 @@ def calls_made_from(reference: Reference, text: str) -> list[ToolCall]:
     return [ToolCall("translator", {"text": span, "target_language": language}) for span, language in wanted]
 
 
+@pytest.mark.slow
 def test_references_belong_to_our_own_requests():
     """Each to one that needs the tool, and a call that is made from it is judged right."""
     asked = {request.source: request for request in OWN if request.label == 1}
@@ -275,6 +276,7 @@ def test_references_of_alpaca_belong_to_their_rows():
     assert Counter(domains) == {"math": 286, "translation": 200}
 
 
+@pytest.mark.slow
 def test_the_readme_says_how_often_the_rules_misjudge():
     asked = {request.source: request for request in OWN}
     counts: Counter = Counter()

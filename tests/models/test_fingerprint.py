@@ -136,6 +136,7 @@ def test_a_lora_beside_the_weights_is_not_looked_at(tiny_llama):
     assert "other weights" in said(lora.merge_and_unload(), tiny_llama)
 
 
+@pytest.mark.slow
 def test_an_older_fingerprint_compares_what_it_has(tiny_lfm2):
     """Adapters of before kept shape and embeddings alone."""
     found = fingerprint(tiny_lfm2)

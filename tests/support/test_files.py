@@ -159,6 +159,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 1, 5, 12])  # KB: some fail as they begin, some in the middle
 def test_on_a_full_disk_nothing_is_half_written(small_disk, tiny_lfm2, prompts, room):
     """Stage, figure, adapter and quick-start files, each by its own library; old files stay whole."""

@@ -343,6 +343,7 @@ def test_long_repetition(piece):
         check("[f(a=" + piece * (100_000 // len(piece)) + ")]")
 
 
+@pytest.mark.slow
 def test_one_megabyte():
     """A large call is read, a large muddle refused."""
     code = "print('x')\n" * 90_000
