@@ -197,15 +197,14 @@ def test_refusals(tmp_path, old, new, line, words):
 
 
 @pytest.fixture
-def toy(tmp_path):
-    """The toy with a builder of its own, and a function that calls it: (folder, call)."""
+def toy(tmp_path, monkeypatch, capsys):
+    """The toy, and a function that calls the builder as if it lay there: (folder, call)."""
     folder = write_toy(tmp_path)
-    shutil.copy(ROOT / "create_notebook.py", folder)
+    monkeypatch.setattr(builder, "__file__", str(folder / "create_notebook.py"))
 
     def call(*arguments: str) -> tuple[int, str]:
-        command = [sys.executable, "create_notebook.py", *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        return done.returncode, done.stderr
+        status = builder.main(list(arguments))
+        return status, capsys.readouterr().err
 
     return folder, call
 
@@ -213,7 +212,6 @@ def toy(tmp_path):
 STALE = f"{builder.NOTEBOOK} is out of date or missing; run `python create_notebook.py`.\n"
 
 
-@pytest.mark.slow
 def test_check_says_missing_stale_and_fine(toy):
     folder, call = toy
     assert call("--check") == (1, STALE) and not (folder / builder.NOTEBOOK).exists()
@@ -228,10 +226,21 @@ def test_check_says_missing_stale_and_fine(toy):
     (folder / "pipeline.py").write_text("# %%bad\n")
     code, message = call()
     assert code == 1 and message.startswith("pipeline.py:1: ") and message.count("\n") == 1
-    assert call("--chekc")[0] == 2
+    with pytest.raises(SystemExit) as ended:
+        call("--chekc")
+    assert ended.value.code == 2
 
 
 @pytest.mark.slow
+def test_the_script_in_a_process_of_its_own_ends_with_its_status(tmp_path):
+    folder = write_toy(tmp_path)
+    shutil.copy(ROOT / "create_notebook.py", folder)
+    command = [sys.executable, "create_notebook.py"]
+    said = [subprocess.run([*command, *more], cwd=folder, capture_output=True, text=True) for more in (["--check"], [])]
+    assert [(done.returncode, done.stderr) for done in said] == [(1, STALE), (0, "")]
+    assert (folder / builder.NOTEBOOK).is_file()
+
+
 @pytest.mark.parametrize("change", ["SIZE = 3", '"gpuType": "T4"', "Text with"])
 def test_check_sees_one_changed_character(toy, change):
     """In a code cell, in the metadata, in a text."""
@@ -244,7 +253,6 @@ def test_check_sees_one_changed_character(toy, change):
     assert call("--check") == (1, STALE)
 
 
-@pytest.mark.slow
 def test_check_compares_what_the_archive_holds_not_how_it_was_packed(toy):
     """Another build of the compressor packs other bytes; nothing is written for that."""
     folder, call = toy
