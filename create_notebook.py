@@ -115,7 +115,8 @@ def parse_cell(marker: str, body: list[str], line: int) -> Cell:
     """One cell: its marker, on that line of the script, and the lines below."""
     found = MARKER.fullmatch(marker)
     refuse(not found, SCRIPT, line, f"`{marker}` is no cell's marker; write `# %% id option=value`")
-    options = dict(pair.split("=", 1) for pair in found[3].split())
+    assert found
+    options = {key: value for key, _, value in (pair.partition("=") for pair in found[3].split())}
     cell = Cell(found[2], line, bool(found[1]), options)
     for key, value in options.items():
         known = not cell.markdown and key in OPTIONS and re.fullmatch(OPTIONS[key], value)
@@ -161,6 +162,7 @@ def with_excerpts(cell: Cell, root: Path) -> str:
             source = path.read_text("utf-8") if path.is_file() else ""
             part = re.search(rf"(?ms)^ *# \[{found[2]}\]\n(.*?)^ *# \[/{found[2]}\]$", source)
             refuse(not part, SCRIPT, number, f"there is no `{found[2]}` between markers in {found[1]}")
+            assert part
             line = f"```python\n{textwrap.dedent(part[1]).rstrip()}\n```"
         lines.append(line)
     return "\n".join(lines)

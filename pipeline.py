@@ -261,9 +261,11 @@ facts = {
     "tools": tools_to_json(tools), "data_hash": data_key, "benchmark": benchmark,
 }  # fmt: skip
 recipe = Recipe(read["cal"], known, domains, found.strength, found.own)
-tried = (layers, QUICK_DOSES, QUICK_BETAS) if QUICK else (layers, DOSES, BETAS)
-tuning_key = key_of(keys["readers"], found.to_json(), *tried, TAUS)
-tuned = checkpoints.typed(Tuned, "tuning", tuning_key, lambda: tune(prefilled, valid, recipe, *tried, rules, facts))
+doses, betas = (QUICK_DOSES, QUICK_BETAS) if QUICK else (DOSES, BETAS)
+tuning_key = key_of(keys["readers"], found.to_json(), layers, doses, betas, TAUS)
+tuned = checkpoints.typed(
+    Tuned, "tuning", tuning_key, lambda: tune(prefilled, valid, recipe, layers, doses, betas, rules, facts)
+)
 chosen, papers = tuned.best(), tuned.best(NECESSITY)
 print(tuned.in_words())
 
@@ -300,8 +302,9 @@ answered = answer_test(test, prefilled, recipe, chosen, adapters, rules, checkpo
 called = called_by(answered, rules)
 run = run_of(profile, model_source, benchmark, len(test))
 references = load_references("data/references.jsonl")  # what right calls give
-given = (answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, SEED)
-results = collect_results(*given)
+results = collect_results(
+    answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, SEED
+)
 scores = results.scores.test
 measures = ("precision", "recall", "f1", "fpr", "accuracy")
 print(rate_lines({name: scores[name] for name in ("baseline", "asa_paper", "asa", "probe")}, measures))

@@ -19,9 +19,9 @@ from asa.method.probes import Readers
 from asa.method.steering import gates, push_along, replay_triggers
 from asa.support.processes import progress
 
-DOSES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
-BETAS = (0.0, 0.5, 1.0)
-TAUS = (0.5, 0.6, 0.7, 0.8, 0.9)
+DOSES: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
+BETAS: tuple[float, ...] = (0.0, 0.5, 1.0)
+TAUS: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)
 QUICK_DOSES, QUICK_BETAS, QUICK_LAYERS = (0.2, 0.35, 0.75), (0.0, 1.0), 3  # for a first look
 
 
