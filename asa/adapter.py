@@ -180,7 +180,7 @@ class ASAAdapter:
                 calls bring a prompt in chunks.
         """
         inner = generating_model(model)
-        if is_compiled(model, inner):
+        if is_compiled(inner, within=model):
             raise AdapterError(
                 "a compiled model ignores hooks set later: steer the uncompiled one, or compile its blocks one by one."
             )

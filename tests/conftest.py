@@ -7,6 +7,7 @@ of a state changes what is said. Models are shared by all tests: a test that cha
 import contextlib
 import json
 import random
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from asa.adapter import ASAAdapter
 from asa.method.directions import NECESSITY, fit_directions, mixed
 from asa.method.probes import Readers, fit_readers
 from asa.models.fingerprint import fingerprint
+from asa.models.loading import hub_answers
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much on a busy machine
 
@@ -274,3 +276,27 @@ def fit_adapter(
         "model": fingerprint(model),
     }  # fmt: skip
     return Fitted(ASAAdapter.from_readers(readers, vectors, config), readers, vectors, asked)
+
+
+@pytest.fixture
+def own_machine(tmp_path, monkeypatch):
+    """An empty cache folder, no proxy, no hub settings, and a hub that has not been asked yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    hub_answers.cache_clear()
+    yield
+    hub_answers.cache_clear()
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whoever asks for an address or a connection fails the test."""
+    for owner, name in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(owner, name, lambda *_args, **_options: pytest.fail("went to the network"))

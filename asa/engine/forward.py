@@ -30,7 +30,7 @@ class PrefixedModel:
     """
 
     def __init__(self, model, prefix_ids: list[int]):
-        if is_compiled(model, model):
+        if is_compiled(model):
             raise ValueError("a compiled model ignores hooks set later: give the engine the uncompiled one.")
         self.model, self.device = model, input_device(model)
         self.prefix_ids = list(prefix_ids)

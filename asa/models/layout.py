@@ -20,19 +20,19 @@ def block_output(output) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def is_compiled(outer, model) -> bool:
+def is_compiled(model, within=None) -> bool:
     """Whether `torch.compile` wraps a part that holds a model's blocks: a hook that is set later may go unseen.
 
     Blocks that are compiled one by one do not count: a block's own hooks run outside of its compiled code.
 
     Args:
-        outer: The model, or a module around it.
-        model: The model itself.
+        model: The model.
+        within: A module around it, if there is one.
     """
     layers = decoder_layers(model)
     return any(
         layers in module.modules()
-        for module in outer.modules()
+        for module in (model if within is None else within).modules()
         if hasattr(module, "_orig_mod")
         or getattr(module, "_compiled_call_impl", None) is not None
         or hasattr(module.forward, "_torchdynamo_orig_callable")

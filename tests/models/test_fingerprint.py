@@ -11,7 +11,7 @@ from conftest import make_lfm2, make_llama
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from asa.models.fingerprint import fingerprint, model_difference
+from asa.models.fingerprint import WEIGHTS_SAMPLED, fingerprint, model_difference, weights_key
 from asa.models.layout import decoder_layers
 
 NANO = Path(__file__).parents[1] / "nano" / "lfm2-nano"
@@ -167,3 +167,47 @@ def test_another_unembedding_is_another_model():
     other = copy.deepcopy(model)
     other.lm_head.weight.data.normal_(generator=torch.Generator().manual_seed(7))
     assert "final norm or unembedding" in said(other, model) and said(copy.deepcopy(model), model) == ""
+
+
+def test_a_weights_key_tells_every_parameter_apart(tiny_model):
+    """By one element of it, by all of them moved a hair, and by its name."""
+    key, other = weights_key(tiny_model), copy.deepcopy(tiny_model)
+    assert weights_key(other) == key and len(key) == 64
+    for name, weight in other.named_parameters():
+        kept = weight.data.clone()
+        weight.data.view(-1)[0] += 1
+        assert weights_key(other) != key, name
+        weight.data = kept * (1 + 1e-6)
+        assert weights_key(other) != key, name
+        weight.data = kept
+    assert weights_key(other) == key
+    assert weights_key(torch.nn.ModuleDict({"model": other})) != key
+    assert weights_key(copy.deepcopy(other).bfloat16()) != key
+
+
+def test_a_weights_key_looks_into_all_parts_of_a_matrix():
+    """No more than promised, and not into one column only, which even steps through 256 columns would be."""
+    layer = torch.nn.Linear(256, 256, bias=False)
+    key, seen = weights_key(layer), {}
+    for side in (0, 1):
+        for place in range(256):
+            part = layer.weight.data.select(side, place)
+            kept = part.clone()
+            part += 1
+            seen.setdefault(side, []).append(weights_key(layer) != key)
+            part.copy_(kept)
+    assert [sum(seen[side]) for side in (0, 1)] == [WEIGHTS_SAMPLED] * 2
+    assert sum(seen[0][128:]) > 20
+
+
+def test_a_weights_key_leaves_offloaded_weights_out(tiny_model):
+    """They are elsewhere, and reading them all would be dear; what is here still counts."""
+    first, second = (copy.deepcopy(tiny_model) for _ in range(2))
+    first.get_decoder().layers[1].to("meta")
+    for weight in second.get_decoder().layers[1].parameters():
+        weight.data += 1
+    assert weights_key(second) != weights_key(tiny_model)
+    second.get_decoder().layers[1].to("meta")
+    assert weights_key(first) == weights_key(second) != weights_key(tiny_model)
+    second.get_decoder().layers[0].to("meta")
+    assert weights_key(first) != weights_key(second)

