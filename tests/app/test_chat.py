@@ -37,6 +37,7 @@ def said(model, prompter: Prompter) -> list[int]:
     return model.generate(ids, attention_mask=mask, max_new_tokens=limit, do_sample=False)[0, ids.shape[1] :].tolist()
 
 
+@pytest.mark.slow
 def test_both_answers_are_the_models_own(tiny_model, tiny_tokenizer, adapter):
     """With the decision; nothing ends them early here."""
     prompter = prompter_of(tiny_tokenizer)

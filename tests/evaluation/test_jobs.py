@@ -144,6 +144,7 @@ def test_python_prints_the_result(code, right):
     assert job("python_interpreter", "?", reference, code=code) is None, "off unless asked for"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     ["while True: pass", "import time; time.sleep(1000)", "x = [0] * 10**10", "while True: print('a' * 1000)",
