@@ -1,9 +1,11 @@
 """Activation-steering adapters for tool calling: read one hidden state, decide, push once."""
 
+from typing import Any
+
 __all__ = ["ASAAdapter", "AdapterError", "Decision", "Trace"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import the public names when they are asked for, so that the environment can be checked before torch loads."""
     if name in __all__:
         from asa import adapter

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from asa.adapter_files import FORMAT, domains_in, read_adapter, setting_in, written_by
+from asa.adapter_files import FORMAT, FittedReaders, domains_in, read_adapter, setting_in, written_by
 from asa.hook import AdapterError, Steering, generating_model
 from asa.models.fingerprint import fingerprint, fingerprint_fault, model_difference
-from asa.models.layout import decoder_layers, is_compiled
+from asa.models.layout import CausalModel, decoder_layers, is_compiled
 from asa.support.files import VERSION, json_text, write_together
 
 ARRAYS = ("weight", "bias", "vectors")
@@ -95,7 +95,7 @@ class ASAAdapter:
         self._pushes = torch.cat([-along, torch.zeros_like(along), along])  # `[3D, H]`, all there are, gate by gate
 
     @classmethod
-    def from_readers(cls, readers, vectors, config: dict) -> "ASAAdapter":
+    def from_readers(cls, readers: FittedReaders, vectors: np.ndarray, config: dict) -> "ASAAdapter":
         """Fold a layer's scaler, router and probes (`probes.Readers`) and its vectors `[D, H]` into an adapter."""
         router = readers.router
         router_weight, router_bias = router.coef_, router.intercept_
@@ -142,7 +142,7 @@ class ASAAdapter:
         delta = torch.embedding(self._pushes, torch.from_numpy(rows).to(hidden.device))
         return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g)) for d, p, g in decided]
 
-    def check_model(self, model) -> None:
+    def check_model(self, model: CausalModel) -> None:
         """Refuse a model that the adapter was not fitted on.
 
         Raises:
@@ -160,7 +160,7 @@ class ASAAdapter:
             raise AdapterError(f"the adapter steers layer {self.layer}, which the model does not have: fit again.")
 
     @contextlib.contextmanager
-    def steer(self, model) -> Iterator[Trace]:
+    def steer(self, model: torch.nn.Module) -> Iterator[Trace]:
         """Steer `model` inside a `with`: once per answer, at the last prompt token.
 
         With `generate`, an answer is one call. With plain forward calls, an answer begins with the first call and with

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,22 @@ from asa.support.files import VERSION
 from asa.support.hub import hub_sentence
 
 FORMAT = 1
+
+
+class FittedReaders(Protocol):
+    """What an adapter that no file holds yet is folded from: what it needs of `method.probes.Readers`.
+
+    Attributes:
+        domains: Names, in order.
+        scaler: Of scikit-learn, as are router and probes.
+        router: Scaled state -> domain index.
+        probes: Domain -> probe of the scaled state.
+    """
+
+    domains: list[str]
+    scaler: Any
+    router: Any
+    probes: dict[str, Any]
 
 
 def read_adapter(source: str | Path) -> tuple[Path, dict, dict[str, torch.Tensor]]:

@@ -9,12 +9,13 @@ sequences, paged attention). It does not decide: the adapter does, from the hidd
 import contextlib
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import torch
 from transformers import GenerationMixin
 
-from asa.models.layout import block_output, decoder_layers
+from asa.models.layout import CausalModel, block_output, decoder_layers
 from asa.support.files import UserError
 
 # Arguments by which transformers, flash attention and state-space models mark several requests in one row.
@@ -22,12 +23,14 @@ PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_
 BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 ONE_REQUEST = "a row holds more than one request (packed or paged): steer a batch with one request per row."
 
+Output = TypeVar("Output", torch.Tensor, tuple)  # of a decoder block
+
 
 class AdapterError(UserError):
     """An adapter cannot be loaded, does not fit the model, or cannot steer a call; the message says what to do."""
 
 
-def generating_model(model) -> GenerationMixin:
+def generating_model(model: object) -> CausalModel:
     """The model of transformers whose `generate` and `forward` really run: `model` or what it wraps.
 
     PEFT, data parallel and value-head models pass `generate` on to the model inside.
@@ -47,7 +50,20 @@ def generating_model(model) -> GenerationMixin:
             f"{type(model).__name__} puts virtual tokens before every prompt, so the prompt's last token is not where "
             "the adapter expects it: steer a model without prompt tuning."
         )
-    return inner
+    return cast(CausalModel, inner)
+
+
+class Pushing(Protocol):
+    """What steers: the adapter, as far as its hook knows it.
+
+    Attributes:
+        layer: Index of the block whose output is pushed.
+    """
+
+    layer: int
+
+    def push(self, hidden: torch.Tensor) -> tuple[torch.Tensor, list]:
+        """The push `[B, H]` for hidden states `[B, H]`, and a decision for each."""
 
 
 class Steering:
@@ -59,7 +75,7 @@ class Steering:
         decisions: Filled as answers are given: one per row.
     """
 
-    def __init__(self, adapter, model, decisions: list):
+    def __init__(self, adapter: Pushing, model: CausalModel, decisions: list):
         self.adapter, self.model, self.decisions = adapter, model, decisions
         self.prompt_length: int | None = None  # set while generate runs
         self.waiting = True  # nothing has been decided for this answer yet
@@ -88,7 +104,7 @@ class Steering:
         if self.refused is not None:
             raise self.refused
 
-    def _one_answer(self, generate, *args, **kwargs):
+    def _one_answer(self, generate: Callable, *args: Any, **kwargs: Any) -> Any:
         """Run `generate`, which gives one answer per row."""
         ids = _prompt({"input_ids": kwargs.get("inputs", args[0] if args else None)} | kwargs)
         past = kwargs.get("past_key_values")
@@ -109,7 +125,7 @@ class Steering:
             raise AdapterError("generate ran compiled code, unsteered: call it with disable_compile=True.")
         return answer
 
-    def _look(self, module, args, kwargs) -> None:
+    def _look(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
         """Before a forward call: does it hold the last prompt token?"""
         given = _by_name(module, args, kwargs)
         past = given.get("past_key_values")
@@ -137,7 +153,7 @@ class Steering:
             raise AdapterError("a prompt's next chunk: prefill all chunks but the last before adapter.steer().")
         return None
 
-    def _act(self, _module, _args, output):
+    def _act(self, _module: torch.nn.Module, _args: tuple, output: Output) -> Output:
         """After the block: push the last prompt token."""
         if self.column is not None:
             hidden = block_output(output)
@@ -151,11 +167,11 @@ class Steering:
         return output
 
 
-def _refuse_batching(*_args, **_kwargs):
+def _refuse_batching(*_args: Any, **_kwargs: Any) -> NoReturn:
     raise AdapterError(f"continuous batching runs in pages, where {ONE_REQUEST}")
 
 
-def _by_name(module, args, kwargs) -> dict:
+def _by_name(module: torch.nn.Module, args: tuple, kwargs: dict) -> dict:
     """A call's arguments by name, those given by position too."""
     if not args:
         return kwargs
@@ -171,7 +187,7 @@ def _prompt(given: dict) -> torch.Tensor:
     return ids
 
 
-def refuse_right_padding(mask, last: int) -> None:
+def refuse_right_padding(mask: object, last: int) -> None:
     """Refuse a padding mask `[B, T]` that hides column `last` of any row."""
     if isinstance(mask, torch.Tensor) and mask.dim() == 2 and not mask[:, last : last + 1].all():
         raise AdapterError("the batch is padded on the right: set tokenizer.padding_side = 'left'.")
@@ -202,7 +218,7 @@ def _last_sees_less(mask: torch.Tensor) -> bool:
     return bool((seen.any(dim=-2) & ~seen[..., -1, :]).any())
 
 
-def _starts_again(positions: torch.Tensor, mask) -> bool:
+def _starts_again(positions: torch.Tensor, mask: object) -> bool:
     """Whether positions `[B, T]` go on by other steps than 1 behind a row's padding."""
     odd = positions.diff(dim=1) != 1
     if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] >= positions.shape[1]:

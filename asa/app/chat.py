@@ -11,11 +11,11 @@ from asa.data.requests import Request
 from asa.evaluation.comparisons import Comparison
 from asa.models.answers import AnswerRules
 from asa.models.fitting import fitting_prompts
-from asa.models.layout import input_device
+from asa.models.layout import CausalModel, input_device
 from asa.models.prompts import Prompter
 
 
-def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -> Comparison:
+def answer_twice(model: CausalModel, prompter: Prompter, adapter: ASAAdapter, request: str) -> Comparison:
     """Answer `request` greedily, unsteered and steered.
 
     Raises:
@@ -26,7 +26,7 @@ def answer_twice(model, prompter: Prompter, adapter: ASAAdapter, request: str) -
     ids = ids.to(input_device(model))
     rules = AnswerRules(prompter, model)
 
-    def ended(sequences: torch.Tensor, _scores, **_more) -> torch.Tensor:
+    def ended(sequences: torch.Tensor, _scores: object, **_more: object) -> torch.Tensor:
         return torch.tensor([rules.ended(row[ids.shape[1] :].tolist()) for row in sequences], device=sequences.device)
 
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "stopping_criteria": [ended]}

@@ -5,6 +5,7 @@ A request that stands among the examples, or resembles one, is scored nowhere: i
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from asa.data.duplicates import apart_from
 from asa.data.requests import Request, RequestsError
@@ -12,6 +13,10 @@ from asa.data.splits import FULL, Shares, spare_requests, split_requests
 from asa.tools.calls import ToolCall
 from asa.tools.definitions import Example, Tool, check_call
 from asa.tools.schemas import schema_resolver, without_reference
+
+if TYPE_CHECKING:
+    from referencing._core import Resolver
+    from referencing.jsonschema import Schema
 
 
 def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[dict[str, Tool], list[Request]]:
@@ -104,13 +109,13 @@ def plain_arguments(schema: dict, text: str) -> dict:
         return {}
 
 
-def _plain_object(schema: dict, text: str, resolver) -> dict:
+def _plain_object(schema: dict, text: str, resolver: "Resolver[Schema]") -> dict:
     schema, resolver = without_reference(schema, resolver)
     properties = schema.get("properties", {})
     return {name: _plain_value(properties.get(name), text, resolver) for name in schema.get("required", [])}
 
 
-def _plain_value(schema: dict | bool | None, text: str, resolver):
+def _plain_value(schema: dict | bool | None, text: str, resolver: "Resolver[Schema]") -> Any:
     schema, resolver = without_reference(schema, resolver)
     if "const" in schema:
         return schema["const"]

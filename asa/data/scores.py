@@ -6,6 +6,7 @@ Whatever chooses and whatever reports counts in the same way. A rate without a d
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 
 
@@ -14,7 +15,7 @@ def ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def confusion(called, labels) -> dict[str, Any]:
+def confusion(called: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
     """Counts and rates of trigger decisions `called` `[N]` (bool) against `labels` `[N]` (0 or 1).
 
     A rate without a denominator is None.
@@ -33,7 +34,7 @@ def confusion(called, labels) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def auc_of(labels, scores) -> float | None:
+def auc_of(labels: ArrayLike, scores: ArrayLike) -> float | None:
     """Area under the ROC curve of `scores` `[N]` against `labels` `[N]` (0 or 1); None where all labels are alike."""
     return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) > 1 else None
 

@@ -9,26 +9,40 @@ It does not read an attention mask: rows carry no padding while they are prefill
 columns a row has where rows of different length stand side by side. A sliding window is built from the same counts.
 """
 
+from typing import Any, Protocol
+
 import torch
 from transformers import AttentionInterface
+
+from asa.engine.kv_cache import PrefixKeys
 
 SHARED_PREFIX_ATTENTION = "asa_shared_prefix"
 
 
+class Attention(Protocol):
+    """An attention module of any family.
+
+    Attributes:
+        layer_idx: Index of its block.
+    """
+
+    layer_idx: int
+
+
 def shared_prefix_attention(
-    module,
-    query,
-    key,
-    value,
-    attention_mask,
-    scaling,
-    dropout=0.0,
+    module: Attention,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
     *,
-    prefix=None,
-    own_mask=None,
-    sliding_window=None,
-    **kwargs,
-):
+    prefix: PrefixKeys | None = None,
+    own_mask: torch.Tensor | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     """Attend to one shared prefix and to each row's own tokens, as one softmax.
 
     Plain scaled dot-product attention over `[prefix, own]`, but the prefix is stored once: all rows' queries are folded
@@ -54,8 +68,9 @@ def shared_prefix_attention(
     batch, heads, steps, width = query.shape
     kv_heads, own = key.shape[1], key.shape[2]
     known = 0 if prefix is None else prefix[module.layer_idx][0].shape[1]
-    windowed = sliding_window is not None and known + own > sliding_window
-    if windowed:
+    if sliding_window is not None and known + own <= sliding_window:
+        sliding_window = None  # no query is too far from anything
+    if sliding_window is not None:
         columns = torch.ones(1, own, device=key.device) if own_mask is None else own_mask
         places = columns.cumsum(-1).long() + known - 1  # [B or 1, S]: where in its text each own column stands
         oldest = places[:, -steps:, None] - sliding_window + 1  # [B or 1, T, 1]: the first place a query sees
@@ -64,7 +79,7 @@ def shared_prefix_attention(
     if steps > 1:
         later = torch.ones(steps, own, dtype=torch.bool, device=key.device).triu(own - steps + 1)
         scores = scores.view(batch, kv_heads, -1, steps, own).masked_fill_(later, float("-inf")).flatten(2, 3)
-    if windowed:
+    if sliding_window is not None:
         hidden = (places[:, None] < oldest)[:, None, None]  # [B or 1, 1, 1, T, S]
         scores = scores.view(batch, kv_heads, -1, steps, own).masked_fill_(hidden, float("-inf")).flatten(2, 3)
     if own_mask is not None:
@@ -75,7 +90,7 @@ def shared_prefix_attention(
     prefix_keys, prefix_values = prefix[module.layer_idx]
     rows = folded.transpose(0, 1).reshape(kv_heads, -1, width)  # [kv, B*G*T, d]: every row against the one prefix
     shared = (rows @ prefix_keys.transpose(-1, -2)).float()  # [kv, B*G*T, P]
-    if windowed:
+    if sliding_window is not None:
         hidden = (torch.arange(known, device=key.device) < oldest)[:, None]  # [B or 1, 1, T, P]
         shared = shared.view(kv_heads, batch, -1, steps, known).masked_fill_(hidden, float("-inf"))
         shared = shared.view(kv_heads, -1, known)

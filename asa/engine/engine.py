@@ -73,7 +73,7 @@ class Engine(PrefixedModel):
                 own = [torch.tensor(suffixes[row][:-1]) for row in bucket]
                 cache = fork_cache(self.start, torch.zeros(len(own), dtype=torch.long, device=self.device))
                 ids = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
-                self.forward(ids, len(self.prefix_ids), cache, prefix=self.prefix_keys, keep=0)
+                self.prefill(ids, len(self.prefix_ids), cache, self.prefix_keys)
                 parts.append(cache)
                 prefilled(len(own))
         cache = join_caches(parts, longest)

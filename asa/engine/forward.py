@@ -6,12 +6,14 @@ attention is on for the time of a pass; the caller's own `generate` keeps the mo
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from asa.engine.attention import SHARED_PREFIX_ATTENTION
-from asa.engine.kv_cache import growing_cache, take_keys
-from asa.models.layout import input_device, is_compiled
+from asa.engine.kv_cache import PrefixKeys, growing_cache, take_keys
+from asa.models.layout import CausalModel, input_device, is_compiled
 
 
 class PrefixedModel:
@@ -29,14 +31,14 @@ class PrefixedModel:
         ValueError: The model is compiled.
     """
 
-    def __init__(self, model, prefix_ids: list[int]):
+    def __init__(self, model: CausalModel, prefix_ids: list[int]):
         if is_compiled(model):
             raise ValueError("a compiled model ignores hooks set later: give the engine the uncompiled one.")
         self.model, self.device = model, input_device(model)
         self.prefix_ids = list(prefix_ids)
         cache = growing_cache(model.config)
         with self.forwarding():
-            self.forward(torch.tensor([self.prefix_ids]), 0, cache, keep=0)
+            self.prefill(torch.tensor([self.prefix_ids]), 0, cache)
         self.prefix_keys = take_keys(cache)
         self.start = cache  # convolution states behind the prefix; attention layers empty
 
@@ -55,21 +57,35 @@ class PrefixedModel:
         finally:
             self.model.set_attn_implementation(before)
 
-    def forward(self, ids, start, cache, own_mask=None, prefix=None, keep=1):
+    def forward(
+        self,
+        ids: torch.Tensor,
+        start: int | torch.Tensor,
+        cache: DynamicCache,
+        own_mask: torch.Tensor | None = None,
+        prefix: PrefixKeys | None = None,
+        keep: int = 1,
+    ) -> torch.Tensor:
         """One forward pass of `ids` `[B, T]` at positions `start` (int or `[B, 1]`).
 
         Returns:
-            Logits of the last `keep` tokens `[B, keep, vocabulary]`; None where `keep` is 0.
+            Logits of the last `keep` tokens `[B, keep, vocabulary]`.
         """
+        more = {"own_mask": own_mask, "prefix": prefix, "logits_to_keep": keep}
+        return self._run(self.model, ids, start, cache, more).logits
+
+    def prefill(self, ids: torch.Tensor, start: int, cache: DynamicCache, prefix: PrefixKeys | None = None) -> None:
+        """The same for what it leaves in `cache` alone: without logits."""
+        self._run(self.model.get_decoder(), ids, start, cache, {"own_mask": None, "prefix": prefix})
+
+    def _run(
+        self, run: torch.nn.Module, ids: torch.Tensor, start: int | torch.Tensor, cache: DynamicCache, more: dict
+    ) -> Any:
         positions = torch.arange(ids.shape[1])[None] + start
-        run = self.model if keep else self.model.get_decoder()
-        out = run(
+        return run(
             input_ids=ids.to(self.device),
             position_ids=positions.expand(ids.shape).to(self.device),
             past_key_values=cache,
             use_cache=True,
-            own_mask=own_mask,
-            prefix=prefix,
-            **({"logits_to_keep": keep} if keep else {}),
+            **more,
         )
-        return out.logits if keep else None

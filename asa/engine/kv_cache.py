@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 
-def is_convolution(layer) -> bool:
+def is_convolution(layer: object) -> bool:
     """Whether a cache layer holds convolution states rather than keys and values."""
     return hasattr(layer, "conv_states")
 
@@ -26,7 +26,7 @@ def layers_of(cache: DynamicCache) -> list[Any]:
     return cache.layers
 
 
-def growing_cache(config) -> DynamicCache:
+def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     """An empty cache for a model of `config` in which no attention layer forgets."""
     cache = DynamicCache(config=config)
     cache.layers = [layer if is_convolution(layer) else DynamicLayer() for layer in layers_of(cache)]
@@ -134,7 +134,9 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values, self.length = keys, values, length
         self.is_initialized = True
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write new keys and values `[B, kv_heads, T, d]` and return all so far."""
         end = self.length + key_states.shape[2]
         self.keys[:, :, self.length : end] = key_states

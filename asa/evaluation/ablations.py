@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asa.engine.batch import Batch
 from asa.method.directions import mixed, unit
 from asa.method.probes import Readers
 from asa.method.steering import gates, push_along, replay_triggers
@@ -72,7 +73,9 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
     return {name: push_along(parts.readers, setting.dose, *variant) for name, variant in variants.items()}
 
 
-def run_ablations(batches, states, parts: Steered, domains: list[str], trigger_id: int, seed: int) -> dict:
+def run_ablations(
+    batches: list[Batch], states: np.ndarray, parts: Steered, domains: list[str], trigger_id: int, seed: int
+) -> dict[str, np.ndarray]:
     """Whether the next token opens a call after every ablation's push, by replay.
 
     Returns:

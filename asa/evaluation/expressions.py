@@ -11,6 +11,7 @@ import re
 import statistics
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from simpleeval import EvalWithCompoundTypes
 
@@ -69,14 +70,14 @@ def evaluate(expression: str) -> float | None:
         return None
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _of_numbers(function: Callable) -> Callable:
     """`function`, which takes nothing but numbers: `[0] * 10**9` is no product."""
 
-    def checked(*values):
+    def checked(*values: Any) -> Any:
         if not all(map(_is_number, values)):
             raise TypeError("not a number")
         return function(*values)
@@ -97,7 +98,7 @@ def _round(value: float, digits: int = 0) -> float:
 def _of_small(function: Callable) -> Callable:
     """`function`, which takes nothing larger than `LARGEST_COUNT`."""
 
-    def checked(*values):
+    def checked(*values: Any) -> Any:
         if any(abs(value) > LARGEST_COUNT for value in values):
             raise OverflowError("too large to count")
         return function(*(int(value) if value == int(value) else value for value in values))

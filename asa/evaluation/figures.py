@@ -4,10 +4,13 @@ Each function draws one figure from plain numbers, saves it and returns it. In a
 below its cell. A number that is None is not drawn: a dash stands in a bar's place, and a line has a hole.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from asa.evaluation.tables import printed
 from asa.method.directions import DIRECTIONS
@@ -26,7 +29,7 @@ RUN_NAMES = {
 }
 
 
-def save_figure(figure, path: str | Path, mark: str = ""):
+def save_figure(figure: Figure, path: str | Path, mark: str = "") -> Figure:
     """Save as PNG, whole or not at all, and return the figure; `mark` stands above it, small."""
     if mark:
         figure.text(0, 1.01, mark, transform=figure.transFigure, fontsize=8, color="#b03060")
@@ -34,20 +37,25 @@ def save_figure(figure, path: str | Path, mark: str = ""):
     return figure
 
 
-def _heights(values) -> np.ndarray:
+def _heights(values: Iterable[float | None]) -> np.ndarray:
     """Numbers to draw, NaN for None; matplotlib leaves holes there."""
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def _draw_level(axes, height: float | None) -> None:
+def _draw_level(axes: Axes, height: float | None) -> None:
     """A line across at the unsteered model's rate, if it has one."""
     if height is not None:
         axes.axhline(height, color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
 
 
 def plot_probe_sweep(
-    readings: list[LayerReading], length_auc: float, kinds: list[str], chosen: dict[str, int], mark: str, path
-):
+    readings: list[LayerReading],
+    length_auc: float,
+    kinds: list[str],
+    chosen: dict[str, int],
+    mark: str,
+    path: str | Path,
+) -> Figure:
     """AUC of every layer's probe, with controls; `kinds` are the blocks' types, `chosen` maps two rules to layers."""
     figure, axes = plt.subplots(figsize=(9, 4))
     for kind in dict.fromkeys(kinds):
@@ -70,7 +78,13 @@ def plot_probe_sweep(
     return save_figure(figure, path, mark)
 
 
-def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline: dict[str, float], mark: str, path):
+def plot_settings(
+    settings: list[Setting],
+    chosen: dict[str, Setting],
+    baseline: dict[str, float],
+    mark: str,
+    path: str | Path,
+) -> Figure:
     """Trigger F1 and FPR on VALID against dose, tau and beta, each direction around its own best setting."""
     figure, rows = plt.subplots(2, 3, figsize=(11, 5.6), sharey="row")
     for direction, best in chosen.items():
@@ -110,7 +124,7 @@ def plot_settings(settings: list[Setting], chosen: dict[str, Setting], baseline:
     return save_figure(figure, path, mark)
 
 
-def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
+def plot_baseline_vs_asa(test: dict[str, dict], title: str, path: str | Path) -> Figure:
     """Test metrics with 95 % intervals where there are any, a bar a run; a dash in place of a bar without a value."""
     figure, axes = plt.subplots(figsize=(9, 4.2))
     measures = ("precision", "recall", "f1", "fpr", "accuracy")
@@ -134,7 +148,7 @@ def plot_baseline_vs_asa(test: dict[str, dict], title: str, path):
     return save_figure(figure, path)
 
 
-def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], mark: str, path):
+def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], mark: str, path: str | Path) -> Figure:
     """Cosines between the domains' directions, one heat map a direction."""
     figure, axes = plt.subplots(
         1, len(matrices), figsize=(4.4 * len(matrices), 3.8), squeeze=False, layout="constrained"
@@ -151,7 +165,7 @@ def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], mark: str, p
     return save_figure(figure, path, mark)
 
 
-def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path):
+def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path: str | Path) -> Figure:
     """F1, FPR, call validity and damage against dose: one column per layer, one line per direction."""
     layers, directions = sorted({p["layer"] for p in points}), list(dict.fromkeys(p["direction"] for p in points))
     measures = {"f1": "trigger F1", "fpr": "false-positive rate", "arguments": "calls that fit", "kl": "KL (nats)"}
@@ -182,7 +196,9 @@ def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path):
     return save_figure(figure, path)
 
 
-def plot_layer_curve(layers: list[dict], auc: dict[int, float], directions: tuple[str, ...], path):
+def plot_layer_curve(
+    layers: list[dict], auc: dict[int, float], directions: tuple[str, ...], path: str | Path
+) -> Figure:
     """Layer by layer: what the probe reads (AUC) and what each direction achieves at its best dose (F1)."""
     figure, axes = plt.subplots(figsize=(9, 4))
     axes.plot(list(auc), list(auc.values()), "k.--", lw=1, label="read: the probe's AUC")
@@ -201,7 +217,7 @@ def plot_layer_curve(layers: list[dict], auc: dict[int, float], directions: tupl
     return save_figure(figure, path)
 
 
-def plot_reliability(bins: dict[str, list[dict]], path):
+def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
     """The share of requests that need a tool against the probe's p, one line per split."""
     figure, axes = plt.subplots(figsize=(4.6, 4.4))
     axes.plot([0, 1], [0, 1], ":", color="#777777", lw=1)

@@ -4,9 +4,11 @@ Every rate has a 95 % interval (Wilson), F1 a bootstrap over requests, and two r
 an exact McNemar test. What has no denominator is no number: it is None, and so is its interval; `why_missing` says why.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 from asa.data.scores import confusion, ratio
@@ -53,7 +55,7 @@ def rate_of(hits: int, total: int) -> dict:
     return {"rate": ratio(hits, total), "interval": wilson(hits, total), "hits": hits, "total": total}
 
 
-def f1_interval(called, labels, seed: int) -> list[float] | None:
+def f1_interval(called: ArrayLike, labels: ArrayLike, seed: int) -> list[float] | None:
     """95 % bootstrap interval of F1 over requests; None where F1 is 0 or 1: requests drawn again say the same."""
     called, needed = np.asarray(called, bool), np.asarray(labels) == 1
     if not (called & needed).any() or (called == needed).all():
@@ -64,7 +66,7 @@ def f1_interval(called, labels, seed: int) -> list[float] | None:
     return [float(bound) for bound in np.percentile(2 * tp / np.maximum(twice, 1), [2.5, 97.5])]
 
 
-def trigger_metrics(called, labels, seed: int) -> dict:
+def trigger_metrics(called: ArrayLike, labels: ArrayLike, seed: int) -> dict:
     """`confusion` plus `intervals`: 95 % `[low, high]` for every rate; None without one, and for an F1 of 0 or 1."""
     scores = confusion(called, labels)
     tp, fp, fn, tn = (scores[name] for name in ("tp", "fp", "fn", "tn"))
@@ -75,7 +77,7 @@ def trigger_metrics(called, labels, seed: int) -> dict:
     return scores
 
 
-def mcnemar(called_a, called_b, labels) -> dict[str, Any]:
+def mcnemar(called_a: ArrayLike, called_b: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
     """Exact McNemar test of two runs' correctness on the same requests.
 
     Returns:
@@ -104,12 +106,12 @@ def difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
-def mean_or_none(values) -> float | None:
+def mean_or_none(values: Sequence[float] | np.ndarray) -> float | None:
     """The mean of `values`; None where there are none."""
     return float(np.mean(values)) if len(values) else None
 
 
-def mean_and_std(values) -> dict[str, float | None]:
+def mean_and_std(values: Sequence[float | None]) -> dict[str, float | None]:
     """`mean` and sample standard deviation `std` of repeated measurements, of those that are not None.
 
     A mean needs one of them and a deviation two; without, it is None. Where some are missing, `counted` and `total` say

@@ -19,7 +19,7 @@ def markdown_table(heads: list[str], rows: list[list]) -> str:
     | ASA | - |
     """
 
-    def cell(value) -> str:
+    def cell(value: object) -> str:
         return printed(value) if value is None or isinstance(value, float) else str(value)
 
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

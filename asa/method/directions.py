@@ -56,7 +56,13 @@ def action_direction(states: np.ndarray, triggered: np.ndarray, log_odds: np.nda
 
 
 def fit_directions(
-    kind: str, states, labels, domains: list[str], triggered, log_odds, names: list[str]
+    kind: str,
+    states: np.ndarray,
+    labels: np.ndarray,
+    domains: list[str],
+    triggered: np.ndarray,
+    log_odds: np.ndarray,
+    names: list[str],
 ) -> dict[str, np.ndarray]:
     """Directions of one kind at one layer.
 

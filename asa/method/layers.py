@@ -49,7 +49,7 @@ def is_constant(states: np.ndarray) -> bool:
 
 
 # [layer_probe]
-def _auc(fit, fit_labels, valid, valid_labels) -> float:
+def _auc(fit: np.ndarray, fit_labels: np.ndarray, valid: np.ndarray, valid_labels: np.ndarray) -> float:
     scaler = StandardScaler().fit(fit)
     probe = LogisticRegression(C=1e-2, max_iter=1000).fit(scaler.transform(fit), fit_labels)
     return read_auc(valid_labels, probe.decision_function(scaler.transform(valid)))
@@ -58,7 +58,7 @@ def _auc(fit, fit_labels, valid, valid_labels) -> float:
 # [/layer_probe]
 
 
-def read_auc(labels, scores) -> float:
+def read_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """`auc_of`, where there must be one.
 
     Raises:
@@ -70,7 +70,9 @@ def read_auc(labels, scores) -> float:
     return area
 
 
-def sweep_layers(fit, fit_labels, valid, valid_labels, seed: int) -> list[LayerReading]:
+def sweep_layers(
+    fit: np.ndarray, fit_labels: np.ndarray, valid: np.ndarray, valid_labels: np.ndarray, seed: int
+) -> list[LayerReading]:
     """Fit a probe per layer and score it on VALID.
 
     Args:
@@ -103,7 +105,9 @@ def sweep_layers(fit, fit_labels, valid, valid_labels, seed: int) -> list[LayerR
     return readings
 
 
-def length_control(fit_lengths, fit_labels, valid_lengths, valid_labels) -> float:
+def length_control(
+    fit_lengths: list[int], fit_labels: np.ndarray, valid_lengths: list[int], valid_labels: np.ndarray
+) -> float:
     """AUC on VALID of a probe that sees only the prompt's length in tokens `[N]`."""
     columns = [np.asarray(lengths, float)[:, None] for lengths in (fit_lengths, valid_lengths)]
     return _auc(columns[0], fit_labels, columns[1], valid_labels)

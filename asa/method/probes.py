@@ -49,7 +49,9 @@ class Readers:
         return each[np.arange(len(z)), routed]
 
 
-def fit_readers(states, labels, domains: list[str], names: list[str], strength: float, own: float) -> Readers:
+def fit_readers(
+    states: np.ndarray, labels: np.ndarray, domains: list[str], names: list[str], strength: float, own: float
+) -> Readers:
     """Fit scaler, router and probes at one layer.
 
     A domain's probe is a common weight vector plus its own deviation, both regularised: one logistic regression on
@@ -90,7 +92,14 @@ def fit_readers(states, labels, domains: list[str], names: list[str], strength: 
     return Readers(names, scaler, router, probes, mean_norm)
 
 
-def choose_probe(fit, fit_labels, fit_domains, valid, valid_labels, names) -> tuple[float, float]:
+def choose_probe(
+    fit: np.ndarray,
+    fit_labels: np.ndarray,
+    fit_domains: list[str],
+    valid: np.ndarray,
+    valid_labels: np.ndarray,
+    names: list[str],
+) -> tuple[float, float]:
     """The strength and freedom with the best AUC on VALID at one layer's states `[N, H]`; ties to the stronger.
 
     Raises:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from asa.data.scores import confusion, worth
+from asa.engine.batch import Batch
 from asa.method.directions import mixed
 from asa.method.probes import Readers
 from asa.method.steering import gates, push_along, replay_triggers
@@ -49,12 +50,12 @@ class Setting:
 
 
 def sweep_settings(
-    batches,
-    states,
-    unsteered,
-    labels,
+    batches: list[Batch],
+    states: np.ndarray,
+    unsteered: np.ndarray,
+    labels: np.ndarray,
     readers: dict[int, Readers],
-    directions,
+    directions: dict[tuple[str, int], dict[str, np.ndarray]],
     trigger_id: int,
     doses: tuple[float, ...] = DOSES,
     betas: tuple[float, ...] = BETAS,

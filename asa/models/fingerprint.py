@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from asa.models.layout import decoder_layers, final_norm, input_device
+from asa.models.layout import CausalModel, decoder_layers, final_norm, input_device
 
 WEIGHTS_SAMPLED = 64  # most elements of a parameter that `weights_key` looks at
 
@@ -30,7 +30,7 @@ COARSE_TOLERANCE = 0.22  # on a coarse grid: 4 bits are off by .1 to .2
 SINGLE_MATRIX = 1.8  # times the tolerance, for one matrix alone: of fewer numbers, so left more to chance
 
 
-def fingerprint(model) -> dict:
+def fingerprint(model: CausalModel) -> dict:
     """What tells a model from others: its shape, the lengths of token embeddings, and numbers of every matrix.
 
     Args:
@@ -108,7 +108,7 @@ def model_difference(found: dict, expected: dict) -> str:
     return ""
 
 
-def _relative(off, size):
+def _relative(off: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Root of the ratio of two sums of squares; 0 where both are 0."""
     return np.sqrt(off / np.maximum(size, np.finfo(np.float64).tiny))
 
@@ -127,7 +127,7 @@ def sampled_block(block: torch.nn.Module, dtype: torch.dtype) -> tuple[np.ndarra
     return _stacked(matrices), _stacked([part for module in modules for part in _sampled_vectors(module)])
 
 
-def sampled_ends(model) -> np.ndarray:
+def sampled_ends(model: CausalModel) -> np.ndarray:
     """The same of what follows the blocks: the final norm and, where it is not the embedding again, the unembedding."""
     head, parts = model.get_output_embeddings(), []
     with contextlib.suppress(ValueError):  # a decoder whose norm has no known name
@@ -208,7 +208,7 @@ def _places(height: int, width: int) -> tuple[list[int], int]:
     return [height // 3, 2 * height // 3], min(width // 3, width - COLUMNS)
 
 
-def weights_key(model) -> str:
+def weights_key(model: torch.nn.Module) -> str:
     """SHA-256 of up to `WEIGHTS_SAMPLED` evenly spaced elements of every parameter, as fp32, and of its name.
 
     It tells weights apart that lie under one name; parameters on the meta device, offloaded ones, are left out.

@@ -5,12 +5,16 @@ on text, because a tokenizer may merge across the seam.
 """
 
 import math
+from typing import TYPE_CHECKING
 
 from asa.data.requests import Request, RequestsError
 from asa.models.prompts import Prompter, PromptError, common_start
 
+if TYPE_CHECKING:
+    from asa.models.layout import CausalModel
 
-def fitting_prompts(prompter: Prompter, model, requests: list[Request]) -> list[list[int]]:
+
+def fitting_prompts(prompter: Prompter, model: "CausalModel", requests: list[Request]) -> list[list[int]]:
     """The prompts of `requests` as token ids, each with room for its answer in what the model takes.
 
     Raises:

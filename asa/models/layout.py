@@ -5,22 +5,38 @@ here. Nothing else about a model is known in this file, and no model is run.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    class CausalModel(PreTrainedModel):
+        """A causal language model of transformers, which has no one class for them: for types only."""
+
+        config: Any  # every family has a class of its own
+        lm_head: torch.nn.Module
+        generate: Callable[..., torch.Tensor]
+
+        def get_input_embeddings(self) -> torch.nn.Embedding: ...  # noqa: D102
+else:
+    CausalModel = torch.nn.Module
 
 
-def decoder_layers(model) -> torch.nn.ModuleList:
+def decoder_layers(model: CausalModel) -> torch.nn.ModuleList:
     """The decoder blocks of a causal language model, in order."""
     return model.get_decoder().layers
 
 
-def block_output(output) -> torch.Tensor:
+def block_output(output: torch.Tensor | tuple) -> torch.Tensor:
     """The hidden state in a decoder block's output, which is a tensor or a tuple that starts with it."""
     return output[0] if isinstance(output, tuple) else output
 
 
-def is_compiled(model, within=None) -> bool:
+def is_compiled(model: CausalModel, within: torch.nn.Module | None = None) -> bool:
     """Whether `torch.compile` wraps a part that holds a model's blocks: a hook that is set later may go unseen.
 
     Blocks that are compiled one by one do not count: a block's own hooks run outside of its compiled code.
@@ -39,7 +55,7 @@ def is_compiled(model, within=None) -> bool:
     )
 
 
-def input_device(model) -> torch.device:
+def input_device(model: CausalModel) -> torch.device:
     """Where a model takes its inputs: where its weights are or, where accelerate offloads them, where it runs them."""
     if model.device.type != "meta":
         return model.device
@@ -48,7 +64,7 @@ def input_device(model) -> torch.device:
 
 
 @contextlib.contextmanager
-def hooked(*handles) -> Iterator[None]:
+def hooked(*handles: RemovableHandle) -> Iterator[None]:
     """Remove hook handles at the end, whatever happens."""
     try:
         yield
@@ -57,7 +73,7 @@ def hooked(*handles) -> Iterator[None]:
             handle.remove()
 
 
-def final_norm(model) -> torch.nn.Module:
+def final_norm(model: CausalModel) -> torch.nn.Module:
     """The norm between the last block and the unembedding.
 
     Raises:

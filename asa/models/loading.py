@@ -18,10 +18,10 @@ from typing import Any
 from urllib.error import HTTPError
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from asa.models.folders import LFS_POINTER, ModelError, folder_fault
-from asa.models.layout import decoder_layers, final_norm
+from asa.models.layout import CausalModel, decoder_layers, final_norm
 from asa.models.profiles import Profile
 from asa.models.wheels import model_from_wheel
 from asa.support.hub import hub_sentence, said_by
@@ -68,7 +68,7 @@ def pick_device() -> tuple[torch.device, torch.dtype]:
     return device, torch.bfloat16 if new else torch.float16
 
 
-def load_model(profile: Profile, hub: bool, device_map: str = ""):
+def load_model(profile: Profile, hub: bool, device_map: str = "") -> tuple[CausalModel, PreTrainedTokenizerBase, str]:
     """Load a profile's model and tokenizer; of several processes the first goes ahead and fetches them.
 
     Args:
@@ -107,7 +107,7 @@ def load_model(profile: Profile, hub: bool, device_map: str = ""):
     return model.eval(), tokenizer, source
 
 
-def _loaded(name: str, revision: str, hub: bool, options: dict) -> tuple:
+def _loaded(name: str, revision: str, hub: bool, options: dict) -> tuple[CausalModel, PreTrainedTokenizerBase]:
     """(model, tokenizer) of a folder or hub id, whole and of a kind that the engine knows."""
     place = os.path.expanduser(name)
     if not os.path.isdir(place) and (os.path.exists(place) or place.startswith(("/", "."))):
@@ -157,7 +157,7 @@ def _refuse_gaps(name: str, missing: Collection[str], tokens: int, rows: int) ->
         raise ModelError(f"{name} cannot be loaded: {has}; get all files again, from one model.")
 
 
-def refuse_other_blocks(model, name: str) -> None:
+def refuse_other_blocks(model: CausalModel, name: str) -> None:
     """Refuse a model whose blocks the engine does not find or which reads a text in both directions, as BERT does.
 
     Raises:
@@ -175,7 +175,7 @@ def refuse_other_blocks(model, name: str) -> None:
         raise ModelError(f"{name} ({model.config.model_type}) {more}: choose a model of another family.")
 
 
-def refuse_other_attention(model, name: str) -> None:
+def refuse_other_attention(model: CausalModel, name: str) -> None:
     """Refuse a model whose attention is more than scaled dot products (`attention` would silently leave that out).
 
     Raises:

@@ -12,11 +12,15 @@ import itertools
 import json
 import re
 from datetime import datetime
+from typing import TYPE_CHECKING, cast
 
 from asa.models.profiles import Profile
 from asa.models.templates import PROMPT_DATE, broken_up, control_texts, dated_template
 from asa.support.files import UserError, half_character
 from asa.tools.definitions import Example, Tool, render_call, signature
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _OTHER_DATE = datetime(2023, 11, 8, 9, 47, 31)  # differs in all that a template may print of a date
 # how turns are put to a template: system text in the first user turn?, contents as lists of parts?
@@ -48,7 +52,7 @@ class Prompter:
             end alike, or it does not know the trigger.
     """
 
-    def __init__(self, tokenizer, profile: Profile, tools: dict[str, Tool]):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", profile: Profile, tools: dict[str, Tool]):
         self.tokenizer, self.profile, self.tools = tokenizer, profile, tools
         self._template = self._find_template()
         self.template_hash = hashlib.sha256(self._template.encode()).hexdigest()[:16]
@@ -66,7 +70,7 @@ class Prompter:
         first_tokens = (samples[0][0], *tokenizer("a")["input_ids"][:1])  # the template's, the tokenizer's own
         self._bos_count = int(tokenizer.bos_token_id is not None and tokenizer.bos_token_id in first_tokens)
         self.tail = common_start([ids[::-1] for ids in samples])[::-1]
-        found = tokenizer.convert_tokens_to_ids(self._control)
+        found = cast(list[int], tokenizer.convert_tokens_to_ids(self._control))
         self._control_ids = set(found) - {tokenizer.unk_token_id}  # any text may hold what is unknown
         self._own_control = self._only_control(samples[0])
         if not self.tail:
@@ -79,7 +83,7 @@ class Prompter:
                 f"{profile.model_id}: expected its chat template to show the system text and the request, found that "
                 "it leaves one out: choose an instruction-tuned model, or correct its chat template."
             )
-        self.opened = "<think>" if tokenizer.decode(self.tail).rstrip().endswith("<think>") else ""
+        self.opened = "<think>" if self._decoded(self.tail).rstrip().endswith("<think>") else ""
 
     @property
     def date_note(self) -> str:
@@ -153,9 +157,10 @@ class Prompter:
     def _rendered(self, turns: list[dict], date: datetime = PROMPT_DATE) -> str:
         template = dated_template(self._template, date)
         try:
-            return self.tokenizer.apply_chat_template(
+            rendered = self.tokenizer.apply_chat_template(
                 turns, chat_template=template, tokenize=False, add_generation_prompt=True
             )
+            return cast(str, rendered)
         except Exception as error:  # a template is a program: it may raise anything
             said = " ".join(str(error).split()) or type(error).__name__
             raise PromptError(
@@ -206,7 +211,10 @@ class Prompter:
 
     def answer(self, ids: list[int]) -> str:
         """The text of generated ids, behind the `<think>` that the prompt may have opened."""
-        return self.opened + self.tokenizer.decode(ids)
+        return self.opened + self._decoded(ids)
+
+    def _decoded(self, ids: list[int]) -> str:
+        return cast(str, self.tokenizer.decode(ids))
 
     def key(self) -> str:
         """Hash of all that shapes a prompt but the request."""

@@ -6,13 +6,17 @@ A template that prints the date prints `PROMPT_DATE`, so that a prompt is the sa
 import json
 import re
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from asa.models.profiles import Profile
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROMPT_DATE = datetime(2024, 7, 26, 12)  # the day that Llama 3's template falls back to
 
 
-def control_texts(tokenizer, template: str, profile: Profile) -> list[str]:
+def control_texts(tokenizer: "PreTrainedTokenizerBase", template: str, profile: Profile) -> list[str]:
     """The added tokens, as text, that say more than their letters.
 
     These are the special ones, those of the others that the chat template or the profile writes (or whose counterpart,

@@ -4,11 +4,15 @@ All of it on VALID and by the model's own next token after the push (replay); ca
 whether they are any good. It shows, it does not choose: `tuning` does.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from asa.data.scores import confusion
+from asa.engine.batch import Batch
 from asa.evaluation.metrics import mean_or_none
 from asa.method.directions import DIRECTIONS, mixed
+from asa.method.probes import Readers
 from asa.method.steering import gates, push_along, replay_triggers
 from asa.method.tuning import DOSES
 from asa.study.damage import next_token_kl
@@ -17,13 +21,24 @@ from asa.support.processes import progress
 SAMPLED_CALLS = 40  # requests that need a tool, whose calls are generated at every dose
 
 
-def _gated(readers, directions, here, tau: float) -> tuple[np.ndarray, np.ndarray]:
+def _gated(
+    readers: Readers, directions: dict[str, np.ndarray], here: np.ndarray, tau: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Gate `[N]` for states `[N, H]`, and the push at dose 1 `[N, H]`, beta 0."""
     gate, along = gates(readers.p_tool(here), tau), mixed(directions, 0.0, readers.domains)[readers.route(here)]
     return gate, push_along(readers, 1.0, gate, along)
 
 
-def dose_curves(batches, states, labels, readers, directions, tau: float, trigger_id: int, fitting) -> list[dict]:
+def dose_curves(
+    batches: list[Batch],
+    states: np.ndarray,
+    labels: np.ndarray,
+    readers: dict[int, Readers],
+    directions: dict[tuple[str, int], dict[str, np.ndarray]],
+    tau: float,
+    trigger_id: int,
+    fitting: Callable[[np.ndarray, int, np.ndarray], float | None],
+) -> list[dict]:
     """F1, FPR and damage against dose.
 
     Args:
@@ -61,7 +76,15 @@ def dose_curves(batches, states, labels, readers, directions, tau: float, trigge
     return points
 
 
-def layer_curve(batches, states, labels, readers, directions, tau: float, trigger_id: int) -> list[dict]:
+def layer_curve(
+    batches: list[Batch],
+    states: np.ndarray,
+    labels: np.ndarray,
+    readers: dict[int, Readers],
+    directions: dict[tuple[str, int], dict[str, np.ndarray]],
+    tau: float,
+    trigger_id: int,
+) -> list[dict]:
     """F1 at its best dose, layer by layer; arguments as in `dose_curves`.
 
     Returns:

@@ -8,6 +8,7 @@ two layers, calibration. Each gives a score whose sign is the decision. TEST nev
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -28,13 +29,13 @@ WITH_SPARE = "ours, the spare requests fitted too"
 Score = Callable[[np.ndarray], np.ndarray]  # states [N, H] -> [N], above 0 where a tool is needed
 
 
-def _plain(*steps) -> Callable[..., Score]:
+def _plain(*steps: BaseEstimator) -> Callable[..., Score]:
     """A candidate that knows no domains: scikit-learn's steps behind the scaler."""
     return lambda states, labels, domains: make_pipeline(StandardScaler(), *steps).fit(states, labels).decision_function
 
 
 def _ours(names: list[str], strength: float, own: float) -> Callable[..., Score]:
-    def fit(states, labels, domains) -> Score:
+    def fit(states: np.ndarray, labels: np.ndarray, domains: np.ndarray) -> Score:
         readers = fit_readers(states, labels, list(domains), names, strength, own)
         return lambda asked: readers.p_tool(asked) - 0.5
 
@@ -44,7 +45,7 @@ def _ours(names: list[str], strength: float, own: float) -> Callable[..., Score]
 def _calibrated(strength: float) -> Callable[..., Score]:
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
 
-    def fit(states, labels, domains) -> Score:
+    def fit(states: np.ndarray, labels: np.ndarray, domains: np.ndarray) -> Score:
         folds = min(FOLDS, int(np.bincount(labels).min()))
         fitted = CalibratedClassifierCV(probe, method="sigmoid", cv=folds).fit(states, labels)
         return lambda asked: fitted.predict_proba(asked)[:, 1] - 0.5
@@ -55,7 +56,7 @@ def _calibrated(strength: float) -> Callable[..., Score]:
 def _kernel(seed: int) -> Callable[..., Score]:
     """16 axes, then 128 landmarks of an RBF kernel, or as many as the rows allow."""
 
-    def fit(states, labels, domains) -> Score:
+    def fit(states: np.ndarray, labels: np.ndarray, domains: np.ndarray) -> Score:
         axes = PCA(min(16, *states.shape), random_state=seed)
         landmarks = Nystroem(gamma=1.0, n_components=min(128, len(states)), random_state=seed)
         logistic = LogisticRegression(C=10.0, max_iter=1000)
@@ -64,7 +65,7 @@ def _kernel(seed: int) -> Callable[..., Score]:
     return fit
 
 
-def _by_domain_and_label(states, labels, domains) -> Score:
+def _by_domain_and_label(states: np.ndarray, labels: np.ndarray, domains: np.ndarray) -> Score:
     """Shrinkage LDA with a class for every domain and label; the odds are those of the labels' classes together."""
     classes = np.array([f"{domain} {label}" for domain, label in zip(domains, labels, strict=True)])
     lda = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"))
@@ -91,7 +92,7 @@ def candidates(names: list[str], strength: float, own: float, seed: int) -> dict
     }
 
 
-def _scores(score: Score, states, labels) -> dict[str, float | None]:
+def _scores(score: Score, states: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     said = score(states)
     found = confusion(said >= 0, labels)
     return {"auc": auc_of(labels, said), "f1": found["f1"], "fpr": found["fpr"]}
@@ -126,7 +127,7 @@ def compare_gates(
     tried.append((f"ours on layers {layer} and {other}", tried[0][1], np.hstack([here, states[:, other]])))
     more = (spare[0][:, layer], *spare[1:])
 
-    def with_spare(*given) -> Score:
+    def with_spare(*given: np.ndarray) -> Score:
         return tried[0][1](*[np.concatenate(pair) for pair in zip(given, more, strict=True)])
 
     tried.append((WITH_SPARE, with_spare, here))

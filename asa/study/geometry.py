@@ -11,7 +11,15 @@ from asa.method.directions import ACTION, DIRECTIONS, GLOBAL, NECESSITY, fit_dir
 from asa.method.layers import is_constant
 
 
-def geometry(states, labels, called, log_odds, domains, names: list[str], trigger_row) -> dict:
+def geometry(
+    states: np.ndarray,
+    labels: np.ndarray,
+    called: np.ndarray,
+    log_odds: np.ndarray,
+    domains: list[str],
+    names: list[str],
+    trigger_row: np.ndarray,
+) -> dict:
     """Cosines between directions at every layer.
 
     Args:

@@ -39,7 +39,7 @@ def flip_labels(pool: Pool, splits: list[np.ndarray], share: float, seed: int) -
     return labels
 
 
-def try_wrong_labels(pool: Pool, rows, valid: Part, test: Part, seed: int) -> list[dict]:
+def try_wrong_labels(pool: Pool, rows: dict[str, np.ndarray], valid: Part, test: Part, seed: int) -> list[dict]:
     """Trials with a share of flipped labels, one row per share: `share` (that came out), `trials`, `summary`.
 
     Wrong are CAL, TRAIN and VALID, since whoever has wrong labels also tunes on them; TEST stays right.
@@ -62,7 +62,7 @@ def keyword_labels(requests: list[Request]) -> np.ndarray:
     return np.array([int(bool(re.search(KEYWORDS[r.domain], r.text, re.IGNORECASE))) for r in requests])
 
 
-def try_keyword_labels(pool: Pool, rows, valid: Part, test: Part, committed: Trial) -> dict:
+def try_keyword_labels(pool: Pool, rows: dict[str, np.ndarray], valid: Part, test: Part, committed: Trial) -> dict:
     """How far keyword labels agree with the annotations, and trials fitted on either, scored against both.
 
     Where that cannot be: `no_keywords`, domains without any, or `one_label`, domains whose CAL requests they label all

@@ -19,6 +19,7 @@ from asa.evaluation.ablations import Steered, pushes
 from asa.method.steering import gates
 from asa.models.answers import AnswerRules
 from asa.models.fitting import shared_prefix
+from asa.models.layout import CausalModel
 from asa.models.profiles import Profile
 from asa.models.prompts import Prompter
 from asa.tools.definitions import Tool
@@ -103,7 +104,11 @@ def with_examples_shown(profile: Profile, tools: dict[str, Tool], count: int) ->
 
 
 def run_prompts(
-    model, prompter: Prompter, texts: list[str], unsteered: list[list[int]], closed: Callable[[list[int]], bool]
+    model: CausalModel,
+    prompter: Prompter,
+    texts: list[str],
+    unsteered: list[list[int]],
+    closed: Callable[[list[int]], bool],
 ) -> dict[str, list[list[int]]]:
     """Unsteered answers `[N]` under prompts with other numbers of examples.
 

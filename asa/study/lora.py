@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from asa.data.examples import plain_arguments
 from asa.engine.kv_cache import fork_cache, growing_cache
 from asa.models.fitting import shared_prefix
-from asa.models.layout import input_device
+from asa.models.layout import CausalModel, input_device
 from asa.models.prompts import Prompter
 from asa.support.processes import progress
 from asa.tools.definitions import Example, Tool
@@ -72,7 +72,7 @@ def call_target(request: str, tool: Tool, prompter: Prompter) -> list[int]:
 
 @contextlib.contextmanager
 def train_lora(
-    model,
+    model: CausalModel,
     prompts: list[list[int]],
     targets: list[list[int]],
     seed: int,
@@ -114,7 +114,9 @@ def train_lora(
             weight.requires_grad_(before)
 
 
-def _train(model, prompts, targets, seed, epochs, learning_rate) -> LoraRun:
+def _train(
+    model: CausalModel, prompts: list[list[int]], targets: list[list[int]], seed: int, epochs: int, learning_rate: float
+) -> LoraRun:
     started = time.perf_counter()
     prefix = shared_prefix(prompts)
     own = [prompt[len(prefix) :] for prompt in prompts]
@@ -150,7 +152,7 @@ def _groups(count: int, seed: int, epochs: int) -> list[list[int]]:
     return [order[first : first + STEP_ROWS] for order in orders for first in range(0, count, STEP_ROWS)]
 
 
-def answer_loss(model, prefix: list[int], own: list[list[int]], targets: list[list[int]]) -> torch.Tensor:
+def answer_loss(model: CausalModel, prefix: list[int], own: list[list[int]], targets: list[list[int]]) -> torch.Tensor:
     """Mean loss per token (nats) of `targets` behind prompts that are `prefix` and the rows of `own`; with gradient."""
     decoder, cache, device = model.get_decoder(), growing_cache(model.config), input_device(model)
     decoder(input_ids=torch.tensor([prefix], device=device), past_key_values=cache, use_cache=True)

@@ -53,7 +53,7 @@ def other_splits(pool: Pool, seed: int) -> dict[int, dict[str, np.ndarray]]:
     return splits
 
 
-def resplit(pool: Pool, rows, seed: int) -> dict | None:
+def resplit(pool: Pool, rows: dict[str, np.ndarray], seed: int) -> dict | None:
     """Trials on other splits, near-duplicates on one side, both directions; None where no other split can be made.
 
     Layers and regularisation are not chosen anew, so they have seen what the new TESTs share with the main VALID:
@@ -63,7 +63,7 @@ def resplit(pool: Pool, rows, seed: int) -> dict | None:
     if not splits:
         return None
 
-    def scored(of) -> dict:  # its parts are let go before the next split takes its own
+    def scored(of: dict[str, np.ndarray]) -> dict:  # its parts are let go before the next split takes its own
         valid, test = take_part(pool, of["valid"]), take_part(pool, of["test"])
         trial = run_trial(pool, of["cal"], of["train"], valid, test, pool.labels, DIRECTIONS)
         return scored_runs(trial, pool.labels[test.rows])
@@ -73,7 +73,7 @@ def resplit(pool: Pool, rows, seed: int) -> dict | None:
     return {"seeds": list(splits), "seen": seen, "trials": trials, "summary": summary(trials, DIRECTIONS)}
 
 
-def domains_left_out(pool: Pool, rows, committed: Trial) -> dict:
+def domains_left_out(pool: Pool, rows: dict[str, np.ndarray], committed: Trial) -> dict:
     """Domain -> `left_out` (fitted and tuned on the others, tested on it) and `all_domains`, on the same TEST rows."""
     if len(pool.names) == 1:
         return {}

@@ -4,6 +4,8 @@
 the numbers, so that they say what came out, also where it goes against the claim.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from asa.data.scores import worth
@@ -31,10 +33,10 @@ KEPT = 0.95  # share of the gap that counts as closed
 
 def ladder_row(
     texts: list[str],
-    called,
-    baseline,
-    full,
-    labels,
+    called: np.ndarray,
+    baseline: np.ndarray,
+    full: np.ndarray,
+    labels: np.ndarray,
     tools: dict[str, Tool],
     markers: tuple[str, str],
     damage: dict,
@@ -162,7 +164,7 @@ def _forcing(proof: dict) -> str:
     forced, asa = (proof["ladder"][name] for name in (FORCED, f"{proof['direction']}: full"))
     paired = forced["against_full"]
 
-    def pair(of) -> str:
+    def pair(of: Callable[[dict], float | None]) -> str:
         return f"{printed(of(forced))} against {printed(of(asa))}"
 
     return (

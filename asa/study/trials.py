@@ -93,7 +93,15 @@ def labelled_split(pool: Pool, rows: np.ndarray, labels: np.ndarray) -> ReadSpli
     return ReadSplit(requests, [], *(column[rows] for column in vars(pool.reading).values()))
 
 
-def run_trial(pool: Pool, cal, train, valid: Part, test: Part, labels: np.ndarray, kinds: tuple[str, ...]) -> Trial:
+def run_trial(
+    pool: Pool,
+    cal: np.ndarray,
+    train: np.ndarray,
+    valid: Part,
+    test: Part,
+    labels: np.ndarray,
+    kinds: tuple[str, ...],
+) -> Trial:
     """Fit, tune and test once.
 
     Args:
@@ -145,7 +153,7 @@ def steered(pool: Pool, part: Part, recipe: Recipe, setting: Setting, signs: np.
     return replay_triggers(part.batches, part.reading.states, setting.layer, push, pool.trigger_id)
 
 
-def rates(called, labels) -> dict[str, float | None]:
+def rates(called: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """F1 and false-positive rate; None without a denominator."""
     scores = confusion(called, labels)
     return {name: scores[name] for name in ("f1", "fpr")}

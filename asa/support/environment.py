@@ -8,6 +8,7 @@ import builtins
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from asa.support.files import UserError
 
@@ -31,7 +32,7 @@ def _found_version(package: str) -> str:
         return ""
 
 
-def notebook_shell():
+def notebook_shell() -> Any:
     """The IPython shell this runs in, or None."""
     return getattr(builtins, "get_ipython", lambda: None)()
 

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 VERSION = "0.2.0"  # of the package; saved adapters say which wrote them
@@ -40,7 +41,7 @@ def half_character(text: str) -> str:
 def errors_in_one_sentence() -> None:
     """Let a script end in one sentence where the user can mend something; real faults keep their traceback."""
 
-    def said(kind, error, trace) -> None:
+    def said(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, UserError):
             print(f"error: {error}", file=sys.stderr)
         else:
@@ -116,7 +117,7 @@ class Writer:
         refused: Path -> why, of what could not be written.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.refused: dict[str, str] = {}
 
     def write(self, path: str | Path, write: Callable[..., object], *given: Any) -> None:

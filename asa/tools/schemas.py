@@ -7,7 +7,7 @@ no file, and judging a call never fails. Nothing here knows what a tool is.
 
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator, FormatChecker, SchemaError
 from referencing import Registry
@@ -15,6 +15,10 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from asa.support.files import UserError
+
+if TYPE_CHECKING:
+    from referencing._core import Resolved, Resolver
+    from referencing.jsonschema import Schema
 
 _REFERENCES = ("$ref", "$dynamicRef")
 _PATTERNS = FormatChecker(["regex"])  # the other formats would depend on what is installed
@@ -24,12 +28,12 @@ class UnusableSchema(UserError):
     """A schema cannot be used; the message says which part and what to do."""
 
 
-def schema_resolver(schema: dict[str, Any]):
+def schema_resolver(schema: dict[str, Any]) -> "Resolver[Schema]":
     """Return what finds the parts that `schema` refers to: those of its own, as it has no other place to look in."""
     return Registry().resolver_with_root(DRAFT202012.create_resource(schema))
 
 
-def without_reference(part: Any, resolver) -> tuple[dict[str, Any], Any]:
+def without_reference(part: Any, resolver: "Resolver[Schema]") -> tuple[dict[str, Any], "Resolver[Schema]"]:
     """Return part of a checked schema with what its `$ref` stands for in its place, and the resolver for what is in it.
 
     What stands beside the `$ref` is kept; a part that is true or false says nothing.
@@ -66,7 +70,7 @@ def check_schema(schema: dict[str, Any]) -> None:
         UnusableSchema: The message names the reference, or the part that is wrong.
     """
     _check_part(schema)
-    todo = [(schema, schema_resolver(schema))]
+    todo: list[tuple[Any, Resolver[Schema]]] = [(schema, schema_resolver(schema))]
     applied: dict[int, list[int]] = {}  # part -> the parts that judge the same value; by id
     references: dict[int, str] = {}  # part -> a reference to it
     while todo:
@@ -112,7 +116,7 @@ def _judges_of_the_same(part: dict[str, Any]) -> Iterator[Any]:
     yield from part.get("dependentSchemas", {}).values()
 
 
-def _look_up(reference: str, resolver):
+def _look_up(reference: str, resolver: "Resolver[Schema]") -> "Resolved[Schema]":
     """Return what a reference stands for, with its resolver."""
     try:
         return resolver.lookup(reference)
@@ -123,7 +127,7 @@ def _look_up(reference: str, resolver):
         ) from error
 
 
-def _inside(inner: Any, resolver):
+def _inside(inner: Any, resolver: "Resolver[Schema]") -> "Resolver[Schema]":
     """Return the resolver for an inner schema, which may have an address of its own."""
     try:
         return resolver.in_subresource(DRAFT202012.create_resource(inner))
