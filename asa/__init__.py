@@ -2,11 +2,15 @@
 
 from typing import Any
 
-__all__ = ["ASAAdapter", "AdapterError", "Decision", "Trace"]
+__all__ = ["ASAAdapter", "AdapterError", "Decision", "Trace", "valid_calls"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are asked for, so that the environment can be checked before torch loads."""
+    if name == "valid_calls":
+        from asa.models.valid_calls import valid_calls
+
+        return valid_calls
     if name in __all__:
         from asa import adapter
 

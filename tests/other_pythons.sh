@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 venvs="${1:-.venv-pythons}"
 tests=(tests/test_{builder,house}.py tests/tools tests/data tests/method/test_{probes,directions}.py
     tests/models/test_profiles.py tests/support/test_{environment,parameters}.py tests/evaluation/test_tables.py)
-mapfile -t packages < <(grep -E "^(nbformat|jsonschema|numpy|scipy|scikit-learn|datasets|pytest|ruff)==" requirements.txt)
+mapfile -t packages < <(grep -E "^(nbformat|jsonschema|numpy|scipy|scikit-learn|datasets|pytest|ruff|hypothesis|llguidance)==" requirements.txt)
 usual=$(python3 -c "import sys; print('%d.%d' % sys.version_info[:2])")
 found=()
 for version in 3.11 3.12 3.13 3.14; do

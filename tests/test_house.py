@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("support", "tools", "data", "models", "adapter", "engine", "method", "evaluation", "study", "app")
+ROOMS = ("support", "languages", "tools", "data", "models", "adapter", "engine", "method", "evaluation", "study", "app")
 LONGEST = 250  # lines
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

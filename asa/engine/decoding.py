@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from asa.engine.forward import PrefixedModel
 from asa.engine.kv_cache import give_room, keep_rows, line_up
 from asa.models.layout import block_output, decoder_layers, hooked
+from asa.models.matching import CallMatcher
 
 COMPACT_BELOW = 0.9  # share of unfinished rows below which finished ones are dropped
 JOIN_BELOW = 80  # rows under way, below which others may join
@@ -62,6 +63,8 @@ class Decoder(Generic[Name]):
         opening: Tokens that every answer begins with, whatever the model would say.
         avoid: A token that no answer may begin with.
         ended: Called once for every row that is finished.
+        calls: Is asked after every token of a row that has opened no call yet, and gives the matcher of one that its
+            tokens have just opened; from there on the matcher takes the row's tokens.
 
     Attributes:
         answers: Name -> new token ids so far.
@@ -75,9 +78,11 @@ class Decoder(Generic[Name]):
         opening: Sequence[int] = (),
         avoid: int | None = None,
         ended: Callable[[], object] = lambda: None,
+        calls: Callable[[Name, list[int]], CallMatcher | None] | None = None,
     ):
         self.engine, self.limit, self.closed = engine, limit, closed
-        self.opening, self.avoid, self.ended = opening, avoid, ended
+        self.opening, self.avoid, self.ended, self.calls = opening, avoid, ended, calls
+        self._matchers: dict[Name, CallMatcher] = {}
         self.answers: dict[Name, list[int]] = {}
         self._done: set[Name] = set()
         self._rows: Rows[Name] | None = None
@@ -140,18 +145,23 @@ class Decoder(Generic[Name]):
         return logits
 
     def _say(self, rows: Rows[Name], logits: torch.Tensor) -> None:
-        """Take the likeliest token of every row, or what its answer is to begin with."""
-        rows.tokens = logits.argmax(-1, keepdim=True).cpu()
+        """Take every row's likeliest token; what its answer is to begin with and its call's grammar come first."""
+        likeliest = logits.argmax(-1).tolist()
         for place, name in enumerate(rows.names):
             if name in self._done:
                 continue
-            said = self.answers[name]
-            if len(said) < len(self.opening):
-                rows.tokens[place] = self.opening[len(said)]
-            said.append(int(rows.tokens[place]))
+            said, matcher = self.answers[name], self._matchers.get(name)
+            token = likeliest[place] if len(said) >= len(self.opening) else self.opening[len(said)]
+            if matcher is not None and not matcher.ended:
+                token = matcher.token(token, logits[place], self.limit - len(said))
+            said.append(token)
+            if self.calls is not None and matcher is None and (begun := self.calls(name, said)) is not None:
+                self._matchers[name] = begun
+            likeliest[place] = said[-1]
             if len(said) == self.limit or self.closed(said):
                 self._done.add(name)
                 self.ended()
+        rows.tokens = torch.tensor(likeliest)[:, None]
 
     def _join(self, fresh: Rows[Name]) -> None:
         parts = [rows for rows in (self._rows, fresh) if rows is not None and self._going(rows)]

@@ -11,6 +11,7 @@ from asa.tools.definitions import (
     tools_from_json,
     tools_to_json,
 )
+from asa.tools.grammar import call_grammar
 from asa.tools.parser import parse_tool_calls
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ToolCall",
     "ToolCallError",
     "ToolsError",
+    "call_grammar",
     "check_call",
     "load_tools",
     "parse_tool_calls",

@@ -1,0 +1,130 @@
+"""Strings: what a model may write for a string of a JSON schema, in a notation.
+
+A string is escaped as JSON escapes it, so that nothing but its own quote ends it, and no raw line break stands in it.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
+
+from asa.languages.patterns import ANY, LONGEST, UnusablePattern, pattern_language
+from asa.languages.trees import (
+    Both,
+    Language,
+    Letters,
+    Lexeme,
+    Ranges,
+    Span,
+    Text,
+    choice,
+    common,
+    others,
+    repeat,
+    sequence,
+    union,
+    without,
+)
+from asa.tools.formats import FORMATS
+
+
+class UnsayableSchema(ValueError):
+    """A schema with a keyword that a grammar cannot say; the message is the keyword."""
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How values are written.
+
+    Attributes:
+        quotes: What may stand around a string.
+        constants: Ways to write `True`, `False` and `None`.
+        forbidden: Texts that no string may hold, such as what closes a call.
+        request: The words that `x-copy` copies; None: such a string is any text.
+    """
+
+    quotes: tuple[str, ...]
+    constants: dict[Any, tuple[str, ...]]
+    forbidden: tuple[str, ...] = ()
+    request: str | None = None
+
+
+PYTHONIC = Notation(('"', "'"), {True: ("True", "true"), False: ("False", "false"), None: ("None", "null")})
+JSON = Notation(('"',), {True: ("true",), False: ("false",), None: ("null",)})
+
+
+def escaped(text: str, quote: str) -> str:
+    """A text as it stands between two of `quote`."""
+    inner = json.dumps(text, ensure_ascii=False)[1:-1]
+    return inner if quote == '"' else inner.replace('\\"', '"').replace("'", "\\'")
+
+
+def letter(quote: str, ranges: Ranges) -> Language:
+    """How one character out of `ranges` is written in a string between two of `quote`."""
+    plain = common(ranges, others(union([(0, 31), (ord(quote), ord(quote)), (92, 92)])))
+    hidden = [chr(point) for point in (*range(32), ord(quote), 92) if any(low <= point <= high for low, high in ranges)]
+    return choice([*([Letters(plain)] if plain else []), *(Text(escaped(one, quote)) for one in hidden)])
+
+
+def string(part: dict[str, Any], notation: Notation) -> Language:
+    """Strings of a schema, without the notation's forbidden texts.
+
+    Raises:
+        UnsayableSchema: Its pattern or its format cannot be said, or no length fits.
+    """
+    pattern, name = part.get("pattern"), part.get("format")
+    low, high = part.get("minLength", 0), part.get("maxLength")
+    if name is not None and name not in FORMATS:
+        raise UnsayableSchema(f"format {name}")
+    if high is not None and high < low:
+        raise UnsayableSchema("minLength above maxLength")
+    ways = []
+    for quote in notation.quotes:
+        write = partial(letter, quote)
+        limits: list[Language] = [_pattern(each, write) for each in (pattern, name and FORMATS[name]) if each]
+        if part.get("x-copy") is True and notation.request is not None:
+            limits.append(Span(tuple(escaped(chunk, quote) for chunk in chunks(notation.request))))
+        if low or high is not None:
+            limits.append(repeat(write(ANY), low, max(low, LONGEST) if high is None else high))
+        inner = without(reduce(Both, limits), notation.forbidden) if limits else free_text(write, notation.forbidden)
+        ways.append(sequence(Text(quote), inner, Text(quote)))
+    return Lexeme(choice(ways))
+
+
+def free_text(write: Callable[[Ranges], Language], forbidden: tuple[str, ...]) -> Language:
+    """Texts of at most `LONGEST` characters without any of the forbidden ones.
+
+    Where these begin alike, with a character that they hold once, the way into each of them is left letter by letter:
+    a lexer takes that far more easily than "all but what holds one of them".
+    """
+    first = forbidden[0][0] if forbidden else ""
+    if not forbidden or any(text[0] != first or first in text[1:] for text in forbidden):
+        return without(repeat(write(ANY), 0, LONGEST), forbidden)
+    begun = dict.fromkeys(text[1:end] for text in forbidden for end in range(1, len(text)))
+    start = ord(first)
+    turned = []  # begun, and then turned away from
+    for beginning in begun:
+        onward = [text[len(beginning) + 1] for text in forbidden if text[1:].startswith(beginning)]
+        away = others(union([(start, start), *((ord(next_one), ord(next_one)) for next_one in onward)]))
+        turned.append(sequence(Text(first + beginning), write(away)))
+    left = choice(Text(first + beginning) for beginning in begun)  # begun, and the next letter begins anew or ends
+    unit = choice([write(others(((start, start),))), sequence(repeat(left, 0, LONGEST), choice(turned))])
+    return sequence(repeat(unit, 0, LONGEST), repeat(left, 0, LONGEST))
+
+
+def _pattern(pattern: str, write: Callable[[Ranges], Language]) -> Language:
+    try:
+        return pattern_language(pattern, write)
+    except UnusablePattern as error:
+        raise UnsayableSchema(f"pattern {pattern} ({error})") from error
+
+
+def chunks(request: str) -> list[str]:
+    """A request's words, marks and spaces, of which a copied span is made.
+
+    >>> chunks("Say 'hi there'!")
+    ['Say', ' ', "'", 'hi', ' ', 'there', "'", '!']
+    """
+    return re.findall(r"\w+|\s+|[^\w\s]", request) or [" "]
