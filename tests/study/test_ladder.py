@@ -224,7 +224,7 @@ class FakeDecoder:
 
     asked: list[int] = []  # noqa: RUF012
 
-    def __init__(self, engine, limit, closed, opening, avoid, ended):
+    def __init__(self, engine, limit, closed, opening, avoid, ended, calls=None):
         self.opening, self.avoid, self.answers = tuple(opening), avoid, {}
 
     def __class_getitem__(cls, _name):
