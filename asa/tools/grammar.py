@@ -43,7 +43,7 @@ def call_grammar(
 
     Example:
         >>> print(call_grammar({"now": Tool("now", "", {"type": "object"}, "time")}))
-        start: "[" "now" "(" ")" (T0 "now" "(" ")"){0,15} "]"
+        start: "[now()" (T0 "now()"){0,15} "]"
         T0: "," (" "){0,1}
     """
     return lark(call_language(tools, form, request, markers))
