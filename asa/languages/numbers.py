@@ -13,7 +13,6 @@ from asa.languages.trees import (
     NOTHING,
     Language,
     Letters,
-    Sequence,
     Text,
     choice,
     letters,
@@ -65,10 +64,10 @@ def numbers(low: Bound | None = None, high: Bound | None = None) -> Language:
         tail = sequence(letters("eE"), _exponent())
         plain = sequence(whole, optional(_fraction()))
         return sequence(optional(Text("-")), choice([plain, sequence(mantissa, tail), Text("5e-324")]))
-    ways = [_between(low, high), *([sequence(Text("-"), _between(_mirrored(high), _mirrored(low)))])]
+    ways = [_between(low, high), sequence(Text("-"), _between(_mirrored(high), _mirrored(low)))]
     for sign, bottom, top in (("", low, high), ("-", _mirrored(high), _mirrored(low))):
         if (bottom is None or bottom.value <= 0) and (top is None or top.value >= _TINY):
-            ways += [sequence(Text(f"{sign}"), mantissa, Text("e-"), _small()), Text(f"{sign}5e-324")]
+            ways += [sequence(Text(sign), mantissa, Text("e-"), _small()), Text(f"{sign}5e-324")]
         if top is None and (bottom is None or bottom.value <= Decimal("1e16")):
             ways.append(sequence(Text(sign), mantissa, Text("e+"), _large()))
     return choice(ways)
@@ -154,7 +153,7 @@ def _between(low: Bound | None, high: Bound | None) -> Language:
     else:
         ways.append(sequence(Text(f"{first}."), _fractions(above, low.open, None, True)))
         ways.append(sequence(Text(f"{last}."), _fractions("", False, below, high.open)))
-    return choice(way for way in ways if not _hollow(way))
+    return choice(ways)
 
 
 def _behind_the_point(value: Decimal) -> str:
@@ -163,16 +162,11 @@ def _behind_the_point(value: Decimal) -> str:
     return text.partition(".")[2].rstrip("0")
 
 
-def _hollow(language: Language) -> bool:
-    """Whether it is certain that it has no text."""
-    return language == NOTHING or (isinstance(language, Sequence) and NOTHING in language.parts)
-
-
 def _fractions(low: str, low_open: bool, high: str | None, high_open: bool, left: int = MOST_DIGITS) -> Language:
     """At least one digit behind the point, between those of `low` and of `high`; None: up to 1."""
     if high is None:
         return _from(low, low_open, left)
-    if left == 0 or (low > high):
+    if left == 0 or low > high:
         return NOTHING
     bottom, top = int(low[:1] or 0), int(high[:1] or 0)
     more = repeat(DIGIT, 0, left - 1)

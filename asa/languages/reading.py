@@ -24,12 +24,13 @@ from asa.languages.trees import (
     Text,
     Token,
     Without,
+    among,
     choice,
     common,
+    letters,
     others,
     repeat,
     sequence,
-    union,
 )
 
 
@@ -62,7 +63,7 @@ def after(language: Language, letter: str) -> Language:
         case Text(text) | Token(text=text):
             return Text(text[1:]) if text[:1] == letter else NOTHING
         case Letters(ranges):
-            return EMPTY if any(low <= ord(letter) <= high for low, high in ranges) else NOTHING
+            return EMPTY if among(letter, ranges) else NOTHING
         case Sequence((first, *rest)):
             begun = sequence(after(first, letter), *rest)
             return choice([begun, after(sequence(*rest), letter)]) if ends(first) else begun
@@ -183,7 +184,7 @@ def _first(language: Language) -> list[Ranges]:
     """The kinds of characters that a text may begin with."""
     match language:
         case Text(text) | Token(text=text):
-            return [((ord(text[0]), ord(text[0])),)] if text else []
+            return [letters(text[0]).ranges] if text else []
         case Letters(ranges):
             return [ranges]
         case Sequence((first, *rest)):
@@ -193,7 +194,7 @@ def _first(language: Language) -> list[Ranges]:
         case Repeat(part) | Lexeme(part):
             return _first(part)
         case Without(part, forbidden):  # any, and any by which no forbidden text ends
-            last = others(union((ord(text[-1]), ord(text[-1])) for text in forbidden))
+            last = others(letters("".join(text[-1] for text in forbidden)).ranges)
             return [kind for first in _first(part) for kind in (common(first, last), first) if kind]
         case Both(one, other):
             return [kind for a in _first(one) for b in _first(other) if (kind := common(a, b))]

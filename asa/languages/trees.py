@@ -180,14 +180,18 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
     return tuple(joined)
 
 
+def among(letter: str, ranges: Ranges) -> bool:
+    """Whether a character is in `ranges`."""
+    return any(low <= ord(letter) <= high for low, high in ranges)
+
+
 def may_hold(language: Language, letter: str) -> bool:
     """Whether a text of the language might hold a character."""
-    point = ord(letter)
     match language:
         case Text(text) | Token(text=text):
             return letter in text
         case Letters(ranges):
-            return any(low <= point <= high for low, high in ranges)
+            return among(letter, ranges)
         case Sequence(parts) | Choice(parts):
             return any(may_hold(part, letter) for part in parts)
         case Both(one, other):

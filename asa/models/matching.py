@@ -184,18 +184,21 @@ class CallMatcher:
         except UnicodeDecodeError:
             return self._read < len(self._written)  # within a character: it must be finished first
         after = after_text(self._left, text)
-        return after != NOTHING and len(self.table.tokenize_str(shortest(after), parse_special=True)) <= left
+        return after != NOTHING and len(self._tokens(shortest(after))) <= left
 
     def ending(self) -> list[int]:
         """The tokens that end the call soonest; what was written must be whole characters."""
         self._catch_up()
-        return self.table.tokenize_str(shortest(self._left), parse_special=True)
+        return self._tokens(shortest(self._left))
 
     def copy(self) -> "CallMatcher":
         """The same call, to go on apart."""
         other = copy.copy(self)
         other.matcher, other._ending = self.matcher.deep_copy(), list(self._ending)
         return other
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.table.tokenize_str(text, parse_special=True)
 
     def _rest(self, more: bytes = b"") -> str:
         return (self._written[self._read :] + more).decode()

@@ -19,8 +19,10 @@ from asa.languages.trees import (
     Ranges,
     Span,
     Text,
+    among,
     choice,
     common,
+    letters,
     others,
     repeat,
     sequence,
@@ -61,10 +63,15 @@ def escaped(text: str, quote: str) -> str:
     return inner if quote == '"' else inner.replace('\\"', '"').replace("'", "\\'")
 
 
+def quoted(text: str, notation: Notation) -> list[str]:
+    """The ways to write a text as a string."""
+    return [f"{quote}{escaped(text, quote)}{quote}" for quote in notation.quotes]
+
+
 def letter(quote: str, ranges: Ranges) -> Language:
     """How one character out of `ranges` is written in a string between two of `quote`."""
-    plain = common(ranges, others(union([(0, 31), (ord(quote), ord(quote)), (92, 92)])))
-    hidden = [chr(point) for point in (*range(32), ord(quote), 92) if any(low <= point <= high for low, high in ranges)]
+    plain = common(ranges, others(union([(0, 31), *letters(quote + "\\").ranges])))
+    hidden = [one for one in (*map(chr, range(32)), quote, "\\") if among(one, ranges)]
     return choice([*([Letters(plain)] if plain else []), *(Text(escaped(one, quote)) for one in hidden)])
 
 
@@ -103,14 +110,12 @@ def free_text(write: Callable[[Ranges], Language], forbidden: tuple[str, ...]) -
     if not forbidden or any(text[0] != first or first in text[1:] for text in forbidden):
         return without(repeat(write(ANY), 0, LONGEST), forbidden)
     begun = dict.fromkeys(text[1:end] for text in forbidden for end in range(1, len(text)))
-    start = ord(first)
     turned = []  # begun, and then turned away from
     for beginning in begun:
-        onward = [text[len(beginning) + 1] for text in forbidden if text[1:].startswith(beginning)]
-        away = others(union([(start, start), *((ord(next_one), ord(next_one)) for next_one in onward)]))
-        turned.append(sequence(Text(first + beginning), write(away)))
+        onward = "".join(text[len(beginning) + 1] for text in forbidden if text[1:].startswith(beginning))
+        turned.append(sequence(Text(first + beginning), write(others(letters(first + onward).ranges))))
     left = choice(Text(first + beginning) for beginning in begun)  # begun, and the next letter begins anew or ends
-    unit = choice([write(others(((start, start),))), sequence(repeat(left, 0, LONGEST), choice(turned))])
+    unit = choice([write(others(letters(first).ranges)), sequence(repeat(left, 0, LONGEST), choice(turned))])
     return sequence(repeat(unit, 0, LONGEST), repeat(left, 0, LONGEST))
 
 

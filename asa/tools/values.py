@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from asa.languages.numbers import bounds, integers, numbers, whole
 from asa.languages.trees import EMPTY, Language, Lexeme, Members, Text, choice, optional, repeat, sequence
 from asa.tools.schemas import without_reference
-from asa.tools.strings import Notation, UnsayableSchema, escaped, string
+from asa.tools.strings import Notation, UnsayableSchema, quoted, string
 
 LONGEST_LIST = 16
 ANY_ORDER = 5  # so many members may stand in any order: a grammar has 2**n rules for them
@@ -110,7 +110,7 @@ def _fixed(part: dict[str, Any], resolver: Any, notation: Notation) -> Language:
 def _written(given: Any, notation: Notation) -> list[Language]:
     """The ways to write one value."""
     if isinstance(given, str):
-        return [Text(f"{quote}{escaped(given, quote)}{quote}") for quote in notation.quotes]
+        return list(map(Text, quoted(given, notation)))
     if given is None or isinstance(given, bool):
         return list(map(Text, notation.constants[given]))
     return [Text(json.dumps(given, ensure_ascii=False))]
@@ -163,7 +163,7 @@ def object_language(part: dict[str, Any], resolver: Any, notation: Notation, dep
     known = members(part, resolver, notation, depth, lambda key, inner: sequence(key_of(key, notation), COLON, inner))
     if more is False:
         return sequence(Text("{"), listed(known), Text("}"))
-    taken = tuple(f"{quote}{escaped(key, quote)}{quote}" for key in named for quote in notation.quotes)
+    taken = tuple(way for key in named for way in quoted(key, notation))
     name = string({}, replace(notation, forbidden=notation.forbidden + taken))
     free = sequence(name, COLON, value(_inner(depth) if more is True else more, resolver, notation, depth + 1))
     behind = repeat(sequence(COMMA, free), 0, LONGEST_LIST - 1)
