@@ -6,6 +6,7 @@ state, `decode` continues greedily. Nothing is chosen, gated or scored.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -56,7 +57,7 @@ class Batch:
         """Run the last prompt token; remember how each block was called, for `replay`."""
         states, calls, hooks = [], [], []
 
-        def remember(_module, _args, kwargs):
+        def remember(_module: torch.nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
             calls.append(kwargs | {"past_key_values": None})  # replay brings a cache of its own; this one may go
 
         for layer in decoder_layers(self.engine.model):
@@ -153,7 +154,9 @@ class Batch:
     def _mask(self, new: int) -> torch.Tensor:
         return torch.nn.functional.pad(self.own_mask, (0, new), value=True)
 
-    def _step(self, tokens, positions, cache, mask) -> torch.Tensor:
+    def _step(
+        self, tokens: torch.Tensor, positions: torch.Tensor, cache: DynamicCache, mask: torch.Tensor
+    ) -> torch.Tensor:
         engine = self.engine
         with engine.forwarding():
             return engine.forward(tokens, positions, cache, own_mask=mask, prefix=engine.prefix_keys)[:, -1]

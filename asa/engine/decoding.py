@@ -7,7 +7,7 @@ rows of one batch do not go on alone. Nothing is chosen, gated or scored here.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.nn.functional import pad
@@ -183,10 +183,10 @@ class Decoder(Generic[Name]):
         )
 
 
-def _adding(delta: torch.Tensor):
+def _adding(delta: torch.Tensor) -> Callable[..., Any]:
     """A forward hook that adds `delta` `[N, H]` (fp32) to the last token's hidden state, in place."""
 
-    def add(_module, _args, output):
+    def add(_module: torch.nn.Module, _args: tuple, output: Any) -> Any:
         hidden = block_output(output)
         hidden[:, -1] += delta.to(hidden.device)  # in fp32 and rounded once, as tuning replays it
         return output

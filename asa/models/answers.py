@@ -6,13 +6,17 @@ Strict trigger: the profile's trigger stands in the *generated* tokens, outside 
 from collections.abc import Callable
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
+from asa.models.layout import CausalModel
 from asa.models.profiles import Profile
 from asa.models.prompts import Prompter
 from asa.tools.parser import spoken
 
 
-def trigger_test(tokenizer, trigger: str, opened: str = "", call_end: str = "") -> Callable[[list[int]], bool]:
+def trigger_test(
+    tokenizer: PreTrainedTokenizerBase, trigger: str, opened: str = "", call_end: str = ""
+) -> Callable[[list[int]], bool]:
     """A test whether generated ids say the trigger: by its id where it is one token, else in the decoded text.
 
     What the model only thinks does not count (`parser.spoken`).
@@ -28,12 +32,16 @@ def trigger_test(tokenizer, trigger: str, opened: str = "", call_end: str = "") 
     def triggered(generated: list[int]) -> bool:
         if len(ids) == 1 and ids[0] not in generated:
             return False  # nothing to decode
-        return trigger in spoken(opened + tokenizer.decode(generated, skip_special_tokens=False), (trigger, call_end))
+        return trigger in spoken(
+            opened + str(tokenizer.decode(generated, skip_special_tokens=False)), (trigger, call_end)
+        )
 
     return triggered
 
 
-def closing_test(tokenizer, model, profile: Profile, opened: str = "") -> Callable[[list[int]], bool]:
+def closing_test(
+    tokenizer: PreTrainedTokenizerBase, model: CausalModel, profile: Profile, opened: str = ""
+) -> Callable[[list[int]], bool]:
     """A test whether generated ids are a finished answer: end of turn, a closed call, or words at their limit.
 
     A call that is only rehearsed closes nothing, and thoughts are no words (`parser.spoken`).
@@ -51,7 +59,7 @@ def closing_test(tokenizer, model, profile: Profile, opened: str = "") -> Callab
     triggered = trigger_test(tokenizer, profile.trigger, opened, profile.call_end)
 
     def answer(ids: list[int]) -> str:
-        return opened + tokenizer.decode(ids, skip_special_tokens=False)
+        return opened + str(tokenizer.decode(ids, skip_special_tokens=False))
 
     def words(ids: list[int]) -> int:
         said = spoken(whole := answer(ids), profile.markers)
@@ -85,7 +93,7 @@ class AnswerRules:
         text: The text of generated ids.
     """
 
-    def __init__(self, prompter: Prompter, model):
+    def __init__(self, prompter: Prompter, model: CausalModel):
         tokenizer, profile = prompter.tokenizer, prompter.profile
         self.trigger_id, self.limit, self.markers = prompter.trigger_id, profile.max_new_tokens, profile.markers
         self.room = len(tokenizer(profile.trigger, add_special_tokens=False)["input_ids"]) + 3

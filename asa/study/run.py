@@ -5,6 +5,7 @@ nothing is chosen on it.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -125,7 +126,7 @@ class Study:
         rungs |= run_ladder(answers, states, parts, direction, said, self._kept, test.domains, prompter, self.seed)
         return rungs, lora
 
-    def _kept(self, name: str, ask) -> list[list[int]]:
+    def _kept(self, name: str, ask: Callable[[], list[list[int]]]) -> list[list[int]]:
         """A rung's answers, a checkpoint each: there are many, and each takes minutes."""
         key = key_of(self.keys["test"], settings_to_json(self.tuned.best_of_each.values()), name)
         place = "-".join(re.findall(r"[\w+-]+", name))
@@ -206,7 +207,7 @@ class Study:
             "layers": layer_curve(*given, readers, directions, tau, rules.trigger_id),
         }
 
-    def _fitting(self, batches, rows, layer: int, push) -> float | None:
+    def _fitting(self, batches: list, rows: np.ndarray, layer: int, push: np.ndarray) -> float | None:
         """Share of these rows' answers that are calls whose arguments fit; None without rows."""
         rules = self.rules
         answered = answer_chosen(batches, rows, rules.limit, rules.ended, "calls", push=(layer, push))
