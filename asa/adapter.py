@@ -43,6 +43,7 @@ class Decision:
         gate: +1 push toward a call, -1 away, 0 leave alone.
         layer: Index of the steered block.
         dose: Length of the push over the mean length of a state, 0 where the gate is 0.
+        p_domain: Probability that the router gives the domain.
     """
 
     domain: str
@@ -50,6 +51,7 @@ class Decision:
     gate: int
     layer: int
     dose: float
+    p_domain: float
 
 
 @dataclass
@@ -117,11 +119,11 @@ class ASAAdapter:
         Raises:
             ValueError: A state is not finite.
         """
-        rows = torch.tensor(self._decided(hidden), dtype=torch.float32).reshape(-1, 3).to(hidden.device)
+        rows = torch.tensor(self._decided(hidden), dtype=torch.float32).reshape(-1, 4).to(hidden.device)
         return rows[:, 0].long(), rows[:, 1], rows[:, 2].int()
 
-    def _decided(self, hidden: torch.Tensor) -> list[tuple[int, float, int]]:
-        """As `decide`, one tuple per row; so few numbers that tensor operations would cost several times more."""
+    def _decided(self, hidden: torch.Tensor) -> list[tuple[int, float, int, float]]:
+        """As `decide`, one tuple per row, with the router's probability; so few numbers that tensor operations would cost several times more."""
         if self.arrays["weight"].device != hidden.device:
             self.arrays = {name: array.to(hidden.device) for name, array in self.arrays.items()}
             self._pushes = self._pushes.to(hidden.device)
@@ -129,18 +131,24 @@ class ASAAdapter:
         if not np.isfinite(scores).all():
             raise ValueError(f"hidden states at layer {self.layer} are not finite: load the model in another dtype.")
         decided = []
-        domains = scores[:, : len(self.domains)].argmax(1).tolist()
-        for domain, row in zip(domains, scores[:, len(self.domains) :].tolist(), strict=True):
-            p_tool = _sigmoid(row[domain])
-            decided.append((domain, p_tool, gate_of(p_tool, self.tau)))
+        count = len(self.domains)
+        for row in scores.tolist():
+            router, probes = row[:count], row[count:]
+            highest = max(router)
+            domain = router.index(highest)
+            p_tool, p_domain = _sigmoid(probes[domain]), 1 / sum(math.exp(score - highest) for score in router)
+            decided.append((domain, p_tool, gate_of(p_tool, self.tau), p_domain))
         return decided
 
     def push(self, hidden: torch.Tensor) -> tuple[torch.Tensor, list[Decision]]:
         """The push g * alpha * v_d `[B, H]` (fp32) for hidden states `[B, H]`, and the decisions behind it."""
         decided = self._decided(hidden)
-        rows = np.array([(gate + 1) * len(self.domains) + domain for domain, _, gate in decided], np.int64)
+        rows = np.array([(gate + 1) * len(self.domains) + domain for domain, _, gate, _ in decided], np.int64)
         delta = torch.embedding(self._pushes, torch.from_numpy(rows).to(hidden.device))
-        return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g)) for d, p, g in decided]
+        return delta, [
+            Decision(self.domains[domain], p_tool, gate, self.layer, self.dose * abs(gate), p_domain)
+            for domain, p_tool, gate, p_domain in decided
+        ]
 
     def check_model(self, model: CausalModel) -> None:
         """Refuse a model that the adapter was not fitted on.

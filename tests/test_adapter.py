@@ -30,6 +30,10 @@ def test_decisions_are_those_of_scikit_learn(tiny_model, prompts, names):
     assert routed.tolist() == fitted.readers.route(states.numpy()).tolist()
     assert set(routed.tolist()) == set(range(len(names)))
     np.testing.assert_allclose(p_tool.numpy(), p, atol=1e-4)
+    if len(names) > 1:  # a router of one domain has nothing to choose
+        surest = fitted.readers.router.predict_proba(fitted.readers.scaler.transform(states.numpy())).max(1)
+        decisions = fitted.adapter.push(states)[1]
+        np.testing.assert_allclose([decision.p_domain for decision in decisions], surest, atol=1e-4)
     assert p.min() < 0.05 and p.max() > 0.95
     tau = fitted.adapter.tau
     clear = np.abs(np.maximum(p, 1 - p) - tau) > 1e-3

@@ -60,7 +60,8 @@ def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[
 
 def without_examples(requests: list[Request], tools: dict[str, Tool]) -> list[Request]:
     """Those of `requests` that neither stand among the tools' examples nor resemble one, in their order."""
-    return apart_from([example.request for tool in tools.values() for example in tool.examples], requests)
+    shown = [example for tool in tools.values() for example in (*tool.examples, *tool.call_examples)]
+    return apart_from([example.request for example in shown], requests)
 
 
 def deal_requests(

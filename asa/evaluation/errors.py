@@ -24,7 +24,7 @@ def diagnosis(label: int, decision: Decision, p_own: float, domain: str) -> str:
         p_own: What the probe of the request's own domain says.
         domain: The request's own.
 
-    >>> diagnosis(1, Decision("math", 0.97, 1, 20, 0.5), 0.97, "math")
+    >>> diagnosis(1, Decision("math", 0.97, 1, 20, 0.5, 0.99), 0.97, "math")
     'the gate was right, the model did not follow the push'
     """
     if decision.gate == 0:

@@ -2,7 +2,8 @@
 
 The file is a JSON list. A tool has a name, a description, a JSON schema of its arguments, and a domain: the
 sort of request it serves. It may bring examples: a request that needs it, with the arguments to call it with,
-or one that does not, with an answer in words. Loading checks everything and asks nobody: a mistake in the file is
+or one that does not, with an answer in words; and examples of calls, which are shown only where a call is written.
+Loading checks everything and asks nobody: a mistake in the file is
 one clear sentence now, not a wrong number later. This module runs no tool, and does not read a model's answer.
 """
 
@@ -14,6 +15,8 @@ from typing import Any
 from asa.support.files import UserError, half_character
 from asa.tools.calls import ARGUMENT_NAME, TOOL_NAME, ToolCall
 from asa.tools.schemas import UnusableSchema, check_schema, fits_schema, schema_resolver, without_reference
+
+KNOWN_KEYS = ("name", "description", "parameters", "domain", "examples", "call_examples", "type", "strict")
 
 
 class ToolsError(UserError):
@@ -37,7 +40,8 @@ class Tool:
     description: str
     parameters: dict[str, Any]  # a JSON schema of type "object"
     domain: str
-    examples: tuple[Example, ...] = ()
+    examples: tuple[Example, ...] = ()  # in every prompt that shows any
+    call_examples: tuple[Example, ...] = ()  # in the prompt behind the decision to call, in place of the others
 
     def schema(self) -> dict[str, Any]:
         """Return the part that the model is shown."""
@@ -48,8 +52,9 @@ def load_tools(path: str | Path) -> dict[str, Tool]:
     """Read a tools file and return its tools by name, in the file's order.
 
     An entry is flat, `{"name": ..., "description": ..., "parameters": ...}`, or has OpenAI's form,
-    `{"type": "function", "function": {...}}`; both may add a `"domain"` (else the name) and `"examples"`. A tool
-    without `"parameters"` takes none. OpenAI's `"strict"` changes nothing: calls are always judged strictly.
+    `{"type": "function", "function": {...}}`; both may add a `"domain"` (else the name), `"examples"` and
+    `"call_examples"`. A tool without `"parameters"` takes none. OpenAI's `"strict"` changes nothing: calls are always
+    judged strictly.
 
     Raises:
         ToolsError: The file cannot be read, is not JSON, or holds something that is not a usable tool.
@@ -81,9 +86,13 @@ def tools_to_json(tools: dict[str, Tool]) -> list[dict[str, Any]]:
     """Return tools as a file's content; `tools_from_json` reads it back."""
     entries = []
     for tool in tools.values():
-        examples = [{key: part for key, part in vars(e).items() if part is not None} for e in tool.examples]
-        entries.append(tool.schema() | {"domain": tool.domain, "examples": examples})
+        calls = {"call_examples": _written(tool.call_examples)} if tool.call_examples else {}
+        entries.append(tool.schema() | {"domain": tool.domain, "examples": _written(tool.examples)} | calls)
     return entries
+
+
+def _written(examples: tuple[Example, ...]) -> list[dict[str, Any]]:
+    return [{key: part for key, part in vars(example).items() if part is not None} for example in examples]
 
 
 def check_call(call: ToolCall, tools: dict[str, Tool]) -> tuple[bool, bool]:
@@ -151,7 +160,7 @@ def _from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
     _require(is_name, where, f'"name" is {name!r}, use letters, digits, _, - and ., as in web_search')
     where = f"{where} ({name})"
     _require(name not in others, where, "this name is taken, choose another")
-    _require_known(entry, where, ("name", "description", "parameters", "domain", "examples", "type", "strict"))
+    _require_known(entry, where, KNOWN_KEYS)
     _require(entry.get("type", "function") == "function", where, 'make the "type" "function", or leave it out')
     _require(entry.get("strict") in (None, True, False), where, 'make "strict" true or false, or leave it out')
     description, domain = entry.get("description"), entry.get("domain", name)
@@ -161,10 +170,17 @@ def _from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
     taken = [other.domain for other in others.values()]
     _require(domain not in taken, where, f'the "domain" {domain!r} is taken, choose another')
     parameters = _parameters(entry.get("parameters"), where)
-    examples = entry.get("examples", [])
-    _require(isinstance(examples, list), where, 'make "examples" a list, or leave it out')
-    read = (_example(item, f"{where}, example {i}", parameters) for i, item in enumerate(examples, 1))
-    return Tool(name, description, parameters, domain, tuple(read))
+    examples = _examples(entry, "examples", f"{where}, example", parameters)
+    calls = _examples(entry, "call_examples", f"{where}, call example", parameters)
+    for number, example in enumerate(calls, 1):
+        _require(example.arguments is not None, f"{where}, call example {number}", 'give it "arguments"')
+    return Tool(name, description, parameters, domain, examples, calls)
+
+
+def _examples(entry: dict[str, Any], key: str, where: str, parameters: dict[str, Any]) -> tuple[Example, ...]:
+    examples = entry.get(key, [])
+    _require(isinstance(examples, list), where, f'make "{key}" a list, or leave it out')
+    return tuple(_example(item, f"{where} {number}", parameters) for number, item in enumerate(examples, 1))
 
 
 def _parameters(parameters: Any, where: str) -> dict[str, Any]:

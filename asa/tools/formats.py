@@ -56,6 +56,6 @@ FORMATS = {
         "hostname": _HOST,
         "uri": r"[a-z][a-z0-9+.-]{1,15}://[A-Za-z0-9._~:/?#@!$&()*+,;=%-]{1,200}",
         "arithmetic": _arithmetic(2),
-        "language": f"{_VARIETY}(?:{'|'.join(_LANGUAGES)}|Scottish Gaelic|Haitian Creole)",
+        "language": f"{_VARIETY}(?:Haitian Creole|Scottish Gaelic|{'|'.join(_LANGUAGES)})",
     }.items()
 }

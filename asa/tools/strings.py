@@ -78,6 +78,9 @@ def letter(quote: str, ranges: Ranges) -> Language:
 def string(part: dict[str, Any], notation: Notation) -> Language:
     """Strings of a schema, without the notation's forbidden texts.
 
+    With `x-copy` a string is a span of the request; with a format too, one of the request's words that have it, and any
+    that has it where the request says none.
+
     Raises:
         UnsayableSchema: Its pattern or its format cannot be said, or no length fits.
     """
@@ -87,12 +90,18 @@ def string(part: dict[str, Any], notation: Notation) -> Language:
         raise UnsayableSchema(f"format {name}")
     if high is not None and high < low:
         raise UnsayableSchema("minLength above maxLength")
+    copied = notation.request if part.get("x-copy") is True else None
+    found = said_with_format(name, copied) if name and copied is not None else []
     ways = []
     for quote in notation.quotes:
         write = partial(letter, quote)
-        limits: list[Language] = [_pattern(each, write) for each in (pattern, name and FORMATS[name]) if each]
-        if part.get("x-copy") is True and notation.request is not None:
-            limits.append(Span(tuple(escaped(chunk, quote) for chunk in chunks(notation.request))))
+        limits: list[Language] = [_pattern(pattern, write)] if pattern else []
+        if found:
+            limits.append(choice(Text(escaped(text, quote)) for text in found))
+        elif name:
+            limits.append(_pattern(FORMATS[name], write))
+        elif copied is not None:
+            limits.append(Span(tuple(escaped(chunk, quote) for chunk in chunks(copied))))
         if low or high is not None:
             limits.append(repeat(write(ANY), low, max(low, LONGEST) if high is None else high))
         inner = without(reduce(Both, limits), notation.forbidden) if limits else free_text(write, notation.forbidden)
@@ -124,6 +133,16 @@ def _pattern(pattern: str, write: Callable[[Ranges], Language]) -> Language:
         return pattern_language(pattern, write)
     except UnusablePattern as error:
         raise UnsayableSchema(f"pattern {pattern} ({error})") from error
+
+
+def said_with_format(name: str, request: str) -> list[str]:
+    """The request's own words that have a format.
+
+    >>> said_with_format("language", "From Spanish to English, please: hola")
+    ['Spanish', 'English']
+    """
+    whole = FORMATS[name].removeprefix("^").removesuffix("$")
+    return list(dict.fromkeys(found[0] for found in re.finditer(rf"(?<!\w){whole}(?!\w)", request)))
 
 
 def chunks(request: str) -> list[str]:

@@ -11,7 +11,7 @@ from asa.evaluation.errors import diagnosis, load_notes, write_errors
 
 
 def decided(p_tool: float, gate: int, domain: str = "math") -> Decision:
-    return Decision(domain, p_tool, gate, 5, 0.5 * abs(gate))
+    return Decision(domain, p_tool, gate, 5, 0.5 * abs(gate), 0.9)
 
 
 @pytest.mark.parametrize(

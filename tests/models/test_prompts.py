@@ -51,6 +51,23 @@ def test_the_whole_prompt_of_a_profile_with_json_tools(tokenizer):
     )
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_only_a_grammar_reads_changes_no_prompt(tokenizer, as_json):
+    """So that fitted adapters stay valid; a property may be called as a keyword is, and a default may hold one."""
+    profile = replace(TINY, tools_as_json=as_json)
+    limits = {"pattern": "^a", "format": "date", "minLength": 1, "maxLength": 9, "x-copy": True, "x-more": {"a": 1}}
+    plain, held = ({"type": "string", "default": {"format": "d"}} | more for more in ({}, limits))
+
+    def key(text: dict, calls: tuple = ()) -> str:
+        inner = {"type": "array", "items": text}
+        parameters = {"type": "object", "properties": {"format": text, "pattern": {"anyOf": [text, inner]}}}
+        tools = {name: replace(tool, parameters=parameters, call_examples=calls) for name, tool in TOOLS.items()}
+        return Prompter(tokenizer, profile, tools).text("2+2?")
+
+    assert key(plain) == key(held, TOOLS["add"].examples[:1])
+    assert not as_json or '"format": {"type": "string", "default": {"format": "d"}}' in key(held)
+
+
 def test_the_whole_prompt_of_a_pretrained_model(tokenizer):
     """Plain text, one beginning of text; what a turn says is one line, so a request cannot open another turn."""
     tokenizer.chat_template = GEMMA3.chat_template

@@ -58,6 +58,15 @@ def test_flat_and_openai_entries(tmp_path):
     assert load(tmp_path, [GOOD])["f"].domain == "f"
 
 
+def test_examples_of_calls_are_kept_apart(tmp_path):
+    """They are no part of what every prompt shows, and a file without them is written as before."""
+    calls = [{"request": "r", "arguments": {"a": 1}}]
+    tools = load(tmp_path, [GOOD | {"call_examples": calls}])
+    assert tools["f"].examples == () and tools["f"].call_examples == (Example("r", {"a": 1}),)
+    assert tools_from_json(tools_to_json(tools), "x") == tools
+    assert "call_examples" not in tools_to_json(load(tmp_path, [GOOD]))[0]
+
+
 def test_openais_entries_are_taken_as_they_are(tmp_path):
     """With "strict", inside or beside or flat; no description or parameters, null or left out."""
     bare = load(tmp_path, [{"name": "f"}])
@@ -129,6 +138,9 @@ def test_signatures(tmp_path):
         ([GOOD | {"type": "object"}], '"type"'),
         ([{"type": "function", "function": GOOD | {"strict": "yes"}}], '"strict"'),
         ([GOOD | {"examples": {}}], "examples"),
+        ([GOOD | {"call_examples": {}}], "call_examples"),
+        ([GOOD | {"call_examples": [{"request": "r", "answer": "x"}]}], "call example 1: give it"),
+        ([GOOD | {"call_examples": [{"request": "r", "arguments": {"a": "1"}}]}], "call example 1: make the"),
         ([GOOD | {"examples": [{"request": "r", "answer": "x"}, {"request": "r"}]}], "example 2: give"),
         ([GOOD | {"examples": [{"request": "r", "arguments": {"a": 1}, "answer": "x"}]}], "give either"),
         ([GOOD | {"examples": [{"request": "r", "arguments": {"a": "1"}}]}], "fit"),

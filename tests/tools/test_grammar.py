@@ -180,3 +180,26 @@ def test_a_call_can_be_closed_anywhere(form, schema, seed):
     closed = begun + shortest(left)
     assert ends(after_text(language, closed))
     assert accepts(matcher, closed) and valid(closed, tools), closed
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_copied_string_with_a_format_is_a_word_of_the_request(form):
+    """Where the request says one that has the format; else any that has it."""
+    tools = tool_of({
+        "type": "object", "properties": {"to": {"type": "string", "format": "language", "x-copy": True}},
+        "required": ["to"],
+    })  # fmt: skip
+
+    def may_say(language, request):
+        call = (
+            f'[do.it(to="{language}")]'
+            if form == "pythonic"
+            else f'{{"name": "do.it", "arguments": {{"to": "{language}"}}}}'
+        )
+        return accepts(matcher_of(call_grammar(tools, form, request)), call)
+
+    asked = 'How is "Germanic" said in French, or in "Haitian Creole"?'
+    assert may_say("French", asked) and may_say("Haitian Creole", asked)
+    assert not may_say("German", asked) and not may_say("Danish", asked) and not may_say("Haitian", asked)
+    assert may_say("Danish", "how is that said elsewhere?") and not may_say("Elsewhere", "how is that said elsewhere?")
+    assert may_say("Danish", None)
