@@ -28,6 +28,8 @@
 #   trains LoRA and changes splits, domains and labels. On two CPU cores `all` takes two to three hours.
 # - `QUICK`: a first look in a minute and a half, with 64 TEST requests and fewer settings, in the folder `quick` of
 #   `OUT`. Its numbers are rough and say so.
+# - `GRAMMAR`: ASA's calls are held to the tools' schemas, and the router says which tool. Without it the model writes
+#   them as it likes.
 # - `CHAT`: a chat cell at the end, which waits for you.
 #
 # An empty field takes its default.
@@ -42,6 +44,7 @@ OUT = "outputs"  # @param {type:"string"}
 LAYERS = ""  # @param {type:"string"}
 DEVICE_MAP = ""  # @param ["", "auto"]
 PROOF = ""  # @param ["", "steering", "all"]
+GRAMMAR = True  # @param {type:"boolean"}
 QUICK = False  # @param {type:"boolean"}
 SEED = 0  # @param {type:"integer"}
 DEMO_ROWS = 6  # @param {type:"integer"}
@@ -83,10 +86,12 @@ parser.add_argument(
     "--proof", default=PROOF, help="steering: rivals and ablations; all: also LoRA, other splits and labels"
 )
 parser.add_argument("--quick", action="store_true", help="a first look: fewer requests and settings, into OUT/quick")
+parser.add_argument("--no-grammar", action="store_true", help="let the model write ASA's calls as it likes")
 options = parser.parse_args()
 PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
 TOOLS, OUT, LAYERS = options.tools, options.out, options.layers
 DEVICE_MAP, PROOF, QUICK = options.device_map, options.proof, options.quick
+GRAMMAR = GRAMMAR and not options.no_grammar
 quiet_unless_first()
 print_any_text()
 
@@ -100,7 +105,7 @@ PROFILE = given_profile("PROFILE", PROFILE)
 PROMPT_STYLE = one_of("PROMPT_STYLE", PROMPT_STYLE, PROMPT_STYLES)
 ALPACA, REQUESTS = given_path("ALPACA", ALPACA), given_path("REQUESTS", REQUESTS)
 TOOLS = given_path("TOOLS", TOOLS, "data/tools.json")
-QUICK = yes_or_no("QUICK", QUICK)
+GRAMMAR, QUICK = yes_or_no("GRAMMAR", GRAMMAR), yes_or_no("QUICK", QUICK)
 OUT = output_folder("OUT", OUT, "outputs", ("checkpoints", "asa_assets")) + ("/quick" if QUICK else "")
 LAYERS = given_layers("LAYERS", LAYERS)
 DEVICE_MAP = one_of("DEVICE_MAP", DEVICE_MAP, ("", "auto"))
@@ -155,6 +160,7 @@ show_samples(dealt["train"])
 
 # %% model
 from asa.data.splits import Split
+from asa.engine.calling import CallWriter
 from asa.engine.engine import Engine
 from asa.method.layers import layers_by_hand
 from asa.models.answers import AnswerRules
@@ -170,6 +176,7 @@ seconds_loading = time.perf_counter() - started
 layers_by_hand(LAYERS, model.config.num_hidden_layers)  # refuses a layer that is none of them before all else
 prompter = Prompter(tokenizer, profile, tools)
 rules = AnswerRules(prompter, model)
+call_writer = CallWriter(model, prompter, rules) if GRAMMAR else None
 splits = {name: Split(rows, fitting_prompts(prompter, model, rows)) for name, rows in dealt.items()}
 prompts = [ids for split in splits.values() for ids in split.prompts]
 engine = Engine(model, shared_prefix(prompts))
@@ -282,6 +289,27 @@ from asa.evaluation.figures import plot_cosines
 
 writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), domains, mark)
 
+# %% [markdown] tool-choice-text
+# ## Which tool, and a call that fits
+# Behind the decision to call, the call is written under a grammar of the tools' schemas, so that it always parses, fits
+# and ends. The router says which tool: where it is sure enough, which VALID tells.
+#
+# [[asa/method/tool_choice.py: held_tools]]
+
+# %% tool-choice
+from asa.method.tool_choice import ROUTED, choose_sureness
+
+adapter = recipe.adapter(chosen, facts)
+more = key_of(keys["readers"], found.to_json(), vars(chosen), vars(papers), GRAMMAR and tools_to_json(tools))
+tool_choice = {}
+if call_writer:
+    asked = (valid.requests, adapter.push(torch.from_numpy(valid.states[:, chosen.layer]))[1], call_writer)
+    tool_choice = checkpoints.stage(
+        "tool-choice", more, lambda: {"choice": ROUTED, "sure": choose_sureness(*asked)}
+    )  # fmt: skip
+    adapter.config["tool_choice"] = tool_choice
+    print(f"The router says which tool where its domain has a probability of {tool_choice['sure']} or more.")
+
 # %% [markdown] test-text
 # ## TEST
 # Looked at once: baseline, ASA and the paper's direction at its own best setting, by real generation. The ablations
@@ -293,17 +321,19 @@ from asa.evaluation.answered import answer_test
 from asa.evaluation.collected import called_by, collect_results, run_of
 from asa.evaluation.tables import calls_in_words, rate_lines
 
-adapter = recipe.adapter(chosen, facts)
 adapters = {"asa": adapter, "asa_paper": adapter if papers == chosen else recipe.adapter(papers, facts)}
 prefilled = Prefilled(engine, test.prompts, rules.trigger_id, "TEST prefill")
-more = key_of(keys["readers"], found.to_json(), vars(chosen), vars(papers))
+more = key_of(more, tool_choice)
 keys["test"] = key_of(keys["baseline"], more)
-answered = answer_test(test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), SEED)
+sure = tool_choice.get("sure", 0.0)
+answered = answer_test(
+    test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), SEED, call_writer, sure
+)
 called = called_by(answered, rules)
 run = run_of(profile, model_source, benchmark, len(test))
 references = load_references("data/references.jsonl")  # what right calls give
 results = collect_results(
-    answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, SEED
+    answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, SEED, tool_choice
 )
 scores = results.scores.test
 measures = ("precision", "recall", "f1", "fpr", "accuracy")
@@ -320,6 +350,7 @@ from asa.study.run import Study
 study = Study(
     engine=engine, prompter=prompter, rules=rules, read=read, test=test, found=found, recipe=recipe, tuned=tuned,
     answered=answered, prefilled=prefilled, layers=layers, checkpoints=checkpoints, keys=keys, seed=SEED,
+    call_writer=call_writer, sure=sure, references=references,
 )  # fmt: skip
 proof = study.run(PROOF)
 
@@ -329,10 +360,11 @@ proof = study.run(PROOF)
 
 # %% results
 from asa.evaluation.errors import load_notes, write_errors
-from asa.evaluation.figures import plot_baseline_vs_asa, plot_proof
+from asa.evaluation.figures import plot_baseline_vs_asa, plot_calls
 from asa.evaluation.report import write_report
 from asa.evaluation.tables import gap_in_words
 from asa.method.original_files import write_quickstart_files
+from asa.study.figures import plot_proof
 from asa.study.sections import proof_sections
 from asa.support.files import write_json
 
@@ -350,6 +382,7 @@ wrong = (called["baseline"], called["asa"], answered.p_own, answered.decisions, 
 writer.write(f"{OUT}/errors.md", write_errors, test.requests, *wrong, mark)
 title = f"{profile.name}, {benchmark}: {len(test)} TEST requests, 95 % intervals"
 writer.write(f"{OUT}/baseline_vs_asa.png", plot_baseline_vs_asa, scores, title)
+writer.write(f"{OUT}/calls.png", plot_calls, (proof or {}).get("calls") or results.scores.calls, mark)
 plot_proof(proof, tuned.unsteered, OUT, writer)
 print(gap_in_words(results.scores))
 print(f"All stages: {results.seconds:.0f} s; see {OUT}/report.md, {OUT}/results.json and {assets}.")
@@ -380,12 +413,12 @@ show_comparisons(shown, profile.trigger)
 from asa.app.chat import answer_twice
 
 REQUEST = "What is 17 * 23?"  # @param {type:"string"}
-show_comparisons([answer_twice(model, prompter, adapter, REQUEST)], profile.trigger)
+show_comparisons([answer_twice(model, prompter, adapter, REQUEST, call_writer)], profile.trigger)
 
 # %% chat
 if CHAT:
     while text := input("request (empty line ends): "):
-        show_comparisons([answer_twice(model, prompter, adapter, text)], profile.trigger)
+        show_comparisons([answer_twice(model, prompter, adapter, text, call_writer)], profile.trigger)
 
 # %% end title=Files_that_could_not_be_written hide=true
 writer.finish()  # names them, if there are any, and says what to do

@@ -123,7 +123,7 @@ class ASAAdapter:
         return rows[:, 0].long(), rows[:, 1], rows[:, 2].int()
 
     def _decided(self, hidden: torch.Tensor) -> list[tuple[int, float, int, float]]:
-        """As `decide`, one tuple per row, with the router's probability; so few numbers that tensor operations would cost several times more."""
+        """As `decide`, one tuple per row, the router's probability behind; so few that tensors would cost more time."""
         if self.arrays["weight"].device != hidden.device:
             self.arrays = {name: array.to(hidden.device) for name, array in self.arrays.items()}
             self._pushes = self._pushes.to(hidden.device)

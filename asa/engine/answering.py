@@ -5,7 +5,6 @@ its own batches, and all get the whole result. What is said here is judged elsew
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -25,11 +24,10 @@ def answer_all(
     limit: int,
     closed: Callable[[list[int]], bool],
     what: str,
-    calls: Calls | None = None,
 ) -> list[list[int]]:
-    """Unsteered greedy answers, as token ids, rows in the order of the prompts; `calls` as in `answer_chosen`."""
+    """Unsteered greedy answers, as token ids, rows in the order of the prompts."""
     rows = sum(len(batch.rows) for batch in batches)
-    return in_order(_answers({what: batches}, {}, rows, limit, closed, what, calls={what: calls})[what])
+    return in_order(_answers({what: batches}, {}, rows, limit, closed, what)[what])
 
 
 def in_order(answers: dict[int, list[int]]) -> list[list[int]]:
@@ -74,7 +72,7 @@ def answer_chosen(
     """
     runs, pushes = {what: chosen_parts(batches, chosen)}, {} if push is None else {what: push}
     rows = sum(bool(chosen[row]) for batch in batches for row in batch.rows)
-    return _answers(runs, pushes, rows, limit, closed, what, opening, avoid, {what: calls})[what]
+    return _answers(runs, pushes, rows, limit, closed, what, opening, avoid, calls)[what]
 
 
 def answer_steered(
@@ -85,11 +83,10 @@ def answer_steered(
     limit: int,
     closed: Callable[[list[int]], bool],
     what: str,
-    calls: Mapping[str, Calls] = MappingProxyType({}),
 ) -> dict[str, tuple[list[list[int]], list[Decision]]]:
     """Greedy answers steered by each of several adapters, and the decisions behind them.
 
-    Rows with gate 0 keep their unsteered answer, unless their run has `calls`.
+    Rows with gate 0 keep their unsteered answer.
 
     Args:
         batches: The requests' batches.
@@ -99,7 +96,6 @@ def answer_steered(
         limit: Maximum new tokens per row.
         closed: As in `Batch.decode`.
         what: Name of the progress bar.
-        calls: Run -> as in `answer_chosen`.
 
     Returns:
         Run -> (answers `[N]`, decisions `[N]`).
@@ -110,8 +106,6 @@ def answer_steered(
         delta, decisions[run] = adapter.push(torch.from_numpy(states[:, adapter.layer]))
         pushes[run] = (adapter.layer, delta.numpy())
     gated = {run: np.array([decision.gate != 0 for decision in made]) for run, made in decisions.items()}
-    for run in calls:  # a push of zero changes nothing, but a call is then written as `calls` has it
-        gated[run][:] = True
     left = ~np.all(list(gated.values()), axis=0)  # rows that some adapter leaves as they are
     if unsteered is not None:
         plain = dict(enumerate(unsteered))
@@ -119,7 +113,7 @@ def answer_steered(
         plain = answer_chosen(batches, left, limit, closed, f"{what}, gate 0") if left.any() else {}
     parts = {run: chosen_parts(batches, gated[run]) for run in adapters}
     rows = sum(bool(gated[run][row]) for run in adapters for batch in batches for row in batch.rows)
-    steered = _answers(parts, pushes, rows, limit, closed, what, calls=calls)
+    steered = _answers(parts, pushes, rows, limit, closed, what)
     return {run: (in_order(plain | steered[run]), decisions[run]) for run in adapters}
 
 
@@ -132,14 +126,13 @@ def _answers(
     what: str,
     opening: Sequence[int] = (),
     avoid: int | None = None,
-    calls: Mapping[str, Calls | None] = MappingProxyType({}),
+    calls: Calls | None = None,
 ) -> dict[str, dict[int, list[int]]]:
     """Run -> row -> answer; all runs go through one decoder, `rows` of this process in all."""
     decoder = None
 
     def begun(name: tuple[str, int], said: list[int]) -> CallMatcher | None:
-        matcher_of = calls.get(name[0])
-        return matcher_of(name[1], said) if matcher_of else None
+        return calls(name[1], said) if calls else None
 
     with progress(total=rows, desc=what, unit="answer") as bar:
         for run, parts in runs.items():

@@ -1,6 +1,7 @@
 """TEST, answered: the runs that the report compares, by real generation, and the ablations by the next token.
 
-Each run is a checkpoint or a part of one. TEST's requests are prefilled once, and only if something is missing.
+With a writer, the steered runs' calls are written under the tools' grammar; the baseline is the model as it is. Each
+run is a checkpoint or a part of one. TEST's requests are prefilled once, and only if something is missing.
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ import numpy as np
 from asa.adapter import ASAAdapter, Decision
 from asa.data.splits import Split
 from asa.engine.answering import answer_all, answer_steered
+from asa.engine.calling import CallWriter
 from asa.engine.states import Prefilled
 from asa.evaluation.ablations import Steered, run_ablations
 from asa.method.recipe import Recipe
+from asa.method.tool_choice import ROUTED, held_tools
 from asa.method.tuning import Setting
 from asa.models.answers import AnswerRules
 from asa.support.checkpoints import Checkpoints
@@ -44,6 +47,15 @@ def steered_parts(recipe: Recipe, setting: Setting) -> Steered:
     return Steered(setting, recipe.readers(setting.layer), recipe.shared_readers(setting.layer), directions)
 
 
+def with_calls_written(
+    said: list[list[int]], test: Split, decisions: list[Decision], choice: str, sure: float, writer: CallWriter
+) -> list[list[int]]:
+    """Answers `[N]` with the calls of those that call written anew, by the tools that `choice` lets them name."""
+    called = writer.rules.called(said)
+    held = {row: held_tools(choice, writer.tools, decisions[row], sure) for row in np.flatnonzero(called).tolist()}
+    return writer.write(said, test.requests, held)
+
+
 def answer_test(
     test: Split,
     prefilled: Prefilled,
@@ -54,6 +66,8 @@ def answer_test(
     checkpoints: Checkpoints,
     keys: tuple[str, str],
     seed: int,
+    writer: CallWriter | None = None,
+    sure: float = 0.0,
 ) -> Answered:
     """Answer TEST without steering and with each adapter, and ask for the ablations' next token.
 
@@ -67,6 +81,8 @@ def answer_test(
         checkpoints: Where answers are kept.
         keys: What the baseline depends on, and what the steered runs do besides.
         seed: Of the random directions.
+        writer: Writes the steered runs' calls; None: the model writes them freely.
+        sure: How sure the router must be to say which tool (`tool_choice`).
     """
     first, more = keys
     plain = checkpoints.stage(
@@ -77,7 +93,13 @@ def answer_test(
         states = prefilled.reading.states
         same = adapters["asa_paper"] is adapters["asa"]  # greedy: the same setting gives the same answers
         runs = {"asa": adapters["asa"]} if same else adapters
-        said = answer_steered(prefilled.batches, states, runs, plain, rules.limit, rules.ended, "TEST, steered")
+        ended = rules.ended if writer is None else rules.settled  # the writer needs no more than the decision
+        said = answer_steered(prefilled.batches, states, runs, plain, rules.limit, ended, "TEST, steered")
+        if writer is not None:
+            said = {
+                run: (with_calls_written(answers, test, decisions, ROUTED, sure, writer), decisions)
+                for run, (answers, decisions) in said.items()
+            }
         found: dict[str, list] = {run: said["asa" if same else run][0] for run in adapters}
         found["decisions"] = [vars(decision) for decision in said["asa"][1]]
         parts = steered_parts(recipe, chosen)

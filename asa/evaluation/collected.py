@@ -42,6 +42,7 @@ def collect_results(
     kinds: list[str],
     run: Run,
     seed: int,
+    tool_choice: dict,
 ) -> Results:
     """What TEST, VALID and the sweep say; `Results.finished` adds the study and the time.
 
@@ -59,6 +60,7 @@ def collect_results(
         kinds: What each block is, such as `full_attention`.
         run: Of `run_of`.
         seed: Of the bootstrap.
+        tool_choice: As in `Tuning`.
     """
     labels, domains, chosen = test.labels, recipe.domains, tuned.best()
     first = {name: np.array([ids[0] == rules.trigger_id for ids in answered.answers[name]]) for name in RUNS}
@@ -91,6 +93,7 @@ def collect_results(
             settings_scored=len(tuned.settings),
             valid={"f1": chosen.f1, "fpr": chosen.fpr},
             valid_generated=tuned.generated,
+            tool_choice=tool_choice,
         ),
         readings=Readings(
             layers=[vars(reading) | {"kind": kinds[reading.layer]} for reading in found.readings],

@@ -1,4 +1,4 @@
-"""Figures: the layer sweep, the tuning curves, baseline against ASA, the cosines; and those of the proof.
+"""Figures: the layer sweep, the tuning curves, the cosines, baseline against ASA, and what becomes of the calls.
 
 Each function draws one figure from plain numbers, saves it and returns it. In a notebook the figure also appears
 below its cell. A number that is None is not drawn: a dash stands in a bar's place, and a line has a hole.
@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from asa.evaluation.calls import STEPS
 from asa.evaluation.tables import printed
-from asa.method.directions import DIRECTIONS
 from asa.method.layers import LayerReading
 from asa.method.tuning import Setting
-from asa.support.files import Writer, write_atomic
+from asa.support.files import write_atomic
 
 BLOCK_COLOURS = {"conv": "#e0a030", "full_attention": "#3f72af", "sliding_attention": "#7aa6c2"}
 RUN_COLOURS = {"baseline": "#9a9a9a", "asa_paper": "#e0a030", "asa": "#3f72af", "probe": "#5a9a5a"}
@@ -37,12 +37,12 @@ def save_figure(figure: Figure, path: str | Path, mark: str = "") -> Figure:
     return figure
 
 
-def _heights(values: Iterable[float | None]) -> np.ndarray:
+def heights(values: Iterable[float | None]) -> np.ndarray:
     """Numbers to draw, NaN for None; matplotlib leaves holes there."""
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def _draw_level(axes: Axes, height: float | None) -> None:
+def draw_level(axes: Axes, height: float | None) -> None:
     """A line across at the unsteered model's rate, if it has one."""
     if height is not None:
         axes.axhline(height, color=RUN_COLOURS["baseline"], ls="--", lw=1, label="unsteered")
@@ -102,7 +102,7 @@ def plot_settings(
                 colour = DIRECTION_COLOURS[direction]
                 axes.plot(
                     [getattr(s, swept) for s in line],
-                    _heights([getattr(s, measure) for s in line]),
+                    heights([getattr(s, measure) for s in line]),
                     "o-",
                     color=colour,
                     label=label,
@@ -112,7 +112,7 @@ def plot_settings(
             ("dose (alpha / mean state norm)", "tau (gate confidence)", "beta (global share)")
         ):
             axes = rows[row, column]
-            _draw_level(axes, baseline[measure])
+            draw_level(axes, baseline[measure])
             axes.grid(alpha=0.3)
             if row:
                 axes.set_xlabel(swept)
@@ -131,7 +131,7 @@ def plot_baseline_vs_asa(test: dict[str, dict], title: str, path: str | Path) ->
     runs = [run for run in ("baseline", "asa_paper", "asa", "probe") if run in test]
     width = 0.8 / len(runs)
     for number, run in enumerate(runs):
-        values = _heights(test[run][measure] for measure in measures)
+        values = heights(test[run][measure] for measure in measures)
         bounds = np.array([test[run]["intervals"][measure] or [np.nan, np.nan] for measure in measures]).T
         errors = np.maximum(np.stack([values - bounds[0], bounds[1] - values]), 0)
         places = np.arange(len(measures)) + (number - (len(runs) - 1) / 2) * width
@@ -165,79 +165,26 @@ def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], mark: str, p
     return save_figure(figure, path, mark)
 
 
-def plot_dose_curves(points: list[dict], unsteered: dict[str, float], path: str | Path) -> Figure:
-    """F1, FPR, call validity and damage against dose: one column per layer, one line per direction."""
-    layers, directions = sorted({p["layer"] for p in points}), list(dict.fromkeys(p["direction"] for p in points))
-    measures = {"f1": "trigger F1", "fpr": "false-positive rate", "arguments": "calls that fit", "kl": "KL (nats)"}
-    figure, rows = plt.subplots(
-        len(measures), len(layers), figsize=(3.6 * len(layers), 8.4), sharex=True, sharey="row", squeeze=False
-    )
-    for row, (measure, label) in enumerate(measures.items()):
-        for column, layer in enumerate(layers):
-            axes = rows[row, column]
-            for direction in directions:
-                line = [p for p in points if (p["layer"], p["direction"]) == (layer, direction)]
-                colour = DIRECTION_COLOURS[direction]
-                heights = _heights(p[measure] for p in line)
-                axes.plot([p["dose"] for p in line], heights, "o-", color=colour, label=direction)
-            _draw_level(axes, unsteered.get(measure))
-            axes.grid(alpha=0.3)
-            if measure != "kl":
-                axes.set_ylim(-0.03, 1.03)
-            if row == 0:
-                axes.set_title(f"layer {layer}")
-            if column == 0:
-                axes.set_ylabel(label)
-            if row == len(measures) - 1:
-                axes.set_xlabel("dose (alpha / mean state norm)")
-    rows[0, 0].legend(fontsize=8)
-    figure.suptitle("What a growing push along the domains' own vectors does, on VALID")
+def plot_calls(calls: dict[str, dict], mark: str, path: str | Path) -> Figure:
+    """How far the requests that need a tool get, step by step, one row of bars per run.
+
+    Args:
+        calls: Run -> `calls.call_steps`.
+        mark: Stands above the figure, small.
+        path: Where it is saved.
+    """
+    figure, columns = plt.subplots(1, len(STEPS), figsize=(11, 0.9 + 0.42 * len(calls)), sharey=True)
+    names = [RUN_NAMES.get(run, run) for run in calls]
+    for axes, step in zip(columns, STEPS, strict=True):
+        rates = [of[step] for of in calls.values()]
+        widths = heights(rate["rate"] for rate in rates)
+        axes.barh(names, np.nan_to_num(widths), color=[RUN_COLOURS.get(run, "#7aa6c2") for run in calls])
+        for place, rate in enumerate(rates):
+            axes.text(1.0, place, printed(rate["rate"], ".2f"), ha="right", va="center", fontsize=9)
+        title = {"called": "calls a tool", "fits": "fits the schema", "job": "does the job"}.get(step, step)
+        axes.set_title(f"{title.replace('_', ' ')}\n(of {rates[0]['total']})", fontsize=9)
+        axes.set(xlim=(0, 1.02), xticks=[])
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    columns[0].invert_yaxis()
     figure.tight_layout()
-    return save_figure(figure, path)
-
-
-def plot_layer_curve(
-    layers: list[dict], auc: dict[int, float], directions: tuple[str, ...], path: str | Path
-) -> Figure:
-    """Layer by layer: what the probe reads (AUC) and what each direction achieves at its best dose (F1)."""
-    figure, axes = plt.subplots(figsize=(9, 4))
-    axes.plot(list(auc), list(auc.values()), "k.--", lw=1, label="read: the probe's AUC")
-    for direction in directions:
-        colour = DIRECTION_COLOURS[direction]
-        heights = _heights(at[direction] for at in layers)
-        axes.plot([at["layer"] for at in layers], heights, "o-", color=colour, label=f"achieved: F1, {direction}")
-    axes.set(
-        xlabel="layer",
-        ylabel="AUC, or F1 at the best dose (VALID)",
-        title="What is read, and what the domains' own vectors achieve",
-    )
-    axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))  # there is no layer 2.5
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return save_figure(figure, path)
-
-
-def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
-    """The share of requests that need a tool against the probe's p, one line per split."""
-    figure, axes = plt.subplots(figsize=(4.6, 4.4))
-    axes.plot([0, 1], [0, 1], ":", color="#777777", lw=1)
-    looks = ((RUN_COLOURS["asa_paper"], -0.05), (RUN_COLOURS["asa"], 0.03))
-    for (split, row), (colour, beside) in zip(bins.items(), looks, strict=True):
-        there = [at for at in row if at["count"]]
-        axes.plot([at["mean_p"] for at in there], [at["needs_tool"] for at in there], "o-", color=colour, label=split)
-        for at in there:
-            axes.text(at["mean_p"], at["needs_tool"] + beside, at["count"], fontsize=7, color=colour, ha="center")
-    axes.set(xlabel="probe's p(tool)", ylabel="share that needs a tool", ylim=(-0.1, 1.1))
-    axes.set_title("How far p can be taken at its word\n(numbers: requests)", fontsize=10)
-    axes.legend(fontsize=8)
-    return save_figure(figure, path)
-
-
-def plot_proof(proof: dict | None, unsteered: dict[str, float], folder: str, writer: Writer) -> None:
-    """The study's figures; none without a study."""
-    if proof is None:
-        return
-    writer.write(f"{folder}/dose_curves.png", plot_dose_curves, proof["doses"], unsteered)
-    writer.write(f"{folder}/layer_curve.png", plot_layer_curve, proof["layers"], proof["auc"], DIRECTIONS)
-    if proof["robustness"]:
-        writer.write(f"{folder}/reliability.png", plot_reliability, proof["robustness"]["target_fpr"]["reliability"])
+    return save_figure(figure, path, mark)

@@ -83,7 +83,7 @@ def _sections(results: Results, proof: Sequence[str]) -> list[str]:
         _domain_table(scores.per_domain),
         "## After the trigger: is the call any good (rates over answers that call)",
         _validity_table(scores.validity),
-        *_calls_section(scores.calls),
+        *_calls_section(scores.calls, results.tuning.tool_choice),
         "## Ablations (TEST, next token after the push; the original scored its probe instead)",
         _ablation_table(scores.ablations),
         "## Where the need can be read",
@@ -155,16 +155,26 @@ def _domain_table(per_domain: dict) -> str:
     return with_reasons(table, {f"{domain} ({run})": scores for (domain, run), scores in ours.items()})
 
 
-def _calls_section(calls: dict) -> list[str]:
+def _calls_section(calls: dict, choice: dict) -> list[str]:
     if not calls:  # of an earlier run
         return []
     rows = [[RUN_LABELS[run], *[rate_with_interval(of[step]) for step in STEPS]] for run, of in calls.items()]
     return [
         "## From a call to the job done (rates over all requests that need a tool)",
         markdown_table(["run", *[step.replace("_", " ") for step in STEPS]], rows),
-        "Each step presupposes the one before. Whether the job is done is judged by rules, which data/README.md "
-        "describes; code is not run.",
+        f"{_how_written(choice)} Each step presupposes the one before. Whether the job is done is judged by rules "
+        "(data/README.md); code is not run.",
     ]
+
+
+def _how_written(choice: dict) -> str:
+    if not choice:
+        return "All calls were written freely."
+    where = f"where it was at least {choice['sure']} sure" if choice["sure"] else "always"
+    return (
+        "The baseline wrote its calls freely. ASA's were written under the grammar of the tools, behind the decision "
+        f"and in a prompt of their own; which tool, the router said ({where})."
+    )
 
 
 def _validity_table(validity: dict) -> str:

@@ -84,12 +84,17 @@ class Scores:
 
 @dataclass(frozen=True)
 class Tuning:
-    """VALID: the paper's direction at its best, how many settings were scored, the chosen one by replay and in full."""
+    """VALID: the paper's direction at its best, how many settings were scored, the chosen one by replay and in full.
+
+    `tool_choice` says which tools ASA's calls may name and how sure the router must be; it is empty where the model
+    writes its calls freely, as in files of earlier runs.
+    """
 
     paper_setting: dict
     settings_scored: int
     valid: dict
     valid_generated: dict
+    tool_choice: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,9 +150,7 @@ class Results:
         whole, value = asdict(self), dict[str, Any]()
         for name, hint in get_type_hints(Results).items():
             value |= whole[name] if is_dataclass(hint) else {name: whole[name]}
-        if not value["calls"]:
-            del value["calls"]  # of an earlier run
-        return value
+        return {key: part for key, part in value.items() if part or key not in ("calls", "tool_choice")}  # earlier runs
 
     @classmethod
     def from_json(cls, value: Any, source: str | Path = "results.json") -> "Results":

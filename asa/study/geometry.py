@@ -6,9 +6,11 @@ more than a bias on one token's logit. What a push really does is measured elsew
 """
 
 import numpy as np
+import torch
 
 from asa.method.directions import ACTION, DIRECTIONS, GLOBAL, NECESSITY, fit_directions, unit
 from asa.method.layers import is_constant
+from asa.models.layout import CausalModel, final_norm
 
 
 def geometry(
@@ -51,3 +53,10 @@ def geometry(
             first, second = pair.split("_")
             cosines.append({name: float(of[first][name] @ of[second][name]) for name in [GLOBAL, *names]})
     return {pair: {name: [at[name] for at in rows] for name in [GLOBAL, *names]} for pair, rows in pairs.items()}
+
+
+def output_row(model: CausalModel, token: int) -> np.ndarray:
+    """The output matrix's row of a token less the mean row, scaled by the final norm's gains, `[H]` fp32."""
+    rows = model.get_output_embeddings().weight.detach()
+    with torch.inference_mode():
+        return final_norm(model)((rows[token] - rows.mean(dim=0))[None])[0].float().cpu().numpy()

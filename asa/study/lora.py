@@ -23,10 +23,17 @@ from peft.tuners.lora import LoraModel
 from torch.nn.utils.rnn import pad_sequence
 
 from asa.data.examples import plain_arguments
+from asa.data.scores import confusion
+from asa.data.splits import ReadSplit, Split
+from asa.engine.answering import answer_all, answer_chosen
+from asa.engine.engine import Engine
 from asa.engine.kv_cache import fork_cache, growing_cache
+from asa.engine.states import read_states
+from asa.models.answers import AnswerRules
 from asa.models.fitting import shared_prefix
 from asa.models.layout import CausalModel, input_device
 from asa.models.prompts import Prompter
+from asa.study.calling import freely_written, grammar_alone
 from asa.support.processes import progress
 from asa.tools.definitions import Example, Tool
 
@@ -58,6 +65,47 @@ class LoraRun:
     steps: int
     first_loss: float
     last_loss: float
+
+
+def answer_by_lora(
+    engine: Engine,
+    prompter: Prompter,
+    rules: AnswerRules,
+    fit: ReadSplit,
+    valid: ReadSplit,
+    test: Split,
+    seed: int,
+    grammar: bool,
+) -> dict:
+    """TEST's answers of LoRA trained on `fit`; VALID says only how it does.
+
+    Returns:
+        `LoraRun`'s fields, `rate`, `valid_f1`, `valid_fpr`, `left_out`, `answers`, and with `grammar` also
+        `under_grammar`: the same with calls that may name any tool, written under plain schemas by the trained model.
+    """
+    batches = list(engine.batches(fit.prompts, "LoRA's requests"))
+    in_words = answer_chosen(
+        batches, fit.labels == 0, rules.limit, rules.ended, "answers in words", avoid=rules.trigger_id
+    )
+    of_domain = {tool.domain: tool for tool in prompter.tools.values()}
+    targets = {
+        row: call_target(request.text, of_domain[request.domain], prompter) if request.label else in_words[row]
+        for row, request in enumerate(fit.requests)
+        if request.label or not rules.calls(in_words[row])  # only the first token was kept from opening a call
+    }
+    taught = [fit.prompts[row] for row in targets]
+    with train_lora(engine.model, taught, list(targets.values()), seed, LEARNING_RATE) as run:
+        trained = Engine(engine.model, engine.prefix_ids)
+        called = read_states(trained, valid.prompts, rules.trigger_id, "VALID, LoRA").called
+        scores = confusion(called, valid.labels)
+        said = answer_all(list(trained.batches(test.prompts, "TEST, LoRA")), rules.limit, rules.ended, "TEST, LoRA")
+        held = {}
+        if grammar:
+            held["under_grammar"] = freely_written(said, test, grammar_alone(engine.model, prompter, rules))
+    return vars(run) | held | {
+        "rate": LEARNING_RATE, "valid_f1": scores["f1"], "valid_fpr": scores["fpr"],
+        "left_out": len(fit) - len(taught), "answers": said,
+    }  # fmt: skip
 
 
 def call_target(request: str, tool: Tool, prompter: Prompter) -> list[int]:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 
-from asa.data.scores import confusion, ratio
+from asa.data.references import Reference
+from asa.data.scores import ratio
 from asa.data.splits import ReadSplit, Split
-from asa.engine.answering import answer_all, answer_chosen
+from asa.engine.answering import answer_chosen
+from asa.engine.calling import CallWriter
 from asa.engine.engine import Engine
-from asa.engine.states import Prefilled, read_prompts, read_states
+from asa.engine.states import Prefilled, read_prompts
 from asa.evaluation.ablations import pushes
 from asa.evaluation.answered import Answered, steered_parts
 from asa.evaluation.metrics import mcnemar, trigger_metrics
@@ -26,14 +27,14 @@ from asa.method.recipe import Recipe, Sweep, Tuned
 from asa.method.steering import gates
 from asa.method.tuning import DOSES, settings_to_json
 from asa.models.answers import AnswerRules
-from asa.models.layout import final_norm
 from asa.models.prompts import Prompter
+from asa.study.calling import call_rungs, rungs_scored
 from asa.study.curves import dose_curves, layer_curve
 from asa.study.damage import Spared, forced_kl, kl_by_gate, next_token_kl
 from asa.study.gates import compare_gates
-from asa.study.geometry import geometry
+from asa.study.geometry import geometry, output_row
 from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
-from asa.study.lora import LEARNING_RATE, RANK, call_target, train_lora
+from asa.study.lora import LEARNING_RATE, RANK, answer_by_lora
 from asa.study.robustness import pooled, run_robustness
 from asa.study.sections import PROBE, ladder_row
 from asa.support.checkpoints import Checkpoints
@@ -56,6 +57,9 @@ class Study:
         answered: TEST's answers.
         prefilled: TEST's prompts.
         layers: Where steering was tried.
+        call_writer: Writes calls under the tools' grammar; None: nothing is asked of them.
+        sure: How sure the router must be to say which tool.
+        references: What right calls give.
         checkpoints: Where results are kept.
         keys: What results depend on: `run`, `readers`, `baseline` and `test`.
         seed: Of all that is drawn.
@@ -72,6 +76,9 @@ class Study:
     answered: Answered
     prefilled: Prefilled
     layers: list[int]
+    call_writer: CallWriter | None
+    sure: float
+    references: dict[str, Reference]
     checkpoints: Checkpoints
     keys: dict[str, str]
     seed: int
@@ -90,7 +97,8 @@ class Study:
         settings = (keys["readers"], found.to_json(), chosen.layer)
         curves_key = key_of(*settings, self._drawn(), DOSES, chosen.tau)
         return {
-            "ladder": self._ladder(rungs, damaged["damage"]), "direction": chosen.direction, "kl": damaged["kl"],
+            "calls": self._calls(rungs, lora), "ladder": self._ladder(rungs, damaged["damage"]),
+            "direction": chosen.direction, "kl": damaged["kl"],
             "lora": lora, "auc": {layer: found.readings[layer].auc for layer in self._readable()},
             **stage("proof-curves", curves_key, self._curves),
             "geometry": stage("proof-geometry", keys["run"], self._geometry),
@@ -115,7 +123,8 @@ class Study:
         rungs = {"baseline": baseline} | other
         lora = None
         if with_lora:
-            lora = self.checkpoints.stage("proof-lora", key_of(self.keys["baseline"], LEARNING_RATE), self._lora)
+            key = key_of(self.keys["baseline"], LEARNING_RATE, self.call_writer is not None)
+            lora = self.checkpoints.stage("proof-lora", key, self._lora)
             rungs[f"LoRA, rank {RANK}"] = lora.pop("answers")
         answers = Answers(lambda: self.prefilled.batches, baseline, rules)
         states = self.checkpoints.stage("states-test", self.keys["run"], lambda: vars(self.prefilled.reading))["states"]
@@ -123,40 +132,34 @@ class Study:
         parts = {kind: steered_parts(self.recipe, setting) for kind, setting in best.items()}
         direction = self.tuned.best().direction
         said = {direction: self.answered.answers["asa"], NECESSITY: self.answered.answers["asa_paper"]}
+        if self.call_writer is not None:
+            said = {}  # the ladder's calls are the model's own
         rungs |= run_ladder(answers, states, parts, direction, said, self._kept, test.domains, prompter, self.seed)
         return rungs, lora
+
+    def _lora(self) -> dict:
+        splits = (self.read["cal"] + self.read["train"], self.read["valid"], self.test)
+        return answer_by_lora(
+            self.engine, self.prompter, self.rules, *splits, self.seed, grammar=self.call_writer is not None
+        )
+
+    def _calls(self, rungs: dict, lora: dict | None) -> dict | None:
+        """Rung -> how far the requests that need a tool get; None where calls are written freely."""
+        if self.call_writer is None:
+            return None
+        free = {"baseline": rungs["baseline"], "ASA": rungs[f"{self.tuned.best().direction}: full"]}
+        given = (self.test, self.answered.decisions, self.sure, self.call_writer, self._kept)
+        written = call_rungs(free, rungs[FORCED], *given)
+        if lora:
+            written |= {name: rungs[name] for name in rungs if name.startswith("LoRA")}
+            written["LoRA + grammar"] = lora.pop("under_grammar")
+        return rungs_scored(written, self.test, self.call_writer, self.references)
 
     def _kept(self, name: str, ask: Callable[[], list[list[int]]]) -> list[list[int]]:
         """A rung's answers, a checkpoint each: there are many, and each takes minutes."""
         key = key_of(self.keys["test"], settings_to_json(self.tuned.best_of_each.values()), name)
         place = "-".join(re.findall(r"[\w+-]+", name))
         return self.checkpoints.stage(f"ladder/{place}", key, lambda: {"answers": ask()})["answers"]
-
-    def _lora(self) -> dict:
-        """TEST's answers of LoRA trained on CAL and TRAIN; VALID says only how it does."""
-        fit, rules, engine = self.read["cal"] + self.read["train"], self.rules, self.engine
-        batches = list(engine.batches(fit.prompts, "LoRA's requests"))
-        in_words = answer_chosen(
-            batches, fit.labels == 0, rules.limit, rules.ended, "answers in words", avoid=rules.trigger_id
-        )
-        of_domain = {tool.domain: tool for tool in self.prompter.tools.values()}
-        targets = {
-            row: call_target(request.text, of_domain[request.domain], self.prompter) if request.label else in_words[row]
-            for row, request in enumerate(fit.requests)
-            if request.label or not rules.calls(in_words[row])  # only the first token was kept from opening a call
-        }
-        taught = [fit.prompts[row] for row in targets]
-        with train_lora(engine.model, taught, list(targets.values()), self.seed, LEARNING_RATE) as run:
-            trained = Engine(engine.model, engine.prefix_ids)
-            valid = self.read["valid"]
-            called = read_states(trained, valid.prompts, rules.trigger_id, "VALID, LoRA").called
-            scores = confusion(called, valid.labels)
-            test = list(trained.batches(self.test.prompts, "TEST, LoRA"))
-            said = answer_all(test, rules.limit, rules.ended, "TEST, LoRA")
-        return vars(run) | {
-            "rate": LEARNING_RATE, "valid_f1": scores["f1"], "valid_fpr": scores["fpr"],
-            "left_out": len(fit) - len(taught), "answers": said,
-        }  # fmt: skip
 
     def _damage(self, rungs: dict) -> dict:
         """What became of TEST's answers in words on every rung; how far the next token's distribution moved."""
@@ -216,10 +219,7 @@ class Study:
 
     def _geometry(self) -> dict:
         """Cosines of both directions with each other and with the trigger's row of the output matrix, by layer."""
-        model, cal = self.engine.model, self.read["cal"]
-        rows = model.get_output_embeddings().weight.detach()
-        with torch.inference_mode():
-            row = final_norm(model)((rows[self.rules.trigger_id] - rows.mean(dim=0))[None])[0].float().cpu().numpy()
+        cal, row = self.read["cal"], output_row(self.engine.model, self.rules.trigger_id)
         return geometry(cal.states, cal.labels, cal.called, cal.log_odds, cal.domains, self.recipe.domains, row)
 
     def _gates(self) -> dict:

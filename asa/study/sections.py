@@ -21,6 +21,7 @@ from asa.evaluation.tables import (
 from asa.evaluation.validity import call_validity
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
 from asa.method.probes import PROBE_C, PROBE_OWN
+from asa.study.calling import calls_section
 from asa.study.ladder import FORCED
 from asa.study.robustness_sections import (
     robustness_sections,
@@ -92,6 +93,15 @@ def proof_sections(proof: dict | None) -> list[str]:
         "KL(after || before) in nats on TEST requests that need no tool, by what the gate said.",
         _kl_table(proof["kl"]),
     ]  # fmt: skip
+    if proof.get("calls"):  # a run without a grammar has none, nor have earlier runs
+        sections += [
+            "### What writing the calls adds",
+            "Rates over all requests that need a tool. The baseline and ASA write freely; then the calls are held to a "
+            "grammar of plain schemas, to the router's tool, to the whole schemas, and are written in a prompt of "
+            "their own. Whether to call is the same from ASA's free calls on, but for the forced trigger and LoRA.",
+            "![Calls](calls.png)",
+            calls_section(proof["calls"]),
+        ]
     if proof["lora"]:
         sections += ["### LoRA", _lora(proof["lora"])]
     sections += [

@@ -1,0 +1,116 @@
+"""Calling: the call behind a decision to call, written anew under the grammar of the tools that it may name.
+
+Whether to call is settled before, in the prompt that all requests share, and is not touched. The call is written in a
+prompt of its own, which lists only the tools that it may name and shows only examples of calling them. No push is added
+there. Which tools a call may name is decided elsewhere (`method.tool_choice`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from asa.data.requests import Request
+from asa.engine.answering import answer_chosen
+from asa.engine.engine import Engine
+from asa.models.answers import AnswerRules
+from asa.models.fitting import fitting_prompts, shared_prefix
+from asa.models.layout import CausalModel
+from asa.models.matching import CallGrammar
+from asa.models.prompts import Prompter
+from asa.tools.definitions import Tool
+
+
+class CallWriter:
+    """Writes calls, each of a request and the tools that it may name once.
+
+    Args:
+        model: Writes them.
+        prompter: The prompt in which the model decides whether to call; its tools are all that there are.
+        rules: What belongs to answers. A call has as many tokens as an answer.
+        tools: The same tools with other schemas; None: the prompter's.
+        own_prompt: Whether calls are written in a prompt of their own, else in the deciding one.
+
+    Attributes:
+        opening: What opens a call, as token ids.
+
+    Raises:
+        GrammarError: llguidance is not installed, or the tokenizer is no fast one.
+    """
+
+    def __init__(
+        self,
+        model: CausalModel,
+        prompter: Prompter,
+        rules: AnswerRules,
+        tools: Mapping[str, Tool] | None = None,
+        own_prompt: bool = True,
+    ):
+        self.model, self.prompter, self.rules, self.own_prompt = model, prompter, rules, own_prompt
+        self.tools = prompter.tools if tools is None else tools
+        self.grammar = CallGrammar(prompter.tokenizer, prompter.profile, prompter.opened)
+        thought = "</think>" if prompter.opened else ""  # what the prompt has opened is closed at once
+        self._thought, self.opening = map(self._ids, (thought, thought + prompter.profile.trigger))
+        self._written: dict[tuple[tuple[str, ...], str], list[int]] = {}
+
+    def write(
+        self, answers: Sequence[list[int]], requests: Sequence[Request], held: Mapping[int, tuple[str, ...]]
+    ) -> list[list[int]]:
+        """The answers, with the calls of some rows written anew from the trigger on.
+
+        Args:
+            answers: `[N]` generated ids; those of the rows in `held` open a call, which need not be finished.
+            requests: `[N]`.
+            held: Row -> names of the tools that its call may name.
+
+        Raises:
+            ToolsError: A schema says what a grammar cannot.
+            PromptError: The prompt for the call is unusable.
+            RequestsError: A request leaves no room for its call.
+        """
+        for names in dict.fromkeys(held.values()):
+            wanted = {requests[row].text: requests[row] for row, asked in held.items() if asked == names}
+            self._write(names, [request for text, request in wanted.items() if (names, text) not in self._written])
+        return [
+            self._before_call(ids) + self._written[held[row], requests[row].text] if row in held else ids
+            for row, ids in enumerate(answers)
+        ]
+
+    def _write(self, names: tuple[str, ...], requests: list[Request]) -> None:
+        if not requests:
+            return
+        prompter, tools = self.prompter, {name: self.tools[name] for name in names}
+        if self.own_prompt:
+            prompter = Prompter(prompter.tokenizer, prompter.profile, as_called(tools))
+        prompts = fitting_prompts(prompter, self.model, requests)
+        what = "calls of " + (names[0] if len(names) == 1 else f"{len(names)} tools")
+        batches = list(Engine(self.model, shared_prefix(prompts)).batches(prompts, what))
+        everyone = np.ones(len(requests), bool)
+        found = answer_chosen(
+            batches, everyone, self.rules.limit, self.rules.ended, what, opening=self.opening,
+            calls=lambda row, said: self.grammar.begin(said, tools, requests[row].text),
+        )  # fmt: skip
+        for row, request in enumerate(requests):
+            self._written[names, request.text] = found[row][len(self._thought) :]
+
+    def _before_call(self, ids: list[int]) -> list[int]:
+        """What an answer says before it opens its first call."""
+        text, rules = self.rules.text, self.rules
+        opened = next(end for end in range(1, len(ids) + 1) if rules.calls(ids[:end]))
+        length = text(ids[:opened]).rfind(rules.markers[0])
+        return next(ids[:end] for end in range(opened - 1, -1, -1) if len(text(ids[:end])) <= length)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.prompter.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def as_called(tools: Mapping[str, Tool]) -> dict[str, Tool]:
+    """Tools as they are shown where a call is written: with their examples of calls, or else those that call."""
+    return {
+        name: replace(
+            tool,
+            examples=tool.call_examples or tuple(each for each in tool.examples if each.arguments is not None),
+            call_examples=(),
+        )
+        for name, tool in tools.items()
+    }
