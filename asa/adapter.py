@@ -145,10 +145,7 @@ class ASAAdapter:
         decided = self._decided(hidden)
         rows = np.array([(gate + 1) * len(self.domains) + domain for domain, _, gate, _ in decided], np.int64)
         delta = torch.embedding(self._pushes, torch.from_numpy(rows).to(hidden.device))
-        return delta, [
-            Decision(self.domains[domain], p_tool, gate, self.layer, self.dose * abs(gate), p_domain)
-            for domain, p_tool, gate, p_domain in decided
-        ]
+        return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g), r) for d, p, g, r in decided]
 
     def check_model(self, model: CausalModel) -> None:
         """Refuse a model that the adapter was not fitted on.

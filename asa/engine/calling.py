@@ -50,7 +50,7 @@ class CallWriter:
         self.tools = prompter.tools if tools is None else tools
         self.grammar = CallGrammar(prompter.tokenizer, prompter.profile, prompter.opened)
         thought = "</think>" if prompter.opened else ""  # what the prompt has opened is closed at once
-        self._thought, self.opening = map(self._ids, (thought, thought + prompter.profile.trigger))
+        self._trigger, self.opening = map(self._ids, (rules.markers[0], thought + rules.markers[0]))
         self._written: dict[tuple[tuple[str, ...], str], list[int]] = {}
 
     def write(
@@ -72,7 +72,7 @@ class CallWriter:
             wanted = {requests[row].text: requests[row] for row, asked in held.items() if asked == names}
             self._write(names, [request for text, request in wanted.items() if (names, text) not in self._written])
         return [
-            self._before_call(ids) + self._written[held[row], requests[row].text] if row in held else ids
+            self._up_to_call(ids) + self._written[held[row], requests[row].text] if row in held else ids
             for row, ids in enumerate(answers)
         ]
 
@@ -91,14 +91,17 @@ class CallWriter:
             calls=lambda row, said: self.grammar.begin(said, tools, requests[row].text),
         )  # fmt: skip
         for row, request in enumerate(requests):
-            self._written[names, request.text] = found[row][len(self._thought) :]
+            self._written[names, request.text] = found[row][len(self.opening) :]
 
-    def _before_call(self, ids: list[int]) -> list[int]:
-        """What an answer says before it opens its first call."""
+    def _up_to_call(self, ids: list[int]) -> list[int]:
+        """What an answer says until it has opened its first call, the trigger included."""
         text, rules = self.rules.text, self.rules
         opened = next(end for end in range(1, len(ids) + 1) if rules.calls(ids[:end]))
-        length = text(ids[:opened]).rfind(rules.markers[0])
-        return next(ids[:end] for end in range(opened - 1, -1, -1) if len(text(ids[:end])) <= length)
+        before, _, behind = text(ids[:opened]).rpartition(rules.markers[0])
+        if not behind:
+            return ids[:opened]
+        words = next(end for end in range(opened - 1, -1, -1) if len(text(ids[:end])) <= len(before))
+        return ids[:words] + self._trigger  # the last token goes on behind the trigger, as its own call no longer does
 
     def _ids(self, text: str) -> list[int]:
         return self.prompter.tokenizer(text, add_special_tokens=False)["input_ids"]

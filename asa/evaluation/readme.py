@@ -13,13 +13,15 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from asa.evaluation.calls import STEPS
 from asa.evaluation.results import Results
-from asa.evaluation.tables import markdown_table, printed, with_interval
+from asa.evaluation.tables import markdown_table, printed, rate_with_interval, with_interval
 
 MODELS = {"SmolLM2-135M": "outputs", "Gemma 3 270M": "outputs/gemma3-270m"}
 KOREAN = {
     "model": "모델", "run": "실행", "baseline": "기준 모델", "F1 (95 % interval)": "F1 (95 % 구간)",
     "FPR (95 % interval)": "FPR (95 % 구간)", "F1, another author's requests": "F1, 다른 작성자의 요청",
+    "the call does the job": "호출이 요청을 해결한 비율",
     "arguments fit": "스키마에 맞는 인자", "kept": "유지",
     "call token forced or forbidden, same gate": "호출 토큰 강제·금지, 같은 게이트",
     "Probe&Prefill, same gate": "Probe&Prefill, 같은 게이트", "LoRA, rank 16": "LoRA, 랭크 16",
@@ -69,8 +71,10 @@ def result_table() -> tuple[list[str], list[list[str]]]:
         for run, label in (("baseline", "baseline"), ("asa", "**ASA**")):
             test = results[model].scores.test[run]
             rates = (with_interval(test, "f1"), with_interval(test, "fpr"), with_interval(held_out[model][run], "f1"))
-            rows.append([model, label, *rates])
-    return ["model", "run", "F1 (95 % interval)", "FPR (95 % interval)", "F1, another author's requests"], rows
+            calls = results[model].scores.calls.get(run)  # files of earlier runs have none
+            rows.append([model, label, *rates, rate_with_interval(calls["job"]) if calls else "-"])
+    heads = ["F1 (95 % interval)", "FPR (95 % interval)", "F1, another author's requests", "the call does the job"]
+    return ["model", "run", *heads], rows
 
 
 def ladder_table(rungs: Sequence[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
@@ -94,6 +98,16 @@ def held_out_table() -> tuple[list[str], list[list[str]]]:
     return ["model", "run", "precision", "recall", "F1", "FPR"], rows
 
 
+def calls_table() -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: what each part of writing the calls adds, for the models whose study asked."""
+    rows = [
+        [model, rung, *[rate_with_interval(rates[step]) for step in STEPS]]
+        for model, results in committed_results().items()
+        for rung, rates in ((results.proof or {}).get("calls") or {}).items()
+    ]
+    return ["model", "calls", *[step.replace("_", " ") for step in STEPS]], rows
+
+
 def _rates(ladder: dict, names: list[str]) -> list[str]:
     found = [ladder[name] for name in names if name in ladder]
     columns = [[rung["scores"][rate] for rung in found] for rate in ("f1", "fpr")]
@@ -108,6 +122,7 @@ TABLES = {
     "rivals": lambda: ladder_table(RIVALS),
     "ladder": lambda: ladder_table(LADDER),
     "held-out": held_out_table,
+    "calls": calls_table,
 }
 
 

@@ -12,20 +12,18 @@ import itertools
 import json
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from asa.models.profiles import Profile
 from asa.models.templates import PROMPT_DATE, broken_up, control_texts, dated_template
 from asa.support.files import UserError, half_character
 from asa.tools.definitions import Example, Tool, render_call, signature
+from asa.tools.schemas import shown_schema
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _OTHER_DATE = datetime(2023, 11, 8, 9, 47, 31)  # differs in all that a template may print of a date
-GRAMMAR_ONLY = ("pattern", "format", "minLength", "maxLength")  # keywords that no prompt shows
-NAMED_PARTS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-AS_GIVEN = ("enum", "const", "default", "examples")  # values, in which nothing is a keyword
 # how turns are put to a template: system text in the first user turn?, contents as lists of parts?
 _SHAPES = ((False, False), (True, False), (False, True), (True, True))
 
@@ -227,32 +225,11 @@ class Prompter:
 def system_text(profile: Profile, tools: dict[str, Tool]) -> str:
     """The system text with the tool list written in."""
     if profile.tools_as_json:
-        schemas = [shown(tool.schema()) for tool in tools.values()]
+        schemas = [shown_schema(tool.schema()) for tool in tools.values()]
         listed = json.dumps(schemas, ensure_ascii=False, indent=profile.tools_indent)
     else:
         listed = "\n".join(f"{signature(tool)}: {tool.description}" for tool in tools.values())
     return profile.system.replace("{tools}", listed)
-
-
-def shown(schema: Any) -> Any:
-    """A schema as the model sees it: without what only the grammar of a call holds it to.
-
-    >>> shown({"properties": {"day": {"type": "string", "format": "date", "x-copy": True}}})
-    {'properties': {'day': {'type': 'string'}}}
-    """
-    if isinstance(schema, list):
-        return [shown(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    parts = {}
-    for key, part in schema.items():
-        if key in NAMED_PARTS and isinstance(part, dict):  # names of the user's, not keywords
-            parts[key] = {name: shown(inner) for name, inner in part.items()}
-        elif key in AS_GIVEN:
-            parts[key] = part
-        elif key not in GRAMMAR_ONLY and not key.startswith("x-"):
-            parts[key] = shown(part)
-    return parts
 
 
 def common_start(rows: list[list[int]]) -> list[int]:

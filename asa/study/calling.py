@@ -19,15 +19,16 @@ from asa.evaluation.tables import markdown_table, rate_with_interval
 from asa.method.tool_choice import ROUTED
 from asa.models.answers import AnswerRules
 from asa.models.layout import CausalModel
-from asa.models.prompts import Prompter, shown
+from asa.models.prompts import Prompter
 from asa.tools.definitions import Tool
+from asa.tools.schemas import shown_schema
 
 Kept = Callable[[str, Callable[[], list[list[int]]]], list[list[int]]]
 
 
 def plain_tools(tools: Mapping[str, Tool]) -> dict[str, Tool]:
     """Tools whose schemas say no more of an argument than the prompt shows."""
-    return {name: replace(tool, parameters=shown(tool.parameters)) for name, tool in tools.items()}
+    return {name: replace(tool, parameters=shown_schema(tool.parameters)) for name, tool in tools.items()}
 
 
 def grammar_alone(model: CausalModel, prompter: Prompter, rules: AnswerRules) -> CallWriter:

@@ -17,7 +17,7 @@ from typing import Any
 from asa.support.files import UserError, is_first
 
 LARGEST_NUMBER = 2**32 - 1  # the largest seed that NumPy takes
-YES, NO = ("true", "yes", "on", "1", "1.0"), ("false", "no", "off", "0", "0.0", "")
+YES, NO = ("true", "yes", "on", "1", "1.0"), ("false", "no", "off", "0", "0.0")
 
 
 class ParameterError(UserError):
@@ -41,8 +41,8 @@ def whole_number(name: str, value: Any, default: int) -> int:
     return number
 
 
-def yes_or_no(name: str, value: Any) -> bool:
-    """True or False, also from a text or from 0 and 1; empty means False.
+def yes_or_no(name: str, value: Any, empty: bool = False) -> bool:
+    """True or False, also from a text or from 0 and 1; nothing means `empty`.
 
     Raises:
         ParameterError: It is neither.
@@ -51,6 +51,8 @@ def yes_or_no(name: str, value: Any) -> bool:
     False
     """
     text = "" if value is None else str(value).strip().lower()
+    if not text:
+        return empty
     if text not in YES + NO:
         raise ParameterError(f"{name} is {value!r}: give True or False.")
     return text in YES

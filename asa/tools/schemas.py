@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _REFERENCES = ("$ref", "$dynamicRef")
 _PATTERNS = FormatChecker(["regex"])  # the other formats would depend on what is installed
+GRAMMAR_ONLY = ("pattern", "format", "minLength", "maxLength")  # keywords that no prompt shows
+NAMED_PARTS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+AS_GIVEN = ("enum", "const", "default", "examples")  # values, in which nothing is a keyword
 
 
 class UnusableSchema(UserError):
@@ -133,3 +136,24 @@ def _inside(inner: Any, resolver: "Resolver[Schema]") -> "Resolver[Schema]":
         return resolver.in_subresource(DRAFT202012.create_resource(inner))
     except ValueError as error:
         raise UnusableSchema(f'correct or remove the "$id" {inner["$id"]!r}: it is no address') from error
+
+
+def shown_schema(schema: Any) -> Any:
+    """A schema as the model sees it: without what only the grammar of a call holds it to.
+
+    >>> shown_schema({"properties": {"day": {"type": "string", "format": "date", "x-copy": True}}})
+    {'properties': {'day': {'type': 'string'}}}
+    """
+    if isinstance(schema, list):
+        return [shown_schema(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {}
+    for key, part in schema.items():
+        if key in NAMED_PARTS and isinstance(part, dict):  # names of the user's, not keywords
+            parts[key] = {name: shown_schema(inner) for name, inner in part.items()}
+        elif key in AS_GIVEN:
+            parts[key] = part
+        elif key not in GRAMMAR_ONLY and not key.startswith("x-"):
+            parts[key] = shown_schema(part)
+    return parts

@@ -23,7 +23,7 @@ from asa.evaluation.comparisons import (
 TRIGGER = "<tool_call>"
 CALL = '<tool_call>[f(x="<b>1 & 2</b>")]</tool_call>'
 ROWS = [
-    Comparison("What is 2+2?\n<script>alert(1)</script>", 1, "Four.", CALL, Decision("math", 0.98765, 1, 21, 0.35, 0.9)),
+    Comparison("What is 2+2?\n<script>alert(1)</script>", 1, "Four.", CALL, Decision("math", 0.98765, 1, 21, 0.4, 0.9)),
     Comparison("Why <i>so</i>?", 0, CALL, "Because.", Decision("<code>", 0.0123, -1, 21, 0.35, 0.9)),
     Comparison("Hm", None, "Yes.", "Yes.", Decision("search", 0.5, 0, 21, 0.0, 0.4)),
 ]

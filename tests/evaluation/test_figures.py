@@ -5,48 +5,21 @@ from dataclasses import replace
 import matplotlib as mpl
 import numpy as np
 import pytest
+from drawn import assert_is_figure, drawn_to_files_only, labels_of, line  # noqa: F401
 from matplotlib import pyplot as plt
 
+from asa.evaluation.calls import STEPS
 from asa.evaluation.figures import (
     plot_baseline_vs_asa,
+    plot_calls,
     plot_cosines,
-    plot_dose_curves,
-    plot_layer_curve,
     plot_probe_sweep,
-    plot_reliability,
     plot_settings,
     save_figure,
 )
-from asa.evaluation.metrics import trigger_metrics
+from asa.evaluation.metrics import rate_of, trigger_metrics
 from asa.method.layers import LayerReading
 from asa.method.tuning import Setting
-
-
-@pytest.fixture(autouse=True)
-def drawn_to_files_only():
-    """No window, and no figure left open for the next test."""
-    before = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
-
-
-def assert_is_figure(path) -> None:
-    """A PNG with something in it, and nothing else in its folder."""
-    content = path.read_bytes()
-    assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 5000
-    assert list(path.parent.iterdir()) == [path]
-
-
-def labels_of(axes) -> list[str]:
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def line(axes, label: str):
-    (found,) = [drawn for drawn in axes.get_lines() if drawn.get_label() == label]
-    return found
-
 
 READINGS = [
     LayerReading(0, float("nan"), float("nan"), True),
@@ -186,16 +159,6 @@ def test_lines_have_holes_where_a_rate_is_missing(tmp_path):
     rows = np.array(plot_settings(settings, BEST, {"f1": 0.33, "fpr": None}, "", tmp_path / "s.png").axes).reshape(2, 3)
     assert np.isnan(line(rows[1, 0], "action, layer 2").get_ydata()).all()
     assert len(rows[1, 0].get_lines()) == 2 and len(rows[0, 0].get_lines()) == 3
-    points = [
-        {"direction": "action", "layer": 4, "dose": dose, "f1": 0.5, "fpr": None, "kl": kl, "arguments": None}
-        for dose, kl in ((0.1, None), (0.5, 1.5))
-    ]
-    axes = plot_dose_curves(points, {"f1": 0.57, "fpr": None}, tmp_path / "d.png").axes
-    assert np.allclose(line(axes[3], "action").get_ydata(), [np.nan, 1.5], equal_nan=True)
-    assert np.isnan(line(axes[2], "action").get_ydata()).all() and len(axes[1].get_lines()) == 1
-    layers = [{"layer": 2, "necessity": None, "action": 0.7}, {"layer": 3, "necessity": 0.8, "action": 0.9}]
-    (axes,) = plot_layer_curve(layers, {2: 0.95}, ("necessity", "action"), tmp_path / "l.png").axes
-    assert np.allclose(line(axes, "achieved: F1, necessity").get_ydata(), [np.nan, 0.8], equal_nan=True)
 
 
 def test_cosines_are_shown_as_numbers_and_colours(tmp_path):
@@ -213,52 +176,23 @@ def test_cosines_are_shown_as_numbers_and_colours(tmp_path):
         assert [tick.get_text() for tick in panel.get_yticklabels()] == ["math", "code"]
 
 
+def test_calls_have_a_panel_a_step_and_a_bar_a_run(tmp_path):
+    """A rate that nothing was counted for is a dash and has no bar."""
+    steps = {step: rate_of(3 - place, 4) for place, step in enumerate(STEPS[:4])}
+    steps |= {"right_tool": rate_of(0, 4), "job": rate_of(0, 0)}
+    calls = {"baseline": steps, "asa": dict.fromkeys(STEPS, rate_of(4, 4))}
+    figure = plot_calls(calls, "", tmp_path / "c.png")
+    assert_is_figure(tmp_path / "c.png")
+    drawn = [[bar.get_width() for bar in axes.patches] for axes in figure.axes]
+    assert drawn == [[0.75, 1], [0.5, 1], [0.25, 1], [0, 1], [0, 1], [0, 1]]
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["0.75", "0.50", "0.25", "0.00", "0.00", "-"]
+    assert figure.axes[5].get_title().startswith("does the job")
+
+
 def test_one_direction_is_one_panel(tmp_path):
     figure = plot_cosines({"action": np.eye(3)}, ["a", "b", "c"], "", tmp_path / "f.png")
     assert not figure.texts
     assert len(figure.axes) == 2  # the panel and its colour bar
-
-
-def test_dose_curves_have_a_column_a_layer_and_a_line_a_direction(tmp_path):
-    points = [
-        {"direction": kind, "layer": layer, "dose": dose, "f1": dose + layer / 100, "fpr": dose / 2, "kl": 3 * dose,
-         "arguments": 1 - dose}
-        for kind in ("necessity", "action") for layer in (4, 9) for dose in (0.1, 0.5)
-    ]  # fmt: skip
-    figure = plot_dose_curves(points, {"f1": 0.57, "fpr": 0.49}, tmp_path / "d.png")
-    assert_is_figure(tmp_path / "d.png")
-    grid = np.array(figure.axes).reshape(4, 2)
-    assert [axes.get_title() for axes in grid[0]] == ["layer 4", "layer 9"]
-    assert labels_of(grid[0, 0]) == ["necessity", "action", "unsteered"]
-    for row, heights in enumerate(([0.19, 0.59], [0.05, 0.25], [0.9, 0.5], [0.3, 1.5])):
-        drawn = line(grid[row, 1], "action")
-        np.testing.assert_allclose(drawn.get_xdata(), [0.1, 0.5])
-        np.testing.assert_allclose(drawn.get_ydata(), heights)
-    assert line(grid[1, 0], "unsteered").get_ydata()[0] == 0.49
-    assert len(grid[2, 0].get_lines()) == 2  # of a call's arguments nothing unsteered is known
-
-
-def test_the_layer_curve_sets_what_is_achieved_beside_what_is_read(tmp_path):
-    layers = [{"layer": 2, "necessity": 0.6, "action": 0.7}, {"layer": 3, "necessity": 0.8, "action": 0.9}]
-    figure = plot_layer_curve(layers, {2: 0.95, 3: 0.99}, ("necessity", "action"), tmp_path / "l.png")
-    assert_is_figure(tmp_path / "l.png")
-    (axes,) = figure.axes
-    assert list(line(axes, "read: the probe's AUC").get_ydata()) == [0.95, 0.99]
-    assert list(line(axes, "achieved: F1, action").get_ydata()) == [0.7, 0.9]
-    assert list(line(axes, "achieved: F1, necessity").get_xdata()) == [2, 3]
-    assert all(tick == int(tick) for tick in axes.get_xticks())
-
-
-def test_reliability_leaves_empty_bins_out(tmp_path):
-    bins = [
-        {"count": 5, "mean_p": 0.1, "needs_tool": 0.2}, {"count": 0, "mean_p": None, "needs_tool": None},
-        {"count": 7, "mean_p": 0.9, "needs_tool": 1.0},
-    ]  # fmt: skip
-    figure = plot_reliability({"VALID": bins, "TEST": bins[:1]}, tmp_path / "r.png")
-    assert_is_figure(tmp_path / "r.png")
-    (axes,) = figure.axes
-    assert list(line(axes, "VALID").get_xdata()) == [0.1, 0.9] and list(line(axes, "VALID").get_ydata()) == [0.2, 1.0]
-    assert [text.get_text() for text in axes.texts] == ["5", "7", "5"]
 
 
 def test_a_figure_that_cannot_be_saved_leaves_the_old_file(tmp_path, monkeypatch):

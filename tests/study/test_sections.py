@@ -240,7 +240,7 @@ def test_other_gates_stand_in_their_columns_and_the_best_on_valid_is_named(proof
 
 
 def test_figures_are_shown_by_the_names_that_they_are_given(proof):
-    drawn = (Path(__file__).parents[2] / "asa" / "evaluation" / "figures.py").read_text(encoding="utf-8")
+    drawn = (Path(__file__).parents[2] / "asa" / "study" / "figures.py").read_text(encoding="utf-8")
     figures = re.findall(r"!\[.+?\]\((.+?)\)", text_of(proof))
     assert len(figures) == 3
     assert all(f"{{folder}}/{figure}" in drawn for figure in figures)

@@ -78,6 +78,11 @@ def test_no(value):
     assert yes_or_no("CHAT", value) is False
 
 
+@pytest.mark.parametrize("value", ["", " ", None])
+def test_nothing_is_what_the_parameter_says_it_is(value):
+    assert yes_or_no("GRAMMAR", value, empty=True) is True
+
+
 @pytest.mark.parametrize("value", ["maybe", 2, -1, [], [True]])
 def test_neither_yes_nor_no(value):
     assert sentence(yes_or_no, "CHAT", value) == f"CHAT is {value!r}: give True or False."
@@ -211,8 +216,8 @@ def test_the_pipelines_own_values_are_read_as_they_stand(home):
     assert found.pop("PROMPT_STYLES") == ("liquid", "original")
     assert found == {
         "PROFILE": "auto", "PROMPT_STYLE": "liquid", "ALPACA": "", "REQUESTS": "", "TOOLS": "data/tools.json",
-        "OUT": "outputs", "LAYERS": "", "DEVICE_MAP": "", "PROOF": "", "QUICK": False, "SEED": 0, "DEMO_ROWS": 6,
-        "CHAT": False,
+        "OUT": "outputs", "LAYERS": "", "DEVICE_MAP": "", "PROOF": "", "GRAMMAR": True, "QUICK": False, "SEED": 0,
+        "DEMO_ROWS": 6, "CHAT": False,
     }  # fmt: skip
     empty = read_parameters(**dict.fromkeys(found))
     assert {name: empty[name] for name in found} == found
@@ -223,13 +228,14 @@ def test_the_pipeline_reads_every_parameter(home):
     given = {
         "PROFILE": Path("~/model"), "PROMPT_STYLE": "Original", "ALPACA": " ~/a.parquet", "REQUESTS": Path("~/r.jsonl"),
         "TOOLS": "~/tools.json", "OUT": Path("~/out"), "LAYERS": (8, 12), "DEVICE_MAP": "AUTO", "PROOF": "All",
-        "QUICK": "no", "SEED": "7", "DEMO_ROWS": "3", "CHAT": "false",
+        "GRAMMAR": "off", "QUICK": "no", "SEED": "7", "DEMO_ROWS": "3", "CHAT": "false",
     }  # fmt: skip
     found = read_parameters(**given)
     assert {name: found[name] for name in given} == {
         "PROFILE": f"{home}/model", "PROMPT_STYLE": "original", "ALPACA": f"{home}/a.parquet",
         "REQUESTS": f"{home}/r.jsonl", "TOOLS": f"{home}/tools.json", "OUT": f"{home}/out", "LAYERS": "8,12",
-        "DEVICE_MAP": "auto", "PROOF": "all", "QUICK": False, "SEED": 7, "DEMO_ROWS": 3, "CHAT": False,
+        "DEVICE_MAP": "auto", "PROOF": "all", "GRAMMAR": False, "QUICK": False, "SEED": 7, "DEMO_ROWS": 3,
+        "CHAT": False,
     }  # fmt: skip
     for name in given:
         bad = object()
