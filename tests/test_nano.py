@@ -111,6 +111,17 @@ def test_steering_halves_the_false_calls_at_no_cost(run):
     assert steered["f1"] >= baseline["f1"]
 
 
+def test_the_grammar_touches_no_decision(run, tmp_path):
+    """Every score of the decision is the same without it; with it, every call fits."""
+    run_pipeline(tmp_path, "--no-grammar")
+    free = json.loads((tmp_path / "results.json").read_text())
+    for name in ("test", "first_token", "per_domain", "ablations", "mcnemar"):
+        assert free[name] == run[name], name
+    assert "tool_choice" not in free and run["tool_choice"]["choice"] == "routed"
+    assert {rates["rate"] for rates in run["validity"]["asa"].values()} == {1.0}
+    assert free["calls"]["asa"]["called"] == run["calls"]["asa"]["called"]
+
+
 def test_a_quick_look_says_what_it_is(tmp_path):
     """Wherever its numbers appear; it has a folder of its own."""
     printed = run_pipeline(tmp_path, "--quick")
