@@ -44,11 +44,12 @@ def test_no_section_hides_another_ones_key(value):
 
 
 def test_files_of_earlier_runs_have_no_calls(value):
-    """They are read, and written as they were."""
-    assert "calls" not in value and Results.from_json(value).to_json() == value
-    calls = {"asa": {"job": {"rate": 0.5}}}
-    assert Results.from_json(value | {"calls": calls}).scores.calls == calls
-    assert Results.from_json(value | {"calls": calls}).to_json() == value | {"calls": calls}
+    """They are read, and written as they were; so is a run whose calls the model wrote freely."""
+    for missing in ({"calls", "tool_choice"}, {"tool_choice"}):
+        earlier = {key: part for key, part in value.items() if key not in missing}
+        results = Results.from_json(earlier)
+        assert results.to_json() == earlier
+        assert (results.scores.calls == {}) == ("calls" in missing) and results.tuning.tool_choice == {}
 
 
 def test_finished_adds_the_study_and_the_time(value):
