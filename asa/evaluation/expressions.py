@@ -13,8 +13,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from simpleeval import EvalWithCompoundTypes
-
 LONGEST = 500  # characters of an expression
 MOST_BITS = 20_000  # of a power
 LARGEST_COUNT = 1_000  # what factorials and combinations are taken of
@@ -59,6 +57,8 @@ def evaluate(expression: str) -> float | None:
         text = _SEPARATOR.sub("", text)
     for pattern, instead in _REPLACED:
         text = re.sub(pattern, instead, text)
+    from simpleeval import EvalWithCompoundTypes  # the report and the figures do without it
+
     evaluator = EvalWithCompoundTypes(operators=_OPERATORS, functions=_FUNCTIONS, names=_NAMES)
     evaluator.nodes = {kind: evaluator.nodes[kind] for kind in _NODES}
     try:
