@@ -5,6 +5,8 @@ ends where the evaluation ends it, also where the model has no token for that. S
 grammar where there is a writer.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from asa.adapter import ASAAdapter
@@ -32,17 +34,19 @@ def answer_twice(
     ids = ids.to(input_device(model))
     rules = AnswerRules(prompter, model)
 
-    def ended(sequences: torch.Tensor, _scores: object, **_more: object) -> torch.Tensor:
-        return torch.tensor([rules.ended(row[ids.shape[1] :].tolist()) for row in sequences], device=sequences.device)
+    def answer(ended: Callable[[list[int]], bool]) -> torch.Tensor:
+        def stopped(sequences: torch.Tensor, _scores: object, **_more: object) -> torch.Tensor:
+            return torch.tensor([ended(row[ids.shape[1] :].tolist()) for row in sequences], device=sequences.device)
 
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "stopping_criteria": [ended]}
-    limit = {"max_new_tokens": rules.limit, "do_sample": False}
-    plain = model.generate(**inputs, **limit)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "stopping_criteria": [stopped]}
+        return model.generate(**inputs, max_new_tokens=rules.limit, do_sample=False)
+
+    plain = answer(rules.ended)
     with adapter.steer(model) as trace:
-        steered = model.generate(**inputs, **limit)
-    before, after = (answer[0, ids.shape[1] :].tolist() for answer in (plain, steered))
+        steered = answer(rules.ended if writer is None else rules.settled)  # the writer needs no more than the decision
+    before, after = (said[0, ids.shape[1] :].tolist() for said in (plain, steered))
     decision = trace.decisions[0]
-    if writer is not None and rules.calls(after):
+    if writer is not None:
         sure = adapter.config.get("tool_choice", {}).get("sure", 0.0)
-        (after,) = writer.write([after], asked, {0: held_tools(ROUTED, writer.tools, decision, sure)})
+        (after,) = writer.write([after], asked, [held_tools(ROUTED, writer.tools, decision, sure)])
     return Comparison(request, None, rules.text(before), rules.text(after), decision)

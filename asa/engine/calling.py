@@ -54,27 +54,27 @@ class CallWriter:
         self._written: dict[tuple[tuple[str, ...], str], list[int]] = {}
 
     def write(
-        self, answers: Sequence[list[int]], requests: Sequence[Request], held: Mapping[int, tuple[str, ...]]
+        self, answers: Sequence[list[int]], requests: Sequence[Request], held: Sequence[tuple[str, ...]]
     ) -> list[list[int]]:
-        """The answers, with the calls of some rows written anew from the trigger on.
+        """The answers, with the calls of those that call written anew from the trigger on.
 
         Args:
-            answers: `[N]` generated ids; those of the rows in `held` open a call, which need not be finished.
+            answers: `[N]` generated ids; a call need not be finished.
             requests: `[N]`.
-            held: Row -> names of the tools that its call may name.
+            held: `[N]`, names of the tools that a row's call may name.
 
         Raises:
             ToolsError: A schema says what a grammar cannot.
             PromptError: The prompt for the call is unusable.
             RequestsError: A request leaves no room for its call.
         """
-        for names in dict.fromkeys(held.values()):
-            wanted = {requests[row].text: requests[row] for row, asked in held.items() if asked == names}
+        answers, calling = list(answers), [row for row, ids in enumerate(answers) if self.rules.calls(ids)]
+        for names in dict.fromkeys(held[row] for row in calling):
+            wanted = {requests[row].text: requests[row] for row in calling if held[row] == names}
             self._write(names, [request for text, request in wanted.items() if (names, text) not in self._written])
-        return [
-            self._up_to_call(ids) + self._written[held[row], requests[row].text] if row in held else ids
-            for row, ids in enumerate(answers)
-        ]
+        for row in calling:
+            answers[row] = self._up_to_call(answers[row]) + self._written[held[row], requests[row].text]
+        return answers
 
     def _write(self, names: tuple[str, ...], requests: list[Request]) -> None:
         if not requests:

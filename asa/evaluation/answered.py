@@ -48,12 +48,10 @@ def steered_parts(recipe: Recipe, setting: Setting) -> Steered:
 
 
 def with_calls_written(
-    said: list[list[int]], test: Split, decisions: list[Decision], choice: str, sure: float, writer: CallWriter
+    said: list[list[int]], test: Split, decisions: list[Decision], sure: float, writer: CallWriter
 ) -> list[list[int]]:
-    """Answers `[N]` with the calls of those that call written anew, by the tools that `choice` lets them name."""
-    called = writer.rules.called(said)
-    held = {row: held_tools(choice, writer.tools, decisions[row], sure) for row in np.flatnonzero(called).tolist()}
-    return writer.write(said, test.requests, held)
+    """Answers `[N]` with their calls written anew, by the router's tools."""
+    return writer.write(said, test.requests, [held_tools(ROUTED, writer.tools, made, sure) for made in decisions])
 
 
 def answer_test(
@@ -97,7 +95,7 @@ def answer_test(
         said = answer_steered(prefilled.batches, states, runs, plain, rules.limit, ended, "TEST, steered")
         if writer is not None:
             said = {
-                run: (with_calls_written(answers, test, decisions, ROUTED, sure, writer), decisions)
+                run: (with_calls_written(answers, test, decisions, sure, writer), decisions)
                 for run, (answers, decisions) in said.items()
             }
         found: dict[str, list] = {run: said["asa" if same else run][0] for run in adapters}

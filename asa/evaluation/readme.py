@@ -13,9 +13,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from asa.evaluation.calls import STEPS
 from asa.evaluation.results import Results
-from asa.evaluation.tables import markdown_table, printed, rate_with_interval, with_interval
+from asa.evaluation.tables import calls_table, markdown_table, printed, rate_with_interval, with_interval
 
 MODELS = {"SmolLM2-135M": "outputs", "Gemma 3 270M": "outputs/gemma3-270m"}
 KOREAN = {
@@ -98,14 +97,14 @@ def held_out_table() -> tuple[list[str], list[list[str]]]:
     return ["model", "run", "precision", "recall", "F1", "FPR"], rows
 
 
-def calls_table() -> tuple[list[str], list[list[str]]]:
+def rungs_table() -> tuple[list[str], list[list[str]]]:
     """Heads and rows: what each part of writing the calls adds, for the models whose study asked."""
-    rows = [
-        [model, rung, *[rate_with_interval(rates[step]) for step in STEPS]]
+    tables = {
+        model: calls_table((results.proof or {}).get("calls") or {}, "calls")
         for model, results in committed_results().items()
-        for rung, rates in ((results.proof or {}).get("calls") or {}).items()
-    ]
-    return ["model", "calls", *[step.replace("_", " ") for step in STEPS]], rows
+    }
+    (heads, _), *_ = tables.values()
+    return ["model", *heads], [[model, *row] for model, (_, rows) in tables.items() for row in rows]
 
 
 def _rates(ladder: dict, names: list[str]) -> list[str]:
@@ -122,7 +121,7 @@ TABLES = {
     "rivals": lambda: ladder_table(RIVALS),
     "ladder": lambda: ladder_table(LADDER),
     "held-out": held_out_table,
-    "calls": calls_table,
+    "calls": rungs_table,
 }
 
 

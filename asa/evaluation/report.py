@@ -8,10 +8,9 @@ written.
 from collections.abc import Sequence
 from pathlib import Path
 
-from asa.evaluation.calls import STEPS
 from asa.evaluation.metrics import difference, gap_closed
 from asa.evaluation.results import Results
-from asa.evaluation.tables import markdown_table, printed, rate_with_interval, with_interval, with_reasons
+from asa.evaluation.tables import calls_table, markdown_table, printed, rate_with_interval, with_interval, with_reasons
 from asa.method.directions import NECESSITY
 from asa.support.files import write_atomic
 
@@ -158,10 +157,9 @@ def _domain_table(per_domain: dict) -> str:
 def _calls_section(calls: dict, choice: dict) -> list[str]:
     if not calls:  # of an earlier run
         return []
-    rows = [[RUN_LABELS[run], *[rate_with_interval(of[step]) for step in STEPS]] for run, of in calls.items()]
     return [
         "## From a call to the job done (rates over all requests that need a tool)",
-        markdown_table(["run", *[step.replace("_", " ") for step in STEPS]], rows),
+        markdown_table(*calls_table({RUN_LABELS[run]: of for run, of in calls.items()}, "run")),
         f"{_how_written(choice)} Each step presupposes the one before. Whether the job is done is judged by rules "
         "(data/README.md); code is not run.",
     ]

@@ -1,5 +1,6 @@
 """Tables: rows of numbers as Markdown or plain text, and how a number looks in them."""
 
+from asa.evaluation.calls import STEPS
 from asa.evaluation.metrics import why_missing
 from asa.evaluation.results import Scores
 
@@ -73,6 +74,12 @@ def gap_in_words(scores: Scores) -> str:
     if scores.gap_closed is None:
         return "The probe is no better than the baseline, so there is no gap to close."
     return f"Of the gap between baseline and probe ASA closes {closed}, with the paper's direction {papers}."
+
+
+def calls_table(calls: dict[str, dict], first: str) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of `calls.call_steps` by run; the head of the runs is `first`."""
+    rows = [[run, *[rate_with_interval(of[step]) for step in STEPS]] for run, of in calls.items()]
+    return [first, *[step.replace("_", " ") for step in STEPS]], rows
 
 
 def calls_in_words(calls: dict) -> str:

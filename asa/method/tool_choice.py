@@ -69,7 +69,7 @@ def choose_sureness(requests: list[Request], decisions: list[Decision], writer: 
     """
     rows = [row for row, request in enumerate(requests) if request.label and decisions[row].p_domain < SURENESS[-1]]
     asked = [requests[row] for row in rows]
-    written = writer.write([writer.opening] * len(rows), asked, dict.fromkeys(range(len(rows)), tuple(writer.tools)))
+    written = writer.write([writer.opening] * len(rows), asked, [tuple(writer.tools)] * len(rows))
     named = [parse_tool_calls(writer.rules.text(ids), markers=writer.rules.markers)[0].name for ids in written]
     return surest(
         np.array([decisions[row].p_domain for row in rows]),

@@ -7,16 +7,12 @@ here, and whether to call is never touched.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from asa.adapter import Decision
 from asa.data.references import Reference
 from asa.data.splits import Split
 from asa.engine.calling import CallWriter
 from asa.evaluation.answered import with_calls_written
-from asa.evaluation.calls import STEPS, call_steps
-from asa.evaluation.tables import markdown_table, rate_with_interval
-from asa.method.tool_choice import ROUTED
+from asa.evaluation.calls import call_steps
 from asa.models.answers import AnswerRules
 from asa.models.layout import CausalModel
 from asa.models.prompts import Prompter
@@ -38,12 +34,12 @@ def grammar_alone(model: CausalModel, prompter: Prompter, rules: AnswerRules) ->
 
 def freely_written(said: list[list[int]], test: Split, writer: CallWriter) -> list[list[int]]:
     """Answers `[N]` with their calls written anew, which may name any tool."""
-    called = writer.rules.called(said)
-    return writer.write(said, test.requests, dict.fromkeys(np.flatnonzero(called).tolist(), tuple(writer.tools)))
+    return writer.write(said, test.requests, [tuple(writer.tools)] * len(said))
 
 
 def call_rungs(
     free: Mapping[str, list[list[int]]],
+    written: list[list[int]],
     forced: list[list[int]],
     test: Split,
     decisions: list[Decision],
@@ -55,6 +51,7 @@ def call_rungs(
 
     Args:
         free: `baseline` and `ASA`, their calls written freely.
+        written: ASA's as the pipeline answers.
         forced: Where the gate forces or forbids the trigger in place of a push.
         test: The requests.
         decisions: `[N]`, of the adapter.
@@ -67,7 +64,7 @@ def call_rungs(
     oracle = [replace(made, domain=domain, p_domain=1.0) for made, domain in zip(decisions, test.domains, strict=True)]
 
     def routed(name: str, said: list[list[int]], by: CallWriter, made: list[Decision] = decisions) -> list[list[int]]:
-        return kept(name, lambda: with_calls_written(said, test, made, ROUTED, sure, by))
+        return kept(name, lambda: with_calls_written(said, test, made, sure, by))
 
     baseline, asa = free["baseline"], free["ASA"]
     return {
@@ -77,7 +74,7 @@ def call_rungs(
         "ASA + grammar": kept("ASA + grammar", lambda: freely_written(asa, test, grammar)),
         "+ the router's tool": routed("+ the router's tool", asa, grammar),
         "+ schemas": routed("+ schemas", asa, schemas),
-        "+ a prompt of its own": routed("+ a prompt of its own", asa, writer),
+        "+ a prompt of its own": written,
         "the same, the right tool given": routed("the right tool given", asa, writer, oracle),
         "forced trigger with all of it": routed("forced trigger with all of it", forced, writer),
     }
@@ -92,9 +89,3 @@ def rungs_scored(
         name: call_steps(test.requests, [rules.text(ids) for ids in said], tools, rules.markers, references)
         for name, said in written.items()
     }
-
-
-def calls_section(calls: dict[str, dict]) -> str:
-    """The rungs as a table."""
-    rows = [[name, *[rate_with_interval(of[step]) for step in STEPS]] for name, of in calls.items()]
-    return markdown_table(["rung", *[step.replace("_", " ") for step in STEPS]], rows)

@@ -131,9 +131,9 @@ class Study:
         best = self.tuned.best_of_each
         parts = {kind: steered_parts(self.recipe, setting) for kind, setting in best.items()}
         direction = self.tuned.best().direction
-        said = {direction: self.answered.answers["asa"], NECESSITY: self.answered.answers["asa_paper"]}
-        if self.call_writer is not None:
-            said = {}  # the ladder's calls are the model's own
+        said = {}
+        if self.call_writer is None:  # else the ladder, whose calls are the model's own, cannot take them over
+            said = {direction: self.answered.answers["asa"], NECESSITY: self.answered.answers["asa_paper"]}
         rungs |= run_ladder(answers, states, parts, direction, said, self._kept, test.domains, prompter, self.seed)
         return rungs, lora
 
@@ -149,7 +149,7 @@ class Study:
             return None
         free = {"baseline": rungs["baseline"], "ASA": rungs[f"{self.tuned.best().direction}: full"]}
         given = (self.test, self.answered.decisions, self.sure, self.call_writer, self._kept)
-        written = call_rungs(free, rungs[FORCED], *given)
+        written = call_rungs(free, self.answered.answers["asa"], rungs[FORCED], *given)
         if lora:
             written |= {name: rungs[name] for name in rungs if name.startswith("LoRA")}
             written["LoRA + grammar"] = lora.pop("under_grammar")

@@ -11,6 +11,7 @@ import numpy as np
 from asa.data.scores import worth
 from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
 from asa.evaluation.tables import (
+    calls_table,
     markdown_table,
     mean_and_deviation,
     printed,
@@ -21,7 +22,6 @@ from asa.evaluation.tables import (
 from asa.evaluation.validity import call_validity
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
 from asa.method.probes import PROBE_C, PROBE_OWN
-from asa.study.calling import calls_section
 from asa.study.ladder import FORCED
 from asa.study.robustness_sections import (
     robustness_sections,
@@ -100,7 +100,7 @@ def proof_sections(proof: dict | None) -> list[str]:
             "grammar of plain schemas, to the router's tool, to the whole schemas, and are written in a prompt of "
             "their own. Whether to call is the same from ASA's free calls on, but for the forced trigger and LoRA.",
             "![Calls](calls.png)",
-            calls_section(proof["calls"]),
+            markdown_table(*calls_table(proof["calls"], "rung")),
         ]
     if proof["lora"]:
         sections += ["### LoRA", _lora(proof["lora"])]

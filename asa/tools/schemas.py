@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _REFERENCES = ("$ref", "$dynamicRef")
 _PATTERNS = FormatChecker(["regex"])  # the other formats would depend on what is installed
-GRAMMAR_ONLY = ("pattern", "format", "minLength", "maxLength")  # keywords that no prompt shows
-NAMED_PARTS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-AS_GIVEN = ("enum", "const", "default", "examples")  # values, in which nothing is a keyword
+_GRAMMAR_ONLY = ("pattern", "format", "minLength", "maxLength")  # keywords that no prompt shows
+_NAMED_PARTS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_AS_GIVEN = ("enum", "const", "default", "examples")  # values, in which nothing is a keyword
 
 
 class UnusableSchema(UserError):
@@ -150,10 +150,10 @@ def shown_schema(schema: Any) -> Any:
         return schema
     parts = {}
     for key, part in schema.items():
-        if key in NAMED_PARTS and isinstance(part, dict):  # names of the user's, not keywords
+        if key in _NAMED_PARTS and isinstance(part, dict):  # names of the user's, not keywords
             parts[key] = {name: shown_schema(inner) for name, inner in part.items()}
-        elif key in AS_GIVEN:
+        elif key in _AS_GIVEN:
             parts[key] = part
-        elif key not in GRAMMAR_ONLY and not key.startswith("x-"):
+        elif key not in _GRAMMAR_ONLY and not key.startswith("x-"):
             parts[key] = shown_schema(part)
     return parts

@@ -10,13 +10,15 @@ import torch
 from conftest import fit_adapter
 
 from asa.app.chat import answer_twice
-from asa.models.answers import closing_test
+from asa.engine.calling import CallWriter
+from asa.models.answers import AnswerRules, closing_test
 from asa.models.profiles import EMBEDDED
 from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools
 
 ROOT = Path(__file__).parents[2]
 REQUEST = "What is 12 times 7?"
+DOMAINS = {"math", "code", "search", "translation"}
 PROFILE = replace(EMBEDDED, max_new_tokens=24, words_limit=24)
 
 
@@ -65,6 +67,21 @@ def test_an_answer_ends_where_the_evaluation_ends_it(tiny_model, tiny_tokenizer,
             pushed = said(tiny_model, prompter)
         size = next((size for size in range(1, len(pushed)) if closed(pushed[:size])), len(pushed))
         assert found.steered == tiny_tokenizer.decode(pushed[:size])
+
+
+def test_a_writer_leaves_words_and_writes_calls(tiny_model, tiny_tokenizer, adapter):
+    """The baseline stays the model's own; what stands behind the trigger is the writer's, by the router's tools."""
+    prompter = prompter_of(tiny_tokenizer)
+    writer = CallWriter(tiny_model, prompter, AnswerRules(prompter, tiny_model))
+    assert answer_twice(tiny_model, prompter, adapter, REQUEST, writer) == answer_twice(
+        tiny_model, prompter, adapter, REQUEST
+    )
+    asked = []
+    writer.write = lambda answers, requests, held: asked.append((answers, requests[0].text, held)) or [[0]]
+    found = answer_twice(tiny_model, prompter, adapter, REQUEST, writer)
+    ((_, text, (held,)),) = asked
+    assert text == REQUEST and {prompter.tools[name].domain for name in held} in ({found.decision.domain}, DOMAINS)
+    assert found.steered == tiny_tokenizer.decode([0])
 
 
 @pytest.mark.slow

@@ -28,10 +28,10 @@ def ids(writer, text: str) -> list[int]:
 
 
 def test_only_what_stands_behind_the_trigger_is_written_anew(writer):
-    """Rows that are not asked for stay as they are, and so does whether a row calls; every call fits and ends."""
+    """Rows that do not call stay as they are, and so does whether a row calls; every call fits and ends."""
     opened = writer.opening
     said = [opened, ids(writer, "Hello, ") + opened + ids(writer, "[nonsense"), ids(writer, "in words"), opened]
-    written = writer.write(said, REQUESTS, {0: ("add",), 1: ("look",), 3: ("add", "look")})
+    written = writer.write(said, REQUESTS, [("add",), ("look",), ("add",), ("add", "look")])
     assert written[2] == said[2]
     assert writer.rules.called(written).tolist() == writer.rules.called(said).tolist()
     assert writer.rules.text(written[1]).startswith("Hello, ")
@@ -48,7 +48,7 @@ def test_only_what_stands_behind_the_trigger_is_written_anew(writer):
 def test_a_request_is_written_to_once(writer, monkeypatch):
     """And the same answers come whatever was written before."""
     said = [writer.opening] * len(REQUESTS)
-    held = dict.fromkeys(range(len(REQUESTS)), ("add",))
+    held = [("add",)] * len(REQUESTS)
     written = writer.write(said, REQUESTS, held)
     monkeypatch.setattr(asa.engine.calling, "answer_chosen", None)
     assert writer.write(written, REQUESTS, held) == written
@@ -63,11 +63,11 @@ def test_a_call_is_written_in_a_prompt_of_its_own(writer, monkeypatch):
         return [prompter.ids(request.text) for request in requests]
 
     monkeypatch.setattr(asa.engine.calling, "fitting_prompts", remember)
-    writer.write([writer.opening], REQUESTS[:1], {0: ("look",)})
+    writer.write([writer.opening], REQUESTS[:1], [("look",)])
     text = seen[0].text("2+3?")
     assert "look(q)" in text and "add(" not in text
     writer.own_prompt = False
-    writer.write([writer.opening], REQUESTS[1:2], {0: ("look",)})
+    writer.write([writer.opening], REQUESTS[1:2], [("look",)])
     assert seen[1] is writer.prompter
 
 
@@ -83,7 +83,7 @@ def test_other_schemas_of_the_same_tools(writer):
     one = {"type": "object", "properties": {"a": {"type": "integer", "enum": [7]}}, "required": ["a"]}
     tools = TOOLS | {"add": replace(TOOLS["add"], parameters=one)}
     strict = CallWriter(writer.model, writer.prompter, writer.rules, tools)
-    (written,) = strict.write([strict.opening], REQUESTS[:1], {0: ("add",)})
+    (written,) = strict.write([strict.opening], REQUESTS[:1], [("add",)])
     assert parse_tool_calls(writer.rules.text(written), markers=writer.rules.markers)[0] == ToolCall("add", {"a": 7})
 
 

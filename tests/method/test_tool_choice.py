@@ -58,7 +58,7 @@ def test_only_unsure_requests_that_need_a_tool_are_asked(monkeypatch):
 
     def write(answers, requests, held):
         asked.extend(request.text for request in requests)
-        assert set(held.values()) <= {tuple(TOOLS)}
+        assert set(held) <= {tuple(TOOLS)}
         return [["<[sum()]>"] for _ in answers]
 
     writer = SimpleNamespace(
