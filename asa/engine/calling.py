@@ -5,6 +5,7 @@ prompt of its own, which lists only the tools that it may name and shows only ex
 there. Which tools a call may name is decided elsewhere (`method.tool_choice`).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from asa.models.answers import AnswerRules
 from asa.models.fitting import fitting_prompts, shared_prefix
 from asa.models.layout import CausalModel
 from asa.models.matching import CallGrammar
-from asa.models.prompts import Prompter
+from asa.models.prompts import Prompter, Turn
 from asa.tools.definitions import Tool
 
 
@@ -30,6 +31,7 @@ class CallWriter:
         rules: What belongs to answers. A call has as many tokens as an answer.
         tools: The same tools with other schemas; None: the prompter's.
         own_prompt: Whether calls are written in a prompt of their own, else in the deciding one.
+        bars: Whether there are progress bars.
 
     Attributes:
         opening: What opens a call, as token ids.
@@ -45,16 +47,21 @@ class CallWriter:
         rules: AnswerRules,
         tools: Mapping[str, Tool] | None = None,
         own_prompt: bool = True,
+        bars: bool = True,
     ):
-        self.model, self.prompter, self.rules, self.own_prompt = model, prompter, rules, own_prompt
+        self.model, self.prompter, self.rules, self.own_prompt, self.bars = model, prompter, rules, own_prompt, bars
         self.tools = prompter.tools if tools is None else tools
         self.grammar = CallGrammar(prompter.tokenizer, prompter.profile, prompter.opened)
         thought = "</think>" if prompter.opened else ""  # what the prompt has opened is closed at once
         self._trigger, self.opening = map(self._ids, (rules.markers[0], thought + rules.markers[0]))
-        self._written: dict[tuple[tuple[str, ...], str], list[int]] = {}
+        self._written: dict[tuple[tuple[str, ...], str, str], list[int]] = {}
 
     def write(
-        self, answers: Sequence[list[int]], requests: Sequence[Request], held: Sequence[tuple[str, ...]]
+        self,
+        answers: Sequence[list[int]],
+        requests: Sequence[Request],
+        held: Sequence[tuple[str, ...]],
+        history: Sequence[Turn] = (),
     ) -> list[list[int]]:
         """The answers, with the calls of those that call written anew from the trigger on.
 
@@ -62,6 +69,7 @@ class CallWriter:
             answers: `[N]` generated ids; a call need not be finished.
             requests: `[N]`.
             held: `[N]`, names of the tools that a row's call may name.
+            history: What was said before the requests.
 
         Raises:
             ToolsError: A schema says what a grammar cannot.
@@ -69,29 +77,33 @@ class CallWriter:
             RequestsError: A request leaves no room for its call.
         """
         answers, calling = list(answers), [row for row, ids in enumerate(answers) if self.rules.calls(ids)]
+        before = json.dumps(list(history))
         for names in dict.fromkeys(held[row] for row in calling):
             wanted = {requests[row].text: requests[row] for row in calling if held[row] == names}
-            self._write(names, [request for text, request in wanted.items() if (names, text) not in self._written])
+            new = [request for text, request in wanted.items() if (names, text, before) not in self._written]
+            written = self._write(names, new, history)
+            self._written |= {(names, r.text, before): ids for r, ids in zip(new, written, strict=True)}
         for row in calling:
-            answers[row] = self._up_to_call(answers[row]) + self._written[held[row], requests[row].text]
+            answers[row] = self._up_to_call(answers[row]) + self._written[held[row], requests[row].text, before]
         return answers
 
-    def _write(self, names: tuple[str, ...], requests: list[Request]) -> None:
+    def _write(self, names: tuple[str, ...], requests: Sequence[Request], history: Sequence[Turn]) -> list[list[int]]:
+        """Calls of the tools `names`, from behind the trigger on."""
         if not requests:
-            return
+            return []
         prompter, tools = self.prompter, {name: self.tools[name] for name in names}
         if self.own_prompt:
             prompter = Prompter(prompter.tokenizer, prompter.profile, as_called(tools))
-        prompts = fitting_prompts(prompter, self.model, requests)
-        what = "calls of " + (names[0] if len(names) == 1 else f"{len(names)} tools")
+        prompts = fitting_prompts(prompter, self.model, requests, history)
+        what = "calls of " + (names[0] if len(names) == 1 else f"{len(names)} tools") if self.bars else ""
+        asked = "".join(turn["content"] + "\n" for turn in history if turn["role"] == "user")
         batches = list(Engine(self.model, shared_prefix(prompts)).batches(prompts, what))
         everyone = np.ones(len(requests), bool)
         found = answer_chosen(
             batches, everyone, self.rules.limit, self.rules.ended, what, opening=self.opening,
-            calls=lambda row, said: self.grammar.begin(said, tools, requests[row].text),
+            calls=lambda row, said: self.grammar.begin(said, tools, asked + requests[row].text),
         )  # fmt: skip
-        for row, request in enumerate(requests):
-            self._written[names, request.text] = found[row][len(self.opening) :]
+        return [found[row][len(self.opening) :] for row in range(len(requests))]
 
     def _up_to_call(self, ids: list[int]) -> list[int]:
         """What an answer says until it has opened its first call, the trigger included."""

@@ -5,7 +5,7 @@ what a row says depends on no other row, up to rounding. Few rows cost nearly as
 rows of one batch do not go on alone. Nothing is chosen, gated or scored here.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -113,9 +113,15 @@ class Decoder(Generic[Name]):
     def finish(self) -> dict[Name, list[int]]:
         """Go on until every row has ended; the answers."""
         with self.engine.forwarding():  # once, not for every step
-            while self._rows is not None:
-                self._step(self._rows)
+            for _ in self.steps():
+                pass
         return self.answers
+
+    def steps(self) -> Iterator[None]:
+        """Go on token by token; between two of them the model is as it was before."""
+        while self._rows is not None:
+            self._step(self._rows)
+            yield
 
     def _has_room(self, rows: Rows[Name], more: Rows[Name]) -> bool:
         columns = max(rows.mask.shape[1], more.mask.shape[1]) + self.limit

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from asa.engine.attention import SHARED_PREFIX_ATTENTION
-from asa.engine.kv_cache import PrefixKeys, growing_cache, take_keys
+from asa.engine.kv_cache import PrefixKeys, fork_cache, growing_cache, put_keys, take_keys
 from asa.models.layout import CausalModel, input_device, is_compiled
 
 
@@ -22,25 +22,30 @@ class PrefixedModel:
     Args:
         model: A causal language model of transformers, in evaluation mode.
         prefix_ids: Token ids that every prompt starts with, at least one.
+        behind: The same model with the beginning of this prefix prefilled; None: nothing of it is.
 
     Attributes:
         prefix_keys: Keys and values of the prefix.
         start: A cache with the convolution states behind the prefix; its attention layers are empty.
 
     Raises:
-        ValueError: The model is compiled.
+        ValueError: The model is compiled, or `behind` has prefilled something else.
     """
 
-    def __init__(self, model: CausalModel, prefix_ids: list[int]):
+    def __init__(self, model: CausalModel, prefix_ids: list[int], behind: "PrefixedModel | None" = None):
         if is_compiled(model):
             raise ValueError("a compiled model ignores hooks set later: give the engine the uncompiled one.")
         self.model, self.device = model, input_device(model)
         self.prefix_ids = list(prefix_ids)
-        cache = growing_cache(model.config)
+        if behind is not None and self.prefix_ids[: len(behind.prefix_ids)] != behind.prefix_ids:
+            raise ValueError("what is prefilled already is not how this prefix begins.")
+        known, cache = 0, growing_cache(model.config)
+        if behind is not None:
+            known, cache = len(behind.prefix_ids), put_keys(fork_cache(behind.start), behind.prefix_keys)
         with self.forwarding():
-            self.prefill(torch.tensor([self.prefix_ids]), 0, cache)
-        self.prefix_keys = take_keys(cache)
-        self.start = cache  # convolution states behind the prefix; attention layers empty
+            self.prefill(torch.tensor([self.prefix_ids[known:]]), known, cache)
+        self.prefix_keys: PrefixKeys = take_keys(cache)
+        self.start: DynamicCache = cache  # convolution states behind the prefix; attention layers empty
 
     @contextlib.contextmanager
     def forwarding(self) -> Iterator[None]:

@@ -87,6 +87,14 @@ def take_keys(cache: DynamicCache) -> PrefixKeys:
     return PrefixKeys(taken)
 
 
+def put_keys(cache: DynamicCache, keys: PrefixKeys) -> DynamicCache:
+    """Put keys and values back into the empty attention layers of a one-row cache, which then goes on behind them."""
+    for number, layer in enumerate(layers_of(cache)):
+        if not is_convolution(layer):
+            layer.update(*(states[None] for states in keys[number]))
+    return cache
+
+
 def join_caches(parts: list[DynamicCache], length: int) -> DynamicCache:
     """The rows of several caches in one, their keys and values filled up with zeros behind, to `length` tokens.
 

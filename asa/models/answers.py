@@ -39,6 +39,12 @@ def trigger_test(
     return triggered
 
 
+def turn_ends(tokenizer: PreTrainedTokenizerBase, model: CausalModel) -> set[int]:
+    """The tokens that end a turn."""
+    ends = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+
+
 def closing_test(
     tokenizer: PreTrainedTokenizerBase, model: CausalModel, profile: Profile, opened: str = ""
 ) -> Callable[[list[int]], bool]:
@@ -52,8 +58,7 @@ def closing_test(
         profile: Names what closes a call or ends a turn, and the limit of words.
         opened: As in `trigger_test`.
     """
-    ends = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    ends = turn_ends(tokenizer, model)
     texts = [text for text in (profile.call_end, profile.turn_end) if text]
     window = 3 + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)  # neighbours merge
     triggered = trigger_test(tokenizer, profile.trigger, opened, profile.call_end)
@@ -100,10 +105,18 @@ class AnswerRules:
         self.calls = trigger_test(tokenizer, profile.trigger, prompter.opened, profile.call_end)
         self.ended = closing_test(tokenizer, model, profile, prompter.opened)
         self.text = prompter.answer
+        self._ends = (turn_ends(tokenizer, model), profile.turn_end or "")
 
     def called(self, answers: list[list[int]]) -> np.ndarray:
         """Whether each of N answers calls a tool, `[N]` bool."""
         return np.array([self.calls(ids) for ids in answers], bool)
+
+    def said(self, ids: list[int]) -> str:
+        """The text of generated ids without thoughts and without what ends the turn."""
+        tokens, turn_end = self._ends
+        while ids and ids[-1] in tokens:
+            ids = ids[:-1]
+        return spoken(self.text(ids).removesuffix(turn_end), self.markers).strip()
 
     def settled(self, ids: list[int]) -> bool:
         """Whether it is settled that an answer calls a tool, or the answer is finished."""

@@ -5,17 +5,20 @@ on text, because a tokenizer may merge across the seam.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from asa.data.requests import Request, RequestsError
-from asa.models.prompts import Prompter, PromptError, common_start
+from asa.models.prompts import Prompter, PromptError, Turn, common_start
 
 if TYPE_CHECKING:
     from asa.models.layout import CausalModel
 
 
-def fitting_prompts(prompter: Prompter, model: "CausalModel", requests: list[Request]) -> list[list[int]]:
-    """The prompts of `requests` as token ids, each with room for its answer in what the model takes.
+def fitting_prompts(
+    prompter: Prompter, model: "CausalModel", requests: Sequence[Request], history: Sequence[Turn] = ()
+) -> list[list[int]]:
+    """The prompts of `requests` behind `history`, as token ids, each with room for its answer in what the model takes.
 
     Raises:
         PromptError: System text, tools and examples leave no room for any request, or a prompt is unusable.
@@ -31,7 +34,7 @@ def fitting_prompts(prompter: Prompter, model: "CausalModel", requests: list[Req
         )
     prompts = []
     for request in requests:
-        ids = prompter.ids(request.text)
+        ids = prompter.ids(request.text, history)
         if len(ids) + answer > takes:
             raise RequestsError(
                 f"{request.source}: {model_id} takes {takes} tokens, and this request's prompt has {len(ids)} and an "

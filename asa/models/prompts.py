@@ -9,20 +9,20 @@ the same last tokens as all others, since the state is read there.
 
 import hashlib
 import itertools
-import json
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from asa.models.profiles import Profile
-from asa.models.templates import PROMPT_DATE, broken_up, control_texts, dated_template
+from asa.models.templates import PROMPT_DATE, broken_up, control_texts, dated_template, system_text
 from asa.support.files import UserError, half_character
-from asa.tools.definitions import Example, Tool, render_call, signature
-from asa.tools.schemas import shown_schema
+from asa.tools.definitions import Example, Tool, render_call
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Turn = dict[str, str]  # "role" and "content"
 _OTHER_DATE = datetime(2023, 11, 8, 9, 47, 31)  # differs in all that a template may print of a date
 # how turns are put to a template: system text in the first user turn?, contents as lists of parts?
 _SHAPES = ((False, False), (True, False), (False, True), (True, True))
@@ -142,10 +142,12 @@ class Prompter:
             text = re.sub("|".join(map(re.escape, found)), broken_up, text)
         return text
 
-    def _turns(self, request: str, marked: str = "") -> list[dict]:
+    def _turns(self, request: str, marked: str = "", history: Sequence[Turn] = ()) -> list[dict]:
         """All turns as the template takes them, `marked` behind the system text."""
         merged, in_parts = self._shape
-        system, *turns = [*self.messages, {"role": "user", "content": self._plain(request)}]
+        answering = not request and history and history[-1]["role"] == "tool"
+        asked = [] if answering else [{"role": "user", "content": self._plain(request)}]
+        system, *turns = [*self.messages, *map(self._turn, history), *asked]
         system = system | {"content": system["content"] + marked}
         if merged:
             turns[0] = turns[0] | {"content": f"{system['content']}\n\n{turns[0]['content']}"}
@@ -154,6 +156,14 @@ class Prompter:
         if in_parts:
             return [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
         return turns
+
+    def _turn(self, turn: Turn) -> Turn:
+        """An earlier turn; only where the assistant speaks, what opens and closes a call may stand as such."""
+        if turn["role"] != "assistant":
+            return {"role": turn["role"], "content": self._plain(turn["content"])}
+        opening, closing = map(re.escape, self.profile.markers)
+        parts = re.split(f"({opening}|{closing})", turn["content"])
+        return turn | {"content": "".join(part if n % 2 else self._plain(part) for n, part in enumerate(parts))}
 
     def _rendered(self, turns: list[dict], date: datetime = PROMPT_DATE) -> str:
         template = dated_template(self._template, date)
@@ -168,24 +178,28 @@ class Prompter:
                 f"{self.profile.model_id}: its chat template fails ({said}): correct it, or choose another model."
             ) from error
 
-    def text(self, request: str) -> str:
+    def text(self, request: str, history: Sequence[Turn] = ()) -> str:
         """The whole prompt as text, up to where the assistant speaks.
+
+        Args:
+            request: What the user asks; may be empty behind a tool's result, to which the model then answers.
+            history: Earlier turns, with a `role` (user, assistant or tool) and `content`; they follow the examples.
 
         Raises:
             PromptError: The chat template fails.
         """
-        return self._rendered(self._turns(request))
+        return self._rendered(self._turns(request, history=history))
 
-    def ids(self, request: str) -> list[int]:
+    def ids(self, request: str, history: Sequence[Turn] = ()) -> list[int]:
         """The whole prompt as token ids; the template's special tokens only, so never a second beginning of text.
 
         Raises:
             PromptError: It holds half a character, does not begin with one beginning of text, does not end as all
                 prompts do, or has other control tokens than they.
         """
-        if half := half_character(request):
+        if half := half_character("\n".join([*(turn["content"] for turn in history), request])):
             raise PromptError(f"the request {request[:40]!r} has half a character, {half}: write the whole character.")
-        ids = self._tokens(request)
+        ids = self._tokens(request, history)
         found = len(list(itertools.takewhile(lambda token: token == self.tokenizer.bos_token_id, ids)))
         if found != self._bos_count:
             raise PromptError(
@@ -197,18 +211,24 @@ class Prompter:
                 f"{self.profile.model_id}: expected its prompt to end in {self.tokenizer.decode(self.tail)!r}, found "
                 f"{self.tokenizer.decode(ids[-len(self.tail) :])!r}: reword the request {request[:40]!r}."
             )
-        if self._only_control(ids) != self._own_control:
+        plain = [turn if turn["role"] == "assistant" else turn | {"content": "a"} for turn in history]
+        own = self._only_control(self._tokens(request and "a", plain)) if history else self._own_control
+        if self._only_control(ids) != own:
             raise PromptError(
                 f"{self.profile.model_id}: expected control tokens from its chat template alone, found others: reword "
                 f"the request {request[:40]!r}."
             )
         return ids
 
+    def prefix(self, history: Sequence[Turn] = ()) -> list[int]:
+        """The token ids that prompts begin with behind `history`, up to what a request may change."""
+        return common_start([self._tokens(request, history) for request in ("a", "7", "?", " a", "\na")])
+
     def _only_control(self, ids: list[int]) -> list[int]:
         return [token for token in ids if token in self._control_ids]
 
-    def _tokens(self, request: str) -> list[int]:
-        return self.tokenizer(self.text(request), add_special_tokens=False, verbose=False)["input_ids"]
+    def _tokens(self, request: str, history: Sequence[Turn] = ()) -> list[int]:
+        return self.tokenizer(self.text(request, history), add_special_tokens=False, verbose=False)["input_ids"]
 
     def answer(self, ids: list[int]) -> str:
         """The text of generated ids, behind the `<think>` that the prompt may have opened."""
@@ -220,16 +240,6 @@ class Prompter:
     def key(self) -> str:
         """Hash of all that shapes a prompt but the request."""
         return hashlib.sha256(self.text("").encode()).hexdigest()[:16]
-
-
-def system_text(profile: Profile, tools: dict[str, Tool]) -> str:
-    """The system text with the tool list written in."""
-    if profile.tools_as_json:
-        schemas = [shown_schema(tool.schema()) for tool in tools.values()]
-        listed = json.dumps(schemas, ensure_ascii=False, indent=profile.tools_indent)
-    else:
-        listed = "\n".join(f"{signature(tool)}: {tool.description}" for tool in tools.values())
-    return profile.system.replace("{tools}", listed)
 
 
 def common_start(rows: list[list[int]]) -> list[int]:

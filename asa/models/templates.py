@@ -1,4 +1,4 @@
-"""Templates: what a chat template prints of its own, and which texts are control tokens.
+"""Templates: what a chat template prints of its own, which texts are control tokens, and the system text.
 
 A template that prints the date prints `PROMPT_DATE`, so that a prompt is the same on every day.
 """
@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from asa.models.profiles import Profile
+from asa.tools.definitions import Tool, signature
+from asa.tools.schemas import shown_schema
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,3 +51,13 @@ def dated_template(template: str, date: datetime) -> str:
     values = {"%%": "\0"} | values | {"\0": "%"}
     replacements = "".join(f"|replace({json.dumps(old)},{json.dumps(new)})" for old, new in values.items())
     return f"{{%- macro strftime_now(format) %}}{{{{ format{replacements} }}}}{{%- endmacro %}}\n{template}"
+
+
+def system_text(profile: Profile, tools: dict[str, Tool]) -> str:
+    """The system text with the tool list written in."""
+    if profile.tools_as_json:
+        schemas = [shown_schema(tool.schema()) for tool in tools.values()]
+        listed = json.dumps(schemas, ensure_ascii=False, indent=profile.tools_indent)
+    else:
+        listed = "\n".join(f"{signature(tool)}: {tool.description}" for tool in tools.values())
+    return profile.system.replace("{tools}", listed)

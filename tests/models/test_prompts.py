@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from asa.data.examples import with_examples
 from asa.models.profiles import EMBEDDED, GEMMA3, LFM25, PROMPT_STYLES, choose_profile
-from asa.models.prompts import Prompter, PromptError, system_text
+from asa.models.prompts import Prompter, PromptError
+from asa.models.templates import system_text
 from asa.tools.calls import ToolCall
 from asa.tools.definitions import check_call, load_tools, tools_from_json, tools_to_json
 from asa.tools.parser import parse_tool_calls

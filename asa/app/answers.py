@@ -1,0 +1,105 @@
+"""Answers: what an assistant gives back for a request.
+
+An answer's calls are read and checked here, never run.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asa.adapter import Decision
+from asa.models.prompts import Turn
+from asa.tools.calls import ToolCall, ToolCallError
+from asa.tools.definitions import Tool, check_call
+from asa.tools.parser import parse_tool_calls
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        text: What the model says, without thoughts and without what ends its turn; a call in the model's own notation.
+        calls: The calls in it that can be read, in order.
+        faults: What is wrong with its calls, a sentence each; empty where all of them fit the tools' schemas.
+        decision: Of the adapter, with gate 0 where nothing was pushed; None where it was not asked.
+        messages: The conversation up to here, as `history` of the next request.
+        seconds: What it took; of several requests at once, all of them together.
+    """
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    faults: tuple[str, ...]
+    decision: Decision | None
+    messages: tuple[Turn, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        """The text."""
+        return self.text
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as a plain object."""
+        return {
+            "text": self.text,
+            "calls": [vars(call) for call in self.calls],
+            "faults": list(self.faults),
+            "decision": None if self.decision is None else vars(self.decision),
+            "messages": list(self.messages),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A request's answers without and with the adapter."""
+
+    baseline: Answer
+    asa: Answer
+
+    def __str__(self) -> str:
+        """Both texts, a line each."""
+        return f"baseline  {self.baseline}\nASA       {self.asa}"
+
+
+class Stream:
+    """An answer as it is written: iterate over its pieces of text, then take `answer`.
+
+    A call is one piece, since half of it is of no use.
+
+    Args:
+        pieces: Yields text and returns the answer.
+
+    Attributes:
+        answer: Once all pieces are given; None until then.
+    """
+
+    def __init__(self, pieces: Generator[str, None, Answer]):
+        self._pieces = pieces
+        self.answer: Answer | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """The pieces."""
+        self.answer = yield from self._pieces
+
+
+def read_calls(
+    text: str, tools: Mapping[str, Tool], markers: tuple[str, str]
+) -> tuple[tuple[ToolCall, ...], tuple[str, ...]]:
+    """The calls in an answer, and what is wrong with them.
+
+    >>> read_calls("<t>[find(query=3)]</t>", {}, ("<t>", "</t>"))[1]
+    ('there is no tool find',)
+    """
+    try:
+        calls = tuple(parse_tool_calls(text, markers=markers))
+    except ToolCallError as error:
+        return (), (str(error),)
+    faults = []
+    for call in calls:
+        known, fits = check_call(call, dict(tools))
+        if not known:
+            faults.append(f"there is no tool {call.name}")
+        elif not fits:
+            faults.append(f"the arguments of {call.name} do not fit its schema")
+    return calls, tuple(faults)

@@ -1,0 +1,223 @@
+"""Asking: requests put to the model side by side, one decision each, and what becomes of them.
+
+The last prompt token is read and pushed as in the evaluation, by the same engine. A call that is to fit the tools'
+schemas is written anew behind the decision to call. How a user asks is `assistant`'s.
+"""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypedDict
+
+from asa.adapter import ASAAdapter, Decision
+from asa.app.answers import Answer, read_calls
+from asa.data.requests import Request
+from asa.engine.calling import CallWriter
+from asa.engine.decoding import Decoder
+from asa.engine.prefixes import Prefixes
+from asa.method.tool_choice import NONE, REQUIRED, ROUTED, ToolChoiceError, held_tools
+from asa.models.answers import AnswerRules
+from asa.models.fitting import fitting_prompts
+from asa.models.layout import CausalModel
+from asa.models.prompts import Prompter, Turn
+from asa.support.files import UserError
+from asa.tools.definitions import Tool, tools_from_json
+from asa.tools.schemas import shown_schema
+
+AUTO = "auto"
+MOST_NEW_TOKENS = 256  # of an answer, unless others are asked for
+ROLES = ("user", "assistant", "tool")
+
+
+class AssistantError(UserError):
+    """An assistant cannot do what it is asked; the message says what to do."""
+
+
+class Options(TypedDict, total=False):
+    """How requests are answered.
+
+    Attributes:
+        steer: Whether the adapter acts (True); without it the model is on its own.
+        tool_choice: `auto`; `required`, a call, of the tool that the router picks; `none`, no call; or a tool's name, a
+            call of it.
+        tools: The tools that are meant, in the form of a tools file, to be sure that they are the adapter's.
+        history: Earlier turns, as `Answer.messages` holds them.
+        grammar: Whether calls are held to the tools' schemas; None: those of the adapter are, unless it was fitted
+            without, and those of the model on its own are not. A call that is asked for always is.
+        max_new_tokens: Maximum new tokens of an answer, 256 unless given; a call under the grammar has the profile's.
+    """
+
+    steer: bool
+    tool_choice: str
+    tools: list[dict] | None
+    history: Sequence[Turn]
+    grammar: bool | None
+    max_new_tokens: int
+
+
+class Asker:
+    """What puts requests to one model.
+
+    Args:
+        adapter: Fitted on this model and these prompts.
+        model: Answers.
+        prompter: The prompts that the adapter was fitted with.
+    """
+
+    def __init__(self, adapter: ASAAdapter, model: CausalModel, prompter: Prompter):
+        self.adapter, self.model, self.prompter = adapter, model, prompter
+        self.prefixes = Prefixes(model)
+        self._writer: CallWriter | None = None
+
+    @property
+    def writer(self) -> CallWriter:
+        """Writes calls; made when the first one is written, as it takes a second.
+
+        Raises:
+            GrammarError: Calls cannot be held to the tools' schemas here.
+        """
+        if self._writer is None:
+            rules = AnswerRules(self.prompter, self.model)
+            self._writer = CallWriter(self.model, self.prompter, rules, bars=False)
+        return self._writer
+
+    def lengthened(self, limit: int) -> Prompter:
+        """The same prompts, for answers of up to `limit` tokens."""
+        prompter = copy.copy(self.prompter)
+        prompter.profile = replace(prompter.profile, max_new_tokens=limit, words_limit=limit)
+        return prompter
+
+
+class Asked:
+    """Requests that are being answered: let its decoder go on to the end, then take the answers.
+
+    Args:
+        asker: Puts them to the model.
+        texts: `[N]`.
+        steer, tool_choice, tools, history, grammar, max_new_tokens: See `Options`.
+
+    Attributes:
+        decoder: Says the answers, whose calls are not written anew yet.
+
+    Raises:
+        AssistantError: An option is none, or the tools are not those that the adapter was fitted with.
+        ToolChoiceError: There is no such tool choice.
+        PromptError: A request cannot be put to the model.
+        RequestsError: A request is too long for the model.
+        GrammarError: Calls cannot be held to the tools' schemas here.
+        ToolsError: `tools` are none.
+    """
+
+    def __init__(
+        self,
+        asker: Asker,
+        texts: Sequence[str],
+        steer: bool = True,
+        tool_choice: str = AUTO,
+        tools: list[dict] | None = None,
+        history: Sequence[Turn] = (),
+        grammar: bool | None = None,
+        max_new_tokens: int = MOST_NEW_TOKENS,
+    ):
+        self._began, own = time.monotonic(), asker.prompter.tools
+        if tool_choice not in (AUTO, REQUIRED, NONE, *own):
+            known = ", ".join([AUTO, REQUIRED, NONE])
+            raise ToolChoiceError(f"tool choice {tool_choice!r}: use {known}, or one of {', '.join(own)}.")
+        if type(max_new_tokens) is not int or max_new_tokens < 1:
+            raise AssistantError(f"max_new_tokens is {max_new_tokens!r}: give a whole number, 1 or more.")
+        if tools is not None:
+            refuse_other_tools(tools_from_json(tools, "tools"), own)
+        refuse_odd_history(history)
+        self._asker, self._history, self._choice = asker, list(history), tool_choice
+        self._requests = [Request(text, 0, "", "the request") for text in texts]
+        self.asks_for_call = tool_choice not in (AUTO, NONE)
+        fitted_with_grammar = "tool_choice" in asker.adapter.config
+        wanted = steer and fitted_with_grammar if grammar is None else grammar
+        self._writer = asker.writer if wanted or self.asks_for_call else None
+        longer = asker.lengthened(max_new_tokens)
+        self._rules = rules = AnswerRules(longer, asker.model)
+        prompts = fitting_prompts(longer, asker.model, self._requests, self._history)
+        engine = asker.prefixes.engine(longer.prefix(self._history), prompts)
+        opening = self._writer.opening if self._writer and self.asks_for_call else ()
+        ended = rules.ended if self._writer is None and tool_choice != NONE else rules.settled
+        avoid = rules.trigger_id if tool_choice == NONE else None
+        self.decoder = Decoder[int](engine, max(max_new_tokens, len(opening)), ended, opening, avoid)
+        self._decisions: dict[int, Decision] = {}
+        for batch in engine.batches(prompts, ""):
+            push = self._decide(batch.rows, batch.last_token().states) if steer else None
+            self.decoder.add(batch.begin(batch.rows), push if tool_choice == AUTO else None)
+
+    def _decide(self, rows: list[int], states: Any) -> tuple[int, Any]:
+        """Decide for states `[B, layers, H]`; the push, as a decoder takes it."""
+        adapter = self._asker.adapter
+        delta, decisions = adapter.push(states[:, adapter.layer])
+        if self._choice != AUTO:  # it is settled whether to call: nothing is pushed
+            decisions = [replace(decision, gate=0, dose=0.0) for decision in decisions]
+        self._decisions |= dict(zip(rows, decisions, strict=True))
+        return adapter.layer, delta
+
+    def so_far(self) -> str:
+        """What the first answer has said, less what may still become a call or a character."""
+        ids = self.decoder.answers[0]
+        if self._rules.calls(ids):
+            return ""
+        said = self._rules.said(ids).rstrip("\N{REPLACEMENT CHARACTER}")
+        starts = (trigger[:size] for trigger in self._rules.markers[:1] for size in range(len(trigger) - 1, 0, -1))
+        return said.removesuffix(next((start for start in starts if said.endswith(start)), "")).rstrip()
+
+    def answers(self) -> list[Answer]:
+        """The answers `[N]`, their calls written."""
+        said, rules = [self.decoder.answers[row] for row in range(len(self._requests))], self._rules
+        decisions = [self._decisions.get(row) for row in range(len(said))]
+        if self._writer is not None and self._choice != NONE:
+            held = [self._held(decision) for decision in decisions]
+            said = self._writer.write(said, self._requests, held, self._history)
+        texts = [rules.said(ids) for ids in said]
+        if self._choice == NONE:
+            texts = [text.partition(rules.markers[0])[0].rstrip() for text in texts]
+        seconds = time.monotonic() - self._began
+        answers = []
+        for request, text, decision in zip(self._requests, texts, decisions, strict=True):
+            asked = [{"role": "user", "content": request.text}] if request.text or not self._history else []
+            messages = (*self._history, *asked, {"role": "assistant", "content": text})
+            calls, faults = read_calls(text, self._asker.prompter.tools, rules.markers)
+            answers.append(Answer(text, calls, faults, decision, messages, seconds))
+        return answers
+
+    def _held(self, decision: Decision | None) -> tuple[str, ...]:
+        """The tools that a call may name."""
+        tools, sure = self._asker.prompter.tools, self._asker.adapter.config.get("tool_choice", {}).get("sure", 0.0)
+        if self._choice in tools:
+            return (self._choice,)
+        if decision is None:  # the model is on its own
+            return tuple(tools)
+        return held_tools(ROUTED, tools, decision, sure)
+
+
+def refuse_other_tools(given: Mapping[str, Tool], own: Mapping[str, Tool]) -> None:
+    """Refuse tools that a prompt would show otherwise than the adapter's.
+
+    Raises:
+        AssistantError: They are others.
+    """
+    shown = [{name: shown_schema(tool.schema()) for name, tool in tools.items()} for tools in (given, own)]
+    if shown[0] != shown[1]:
+        raise AssistantError(
+            f"the adapter was fitted to other tools ({', '.join(own)}) and knows nothing of these "
+            f"({', '.join(given)}): fit one to them, python pipeline.py --tools FILE --requests FILE."
+        )
+
+
+def refuse_odd_history(history: Sequence[Turn]) -> None:
+    """Refuse earlier turns that are no list of roles and texts.
+
+    Raises:
+        AssistantError: One is none.
+    """
+    for number, turn in enumerate(history, 1):
+        if not isinstance(turn, Mapping) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
+            raise AssistantError(
+                f"turn {number} of the history is {repr(turn)[:60]}: give role, one of {', '.join(ROLES)}, and "
+                "content, a text."
+            )

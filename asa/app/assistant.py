@@ -1,0 +1,184 @@
+"""The assistant: a model with its adapter, its prompt and its tools, in one object.
+
+    from asa import load
+
+    assistant = load("outputs/asa_assets")
+    print(assistant("What is 17 * 23?"))
+
+It answers greedily, one decision per answer, by the same engine that the adapter was scored with; what conversations
+have in common is computed once. It runs no tool but those whose functions it is given (`run`). Nothing is fitted here.
+"""
+
+import json
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Unpack, overload
+
+from asa.adapter import ASAAdapter
+from asa.adapter_files import written_by
+from asa.app.answers import Answer, Compared, Stream
+from asa.app.asking import AUTO, Asked, Asker, AssistantError, Options
+from asa.hook import AdapterError
+from asa.method.tool_choice import NONE
+from asa.models.layout import CausalModel
+from asa.models.loading import hub_answers, load_model
+from asa.models.profiles import Profile, ProfileError
+from asa.models.prompts import Prompter, PromptError
+from asa.models.saved_profiles import profile_found, profile_from_json
+from asa.support.parameters import given_path
+from asa.tools.calls import ToolCall
+from asa.tools.definitions import Tool, tools_from_json
+
+
+def load(source: str | Path, model: str = "") -> "Assistant":
+    """Load an adapter with its model, tokenizer, prompt and tools.
+
+    Args:
+        source: Adapter folder or hub id.
+        model: Model folder or hub id in place of the one that the adapter names; it must hold the same model.
+
+    Raises:
+        AdapterError: The adapter or the model does not fit.
+        ProfileError: The model's folder is gone.
+        ModelError: The model is not available or cannot be used.
+        PromptError: Its tokenizer or chat template does not fit, or its prompts are not those of the fit.
+        ToolsError: The adapter's tools cannot be used.
+    """
+    source = given_path("source", source)
+    adapter = ASAAdapter.from_pretrained(source)
+    saved, tools, expected = fitted_with(adapter, f"{source}/config.json")
+    profile = profile_found(saved, source, adapter.config.get("model_source", ""), model.strip())
+    loaded, tokenizer, _ = load_model(profile, hub_answers())
+    adapter.check_model(loaded)
+    prompter = Prompter(tokenizer, profile, tools)
+    if (found := prompter.key()) != expected:
+        raise PromptError(
+            f"{profile.model_id}: expected the prompt that the adapter was fitted with ({expected}), found another one "
+            f"({found}): load the tokenizer and chat template of that time, or fit again."
+        )
+    return Assistant(adapter, loaded, prompter)
+
+
+def fitted_with(adapter: ASAAdapter, path: str) -> tuple[Profile, dict[str, Tool], str]:
+    """Profile, tools and prompt hash that an adapter was fitted with; `path` names its config in errors.
+
+    Raises:
+        AdapterError: One is missing or cannot be read, perhaps since another version wrote it.
+        ToolsError: A tool cannot be used.
+    """
+    config = adapter.config
+    for name in ("prompt_hash", "model_source"):
+        if not isinstance(config.get(name, ""), str):
+            raise AdapterError(f"{path}{written_by(config)}: {name} is {config[name]!r}: fit again with this version.")
+    try:
+        return profile_from_json(config["profile"]), tools_from_json(config["tools"], path), config["prompt_hash"]
+    except KeyError as error:
+        raise AdapterError(f"{path}{written_by(config)}: {error} is missing: fit again with this version.") from error
+    except ProfileError as error:
+        raise AdapterError(f"{path}{written_by(config)}: {error}: fit again with this version.") from error
+
+
+class Assistant:
+    """Answers requests, and calls tools where they need one.
+
+    Args:
+        adapter: Fitted on this model and these prompts.
+        model: Answers.
+        prompter: The prompts that the adapter was fitted with.
+
+    Attributes:
+        adapter: As given, for `with assistant.adapter.steer(assistant.model)`.
+        model: As given.
+        prompter: Its `ids(text)` are a request's prompt.
+        tools: By name.
+    """
+
+    def __init__(self, adapter: ASAAdapter, model: CausalModel, prompter: Prompter):
+        self.adapter, self.model, self.prompter, self.tools = adapter, model, prompter, prompter.tools
+        self._asker = Asker(adapter, model, prompter)
+
+    @overload
+    def __call__(self, text: str, *, stream: Literal[False] = False, **options: Unpack[Options]) -> Answer: ...
+    @overload
+    def __call__(self, text: str, *, stream: Literal[True], **options: Unpack[Options]) -> Stream: ...
+    @overload
+    def __call__(self, text: list[str], **options: Unpack[Options]) -> list[Answer]: ...
+    def __call__(
+        self, text: str | list[str], *, stream: bool = False, **options: Unpack[Options]
+    ) -> Answer | list[Answer] | Stream:
+        """Answer a request, or several side by side.
+
+        Args:
+            text: A request, or a list of them. Behind a tool's result it may be empty.
+            stream: Give the answer as a `Stream` of pieces; of one request only.
+            options: See `Options`.
+
+        Returns:
+            An `Answer`, a list of them in the order of the requests, or a `Stream`.
+
+        Raises:
+            AssistantError: An option is none, or the tools are not those that the adapter was fitted with.
+            ToolChoiceError: There is no such tool choice.
+            PromptError: A request cannot be put to the model.
+            RequestsError: A request is too long for the model.
+            GrammarError: Calls cannot be held to the tools' schemas here.
+            ToolsError: `tools` are none.
+        """
+        if isinstance(text, str):
+            return Stream(self._streamed(text, **options)) if stream else self._answered([text], **options)[0]
+        if stream:
+            raise AssistantError("several requests cannot be streamed: ask one at a time, or leave stream out.")
+        return self._answered(text, **options) if text else []
+
+    def compare(self, text: str, **options: Unpack[Options]) -> Compared:
+        """Answer a request without and with the adapter; `options` are of the steered answer but for the history."""
+        return Compared(self(text, steer=False, history=options.get("history", ())), self(text, **options))
+
+    def run(
+        self, text: str, functions: Mapping[str, Callable[..., Any]], rounds: int = 3, **options: Unpack[Options]
+    ) -> Answer:
+        """Answer a request, and run the calls until the model answers in words.
+
+        Args:
+            text: The request.
+            functions: By tool name; each is called with the arguments by name, and gives text or what JSON can hold.
+            rounds: How often calls are run at most; what follows the last results is in words.
+            options: See `Options`.
+
+        Returns:
+            The last answer; its `messages` hold the calls and their results. One whose calls have faults is the last.
+
+        Raises:
+            AssistantError: A tool is called that has no function; or as calling the assistant.
+        """
+        answer = self(text, **options)
+        for left in range(rounds - 1, -1, -1):
+            if not answer.calls or answer.faults:
+                break
+            results = [{"role": "tool", "content": _result(call, functions)} for call in answer.calls]
+            options |= {"history": (*answer.messages, *results), "tool_choice": AUTO if left else NONE}
+            answer = self("", **options)
+        return answer
+
+    def _answered(self, texts: list[str], **options: Unpack[Options]) -> list[Answer]:
+        asked = Asked(self._asker, texts, **options)
+        asked.decoder.finish()
+        return asked.answers()
+
+    def _streamed(self, text: str, **options: Unpack[Options]) -> Generator[str, None, Answer]:
+        asked, given = Asked(self._asker, [text], **options), ""
+        for _ in asked.decoder.steps():
+            if (more := asked.so_far()).startswith(given):
+                yield more[len(given) :]
+                given = more
+        (answer,) = asked.answers()
+        yield answer.text.removeprefix(given)
+        return answer
+
+
+def _result(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> str:
+    """What a call gives, as text."""
+    if call.name not in functions:
+        raise AssistantError(f"the model calls {call.name}, which has no function: give one, functions={{...}}.")
+    given = functions[call.name](**call.arguments)
+    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str)
