@@ -8,6 +8,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypedDict
 
 from asa.adapter import ASAAdapter, Decision
@@ -27,6 +28,7 @@ from asa.tools.schemas import shown_schema
 
 AUTO = "auto"
 MOST_NEW_TOKENS = 256  # of an answer, unless others are asked for
+PLAIN_SYSTEM = "You are a helpful assistant."
 ROLES = ("user", "assistant", "tool")
 
 
@@ -39,8 +41,8 @@ class Options(TypedDict, total=False):
 
     Attributes:
         steer: Whether the adapter acts (True); without it the model is on its own.
-        tool_choice: `auto`; `required`, a call, of the tool that the router picks; `none`, no call; or a tool's name, a
-            call of it.
+        tool_choice: `auto`; `required`, a call, of the tool that the router picks; `none`, no call, and behind a
+            tool's result a prompt without tools; or a tool's name, a call of it.
         tools: The tools that are meant, in the form of a tools file, to be sure that they are the adapter's.
         history: Earlier turns, as `Answer.messages` holds them.
         grammar: Whether calls are held to the tools' schemas; None: those of the adapter are, unless it was fitted
@@ -82,9 +84,14 @@ class Asker:
             self._writer = CallWriter(self.model, self.prompter, rules, bars=False)
         return self._writer
 
-    def lengthened(self, limit: int) -> Prompter:
-        """The same prompts, for answers of up to `limit` tokens."""
-        prompter = copy.copy(self.prompter)
+    @cached_property
+    def _without_tools(self) -> Prompter:
+        profile = replace(self.prompter.profile, system=PLAIN_SYSTEM, few_shot=False)
+        return Prompter(self.prompter.tokenizer, profile, {})
+
+    def lengthened(self, limit: int, with_tools: bool = True) -> Prompter:
+        """The same prompts, or plain ones without tools, for answers of up to `limit` tokens."""
+        prompter = copy.copy(self.prompter if with_tools else self._without_tools)
         prompter.profile = replace(prompter.profile, max_new_tokens=limit, words_limit=limit)
         return prompter
 
@@ -135,7 +142,10 @@ class Asked:
         fitted_with_grammar = "tool_choice" in asker.adapter.config
         wanted = steer and fitted_with_grammar if grammar is None else grammar
         self._writer = asker.writer if wanted or self.asks_for_call else None
-        longer = asker.lengthened(max_new_tokens)
+        # a small model that is shown tools goes on calling them: it sees results in a prompt without
+        answering = tool_choice == NONE and not all(texts) and history[-1:] and history[-1]["role"] == "tool"
+        steer = steer and not answering
+        longer = asker.lengthened(max_new_tokens, with_tools=not answering)
         self._rules = rules = AnswerRules(longer, asker.model)
         prompts = fitting_prompts(longer, asker.model, self._requests, self._history)
         engine = asker.prefixes.engine(longer.prefix(self._history), prompts)

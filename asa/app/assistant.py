@@ -135,14 +135,15 @@ class Assistant:
         return Compared(self(text, steer=False, history=options.get("history", ())), self(text, **options))
 
     def run(
-        self, text: str, functions: Mapping[str, Callable[..., Any]], rounds: int = 3, **options: Unpack[Options]
+        self, text: str, functions: Mapping[str, Callable[..., Any]], rounds: int = 1, **options: Unpack[Options]
     ) -> Answer:
         """Answer a request, and run the calls until the model answers in words.
 
         Args:
             text: The request.
             functions: By tool name; each is called with the arguments by name, and gives text or what JSON can hold.
-            rounds: How often calls are run at most; what follows the last results is in words.
+            rounds: How often calls are run at most; what follows the last results is in words. The adapter is fitted to
+                requests, not to results, so what it decides behind them is a guess.
             options: See `Options`.
 
         Returns:

@@ -158,7 +158,12 @@ class Prompter:
         return turns
 
     def _turn(self, turn: Turn) -> Turn:
-        """An earlier turn; only where the assistant speaks, what opens and closes a call may stand as such."""
+        """An earlier turn; only where the assistant speaks, what opens and closes a call may stand as such.
+
+        A template that knows no tools is told their results by the user.
+        """
+        if turn["role"] == "tool" and "tool" not in self._template:
+            return {"role": "user", "content": f"Result: {self._plain(turn['content'])}"}
         if turn["role"] != "assistant":
             return {"role": turn["role"], "content": self._plain(turn["content"])}
         opening, closing = map(re.escape, self.profile.markers)
