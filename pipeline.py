@@ -257,6 +257,7 @@ from asa.method.directions import NECESSITY
 from asa.method.recipe import Tuned, tune
 from asa.method.tuning import BETAS, DOSES, QUICK_BETAS, QUICK_DOSES, TAUS
 from asa.models.fingerprint import fingerprint
+from asa.models.known_prompts import prefix_mark
 from asa.models.saved_profiles import profile_beside, profile_to_json
 from asa.tools import tools_to_json
 
@@ -265,7 +266,8 @@ kept = profile_beside(profile, assets)
 facts = {
     "model_id": kept.model_id, "model_source": model_source, "model": fingerprint(model), "seed": SEED,
     "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(), "profile": profile_to_json(kept),
-    "tools": tools_to_json(tools), "data_hash": data_key, "benchmark": benchmark,
+    "prefix": prefix_mark(prompter.prefix()), "tools": tools_to_json(tools), "data_hash": data_key,
+    "benchmark": benchmark,
 }  # fmt: skip
 recipe = Recipe(read["cal"], known, domains, found.strength, found.own)
 doses, betas = (QUICK_DOSES, QUICK_BETAS) if QUICK else (DOSES, BETAS)
@@ -406,19 +408,20 @@ show_comparisons(shown, profile.trigger)
 
 # %% [markdown] try-text
 # ## Try it
-# Your own request, answered without and with the adapter by the model's own `generate`. With `CHAT = True` the next
-# cell goes on asking; an empty line ends it.
+# Your own request, answered without and with the adapter. `assistant(text)` gives one answer, `assistant.run(text,
+# functions)` also runs its calls. With `CHAT = True` the next cell goes on asking; an empty line ends it.
 
 # %% try
-from asa.app.chat import answer_twice
+from asa.app.assistant import Assistant
 
 REQUEST = "What is 17 * 23?"  # @param {type:"string"}
-show_comparisons([answer_twice(model, prompter, adapter, REQUEST, call_writer)], profile.trigger)
+assistant = Assistant(adapter, model, prompter)
+show_comparisons([assistant.compare(REQUEST).row()], profile.trigger)
 
 # %% chat
 if CHAT:
     while text := input("request (empty line ends): "):
-        show_comparisons([answer_twice(model, prompter, adapter, text, call_writer)], profile.trigger)
+        show_comparisons([assistant.compare(text).row()], profile.trigger)
 
 # %% end title=Files_that_could_not_be_written hide=true
 writer.finish()  # names them, if there are any, and says what to do

@@ -15,7 +15,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,42 +23,16 @@ import torch
 from safetensors.torch import save
 
 from asa.adapter_files import FORMAT, FittedReaders, domains_in, read_adapter, setting_in, written_by
+from asa.decision import Decision, Trace
 from asa.hook import AdapterError, Steering, generating_model
 from asa.models.fingerprint import fingerprint, fingerprint_fault, model_difference
+from asa.models.known_prompts import OTHER_PROMPT, begin_alike
 from asa.models.layout import CausalModel, decoder_layers, is_compiled
 from asa.support.files import VERSION, json_text, write_together
 
 ARRAYS = ("weight", "bias", "vectors")
 _STEERED: "weakref.WeakSet" = weakref.WeakSet()
 _STEERED_LOCK = threading.Lock()
-
-
-@dataclass
-class Decision:
-    """What the adapter decided for one row; not frozen, which would double the time that a decision takes.
-
-    Attributes:
-        domain: The routed domain.
-        p_tool: Probability that the request needs a tool.
-        gate: +1 push toward a call, -1 away, 0 leave alone.
-        layer: Index of the steered block.
-        dose: Length of the push over the mean length of a state, 0 where the gate is 0.
-        p_domain: Probability that the router gives the domain.
-    """
-
-    domain: str
-    p_tool: float
-    gate: int
-    layer: int
-    dose: float
-    p_domain: float
-
-
-@dataclass
-class Trace:
-    """What a `steer` block did, in the order it happened."""
-
-    decisions: list[Decision] = field(default_factory=list)
 
 
 class ASAAdapter:
@@ -94,6 +68,7 @@ class ASAAdapter:
             if not self.arrays[name].isfinite().all():
                 raise AdapterError(f"adapter array {name} holds NaN or infinity: fit again.")
         along = self.alpha * self.arrays["vectors"]
+        self._warned = False  # of a prompt that it knows nothing of
         self._pushes = torch.cat([-along, torch.zeros_like(along), along])  # `[3D, H]`, all there are, gate by gate
 
     @classmethod
@@ -165,7 +140,7 @@ class ASAAdapter:
             raise AdapterError(f"the adapter steers layer {self.layer}, which the model does not have: fit again.")
 
     @contextlib.contextmanager
-    def steer(self, model: torch.nn.Module) -> Iterator[Trace]:
+    def steer(self, model: torch.nn.Module, strict: bool = False) -> Iterator[Trace]:
         """Steer `model` inside a `with`: once per answer, at the last prompt token.
 
         With `generate`, an answer is one call. With plain forward calls, an answer begins with the first call and with
@@ -174,6 +149,8 @@ class ASAAdapter:
         Args:
             model: The model the adapter was fitted on, or what wraps it (PEFT, data parallel). It must not be compiled,
                 though single blocks may be.
+            strict: Refuse a prompt that does not begin as those that the adapter was fitted on, whose readers know
+                nothing of it; else the first one is warned of.
 
         Yields:
             A `Trace`, filled as answers are given: one decision a row.
@@ -182,7 +159,7 @@ class ASAAdapter:
             AdapterError: Another model, a compiled one, or one that is being steered already; `generate` ran code that
                 it had compiled before, without the push; or the last prompt token is not where it should be: a batch
                 is padded on the right, a row holds several requests, a cache holds the whole prompt already, or plain
-                calls bring a prompt in chunks.
+                calls bring a prompt in chunks; or `strict` and another prompt.
         """
         inner = generating_model(model)
         if is_compiled(inner, within=model):
@@ -196,12 +173,21 @@ class ASAAdapter:
                 raise AdapterError("this model is being steered already (another with-block or thread): one at a time.")
             _STEERED.add(inner)
         try:
-            with Steering(self, inner, trace.decisions).attached():
+            with Steering(self, inner, trace.decisions, partial(self._refuse_unknown, strict)).attached():
                 yield trace
         finally:
             _STEERED.discard(inner)
         if not trace.decisions:
             warnings.warn("nothing was generated inside adapter.steer(), so nothing was steered.", stacklevel=3)
+
+    def _refuse_unknown(self, strict: bool, ids: torch.Tensor, mask: object) -> None:
+        """Refuse or warn of prompts `[B, T]` that do not begin as those of the fit."""
+        if self._warned or begin_alike(ids, mask, self.config.get("prefix")):
+            return
+        if strict:
+            raise AdapterError(OTHER_PROMPT)
+        self._warned = True
+        warnings.warn(OTHER_PROMPT, stacklevel=2)
 
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `adapter.safetensors`, both or neither; of several processes the first writes.

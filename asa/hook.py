@@ -73,10 +73,13 @@ class Steering:
         adapter: Its `layer` is hooked, and its `push` decides.
         model: Of `generating_model`.
         decisions: Filled as answers are given: one per row.
+        look: Called with every batch of prompts `[B, T]` that is seen from its beginning on, and its padding mask.
     """
 
-    def __init__(self, adapter: Pushing, model: CausalModel, decisions: list):
-        self.adapter, self.model, self.decisions = adapter, model, decisions
+    def __init__(
+        self, adapter: Pushing, model: CausalModel, decisions: list, look: Callable[[torch.Tensor, object], None]
+    ):
+        self.adapter, self.model, self.decisions, self.look = adapter, model, decisions, look
         self.prompt_length: int | None = None  # set while generate runs
         self.waiting = True  # nothing has been decided for this answer yet
         self.column: int | None = None  # where this forward call holds the last prompt token, if it does
@@ -116,6 +119,8 @@ class Steering:
         if seen >= whole:
             raise AdapterError(f"the cache holds {seen} tokens, the prompt {whole}: pass a fresh copy of the cache.")
         refuse_right_padding(mask, whole - 1)
+        if seen == 0 or whole == ids.shape[1]:
+            self.look(ids, mask)
         self.prompt_length = whole
         try:
             answer = generate(*args, **kwargs)
@@ -136,6 +141,8 @@ class Steering:
             self.column = self._column(int(seen), ids.shape[1])
             if self.column is not None:
                 refuse_right_padding(given.get("attention_mask"), int(seen) + self.column)
+                if self.prompt_length is None and not seen:
+                    self.look(ids, given.get("attention_mask"))
         except AdapterError as error:
             if threading.get_ident() != self.thread:
                 self.refused = error

@@ -12,6 +12,8 @@ import torch
 from conftest import fit_adapter, make_lfm2
 
 import asa.__main__
+import asa.app.assistant
+import asa.app.scoring
 from asa import AdapterError
 from asa.models.profiles import choose_profile
 from asa.models.prompts import Prompter
@@ -26,7 +28,7 @@ ROWS = [{"text": "What is 12 times 7?", "label": 1}, {"text": "Why is the sky bl
 @pytest.fixture
 def config(tiny_tokenizer, tiny_folder, monkeypatch):
     """What `pipeline` adds to a config, for the tiny model; no hub, and no GPU."""
-    monkeypatch.setattr(asa.__main__, "hub_answers", lambda: False)
+    monkeypatch.setattr(asa.app.assistant, "hub_answers", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     profile, _ = choose_profile(str(tiny_folder), hub=False, gpu=False)
     return config_of(profile, tiny_tokenizer)
@@ -170,7 +172,7 @@ def test_what_the_prompt_s_examples_answer_is_not_scored(score, config, tiny_tok
 
 @pytest.mark.slow
 def test_a_request_that_is_too_long_is_refused_before_the_model_reads_any(score, config, tiny_lfm2, monkeypatch):
-    monkeypatch.setattr(asa.__main__, "read_prompts", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr(asa.app.scoring, "read_prompts", lambda *_: pytest.fail("the model was asked"))
     takes = tiny_lfm2.config.max_position_embeddings
     status, out, error = score(config, rows=[*ROWS, {"text": "x " * takes, "label": 1}])
     assert (status, out) == (1, "")
@@ -181,7 +183,7 @@ def test_a_request_that_is_too_long_is_refused_before_the_model_reads_any(score,
 
 def test_tools_that_refer_elsewhere_are_refused_before_the_model_is_loaded(score, config, tmp_path, monkeypatch):
     """A stranger's adapter makes nobody be asked."""
-    monkeypatch.setattr(asa.__main__, "load_model", None)
+    monkeypatch.setattr(asa.app.assistant, "load_model", None)
     config["tools"][1]["parameters"]["properties"]["code"] = {"$ref": "http://127.0.0.1:9/s.json"}
     status, out, error = score(config)
     assert (status, out) == (1, "")
@@ -194,8 +196,8 @@ def test_paths_are_the_users(score, config, tmp_path, monkeypatch):
     """`~` is the home folder and blanks around a path are not part of it."""
     assert score(config)[0] == 0
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert asa.__main__.evaluate(" ~/assets", " ~/rows.jsonl\n")["n"] == 2
-    assert asa.__main__.evaluate(tmp_path / "assets", Path("~/rows.jsonl"))["n"] == 2
+    assert asa.app.scoring.evaluate(" ~/assets", " ~/rows.jsonl\n")["n"] == 2
+    assert asa.app.scoring.evaluate(tmp_path / "assets", Path("~/rows.jsonl"))["n"] == 2
 
 
 @pytest.mark.slow
@@ -226,7 +228,7 @@ def test_a_config_of_another_version_says_which_wrote_it(score, config, tmp_path
             written[name] |= value
     path.write_text(json.dumps(written | {"asa_version": "9.1"}))
     with pytest.raises(AdapterError) as refused:
-        asa.__main__.evaluate(adapter_folder, tmp_path / "rows.jsonl")
+        asa.app.scoring.evaluate(adapter_folder, tmp_path / "rows.jsonl")
     assert str(refused.value).startswith(f"{path} (written by asa 9.1, read by {VERSION}): {said}")
     assert str(refused.value).endswith("fit again with this version.")
 
@@ -246,4 +248,4 @@ def test_a_profile_out_of_range_is_blamed_on_the_config(score, config, tmp_path,
     written["profile"][field] = value
     path.write_text(json.dumps(written))
     with pytest.raises(AdapterError, match=f"^{path}: the profile's '{field}' is "):
-        asa.__main__.evaluate(path.parent, tmp_path / "rows.jsonl")
+        asa.app.scoring.evaluate(path.parent, tmp_path / "rows.jsonl")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asa.adapter import Decision
+from asa.evaluation.comparisons import Comparison
 from asa.models.prompts import Turn
 from asa.tools.calls import ToolCall, ToolCallError
 from asa.tools.definitions import Tool, check_call
@@ -54,12 +55,18 @@ class Answer:
 class Compared:
     """A request's answers without and with the adapter."""
 
+    request: str
     baseline: Answer
     asa: Answer
 
     def __str__(self) -> str:
         """Both texts, a line each."""
         return f"baseline  {self.baseline}\nASA       {self.asa}"
+
+    def row(self) -> Comparison:
+        """Both as a row of `show_comparisons`."""
+        assert self.asa.decision is not None  # a steered answer has one
+        return Comparison(self.request, None, self.baseline.text, self.asa.text, self.asa.decision)
 
 
 class Stream:

@@ -45,7 +45,11 @@ def load(source: str | Path, model: str = "") -> "Assistant":
         ToolsError: The adapter's tools cannot be used.
     """
     source = given_path("source", source)
-    adapter = ASAAdapter.from_pretrained(source)
+    return assistant_of(ASAAdapter.from_pretrained(source), source, model)
+
+
+def assistant_of(adapter: ASAAdapter, source: str, model: str = "") -> "Assistant":
+    """The assistant of an adapter that was loaded from `source`; arguments and errors as of `load`."""
     saved, tools, expected = fitted_with(adapter, f"{source}/config.json")
     profile = profile_found(saved, source, adapter.config.get("model_source", ""), model.strip())
     loaded, tokenizer, _ = load_model(profile, hub_answers())
@@ -132,7 +136,8 @@ class Assistant:
 
     def compare(self, text: str, **options: Unpack[Options]) -> Compared:
         """Answer a request without and with the adapter; `options` are of the steered answer but for the history."""
-        return Compared(self(text, steer=False, history=options.get("history", ())), self(text, **options))
+        alone = self(text, steer=False, history=options.get("history", ()))
+        return Compared(text, alone, self(text, **(options | {"steer": True})))
 
     def run(
         self, text: str, functions: Mapping[str, Callable[..., Any]], rounds: int = 1, **options: Unpack[Options]

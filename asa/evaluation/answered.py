@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asa.adapter import ASAAdapter, Decision
+from asa.data.requests import Request
 from asa.data.splits import Split
 from asa.engine.answering import answer_all, answer_steered
 from asa.engine.calling import CallWriter
@@ -47,11 +48,11 @@ def steered_parts(recipe: Recipe, setting: Setting) -> Steered:
     return Steered(setting, recipe.readers(setting.layer), recipe.shared_readers(setting.layer), directions)
 
 
-def with_calls_written(
-    said: list[list[int]], test: Split, decisions: list[Decision], sure: float, writer: CallWriter
+def calls_written(
+    said: list[list[int]], requests: list[Request], decisions: list[Decision], sure: float, writer: CallWriter
 ) -> list[list[int]]:
     """Answers `[N]` with their calls written anew, by the router's tools."""
-    return writer.write(said, test.requests, [held_tools(ROUTED, writer.tools, made, sure) for made in decisions])
+    return writer.write(said, requests, [held_tools(ROUTED, writer.tools, made, sure) for made in decisions])
 
 
 def answer_test(
@@ -95,7 +96,7 @@ def answer_test(
         said = answer_steered(prefilled.batches, states, runs, plain, rules.limit, ended, "TEST, steered")
         if writer is not None:
             said = {
-                run: (with_calls_written(answers, test, decisions, sure, writer), decisions)
+                run: (calls_written(answers, test.requests, decisions, sure, writer), decisions)
                 for run, (answers, decisions) in said.items()
             }
         found: dict[str, list] = {run: said["asa" if same else run][0] for run in adapters}

@@ -16,7 +16,7 @@ from asa.data.splits import Split
 from asa.support.environment import notebook_shell
 from asa.tools.parser import spoken
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that a terminal obeys
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that a terminal obeys
 
 
 @dataclass(frozen=True)
@@ -109,5 +109,5 @@ def _said(answer: str, trigger: str, label: int | None) -> str:
 
 
 def _one_line(text: str, most: int) -> str:
-    flat = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
+    flat = CONTROL.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
     return flat if len(flat) <= most else flat[: most - 1] + "…"

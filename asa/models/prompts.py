@@ -84,7 +84,7 @@ class Prompter:
                 f"{profile.model_id}: expected its chat template to show the system text and the request, found that "
                 "it leaves one out: choose an instruction-tuned model, or correct its chat template."
             )
-        self.opened = "<think>" if self._decoded(self.tail).rstrip().endswith("<think>") else ""
+        self.opened = "<think>" if str(tokenizer.decode(self.tail)).rstrip().endswith("<think>") else ""
 
     @property
     def date_note(self) -> str:
@@ -237,10 +237,7 @@ class Prompter:
 
     def answer(self, ids: list[int]) -> str:
         """The text of generated ids, behind the `<think>` that the prompt may have opened."""
-        return self.opened + self._decoded(ids)
-
-    def _decoded(self, ids: list[int]) -> str:
-        return cast(str, self.tokenizer.decode(ids))
+        return self.opened + str(self.tokenizer.decode(ids))
 
     def key(self) -> str:
         """Hash of all that shapes a prompt but the request."""

@@ -11,7 +11,7 @@ from asa.adapter import Decision
 from asa.data.references import Reference
 from asa.data.splits import Split
 from asa.engine.calling import CallWriter
-from asa.evaluation.answered import with_calls_written
+from asa.evaluation.answered import calls_written
 from asa.evaluation.calls import call_steps
 from asa.models.answers import AnswerRules
 from asa.models.layout import CausalModel
@@ -64,7 +64,7 @@ def call_rungs(
     oracle = [replace(made, domain=domain, p_domain=1.0) for made, domain in zip(decisions, test.domains, strict=True)]
 
     def routed(name: str, said: list[list[int]], by: CallWriter, made: list[Decision] = decisions) -> list[list[int]]:
-        return kept(name, lambda: with_calls_written(said, test, made, sure, by))
+        return kept(name, lambda: calls_written(said, test.requests, made, sure, by))
 
     baseline, asa = free["baseline"], free["ASA"]
     return {

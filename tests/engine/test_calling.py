@@ -58,7 +58,7 @@ def test_a_call_is_written_in_a_prompt_of_its_own(writer, monkeypatch):
     """It lists only the tools that it may name, and shows their examples of calls; without one it is the deciding."""
     seen = []
 
-    def remember(prompter, model, requests):
+    def remember(prompter, model, requests, history):
         seen.append(prompter)
         return [prompter.ids(request.text) for request in requests]
 
