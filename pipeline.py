@@ -75,8 +75,12 @@ parser.add_argument(
 )
 parser.add_argument("--prompt-style", default=PROMPT_STYLE, help="liquid or original, for LFM2 models")
 parser.add_argument("--alpaca", default=os.environ.get("ASA_ALPACA", ALPACA), help="Alpaca as a parquet file")
-parser.add_argument("--requests", default=REQUESTS, help="your own labelled requests, JSON lines")
-parser.add_argument("--tools", default=TOOLS, help="tool schemas, JSON")
+parser.add_argument(
+    "--requests",
+    default=REQUESTS,
+    help="your own labelled requests: JSON lines, JSON, CSV, TSV, Parquet or hub:owner/name",
+)
+parser.add_argument("--tools", default=TOOLS, help="tool schemas as JSON, or module:functions")
 parser.add_argument("--out", default=OUT, help="output folder")
 parser.add_argument(
     "--layers", default=LAYERS, help="layers to try steering at, such as 8,12; empty: the sweep chooses"
@@ -137,6 +141,9 @@ import torch
 hub = from_first(hub_answers())
 profile, profile_why = choose_profile(PROFILE, hub, torch.cuda.is_available(), PROMPT_STYLE)
 tools = load_tools(TOOLS)
+for tool in tools.values():
+    if tool.given_name:
+        print(f"{tool.given_name!r} is written {tool.name} in calls.")
 domains = [tool.domain for tool in tools.values()]
 requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, "data", domains)
 others = load_requests("data/requests.jsonl", domains) if benchmark == "alpaca" else []

@@ -142,7 +142,7 @@ def test_another_model_than_the_adapters_is_refused(score, config, tiny_folder, 
 
 
 def test_tools_that_are_none_are_refused(score, config, tmp_path):
-    config["tools"][0]["name"] = "no identifier"
+    config["tools"][0]["name"] = "?"
     status, out, error = score(config)
     assert (status, out) == (1, "")
     assert error.startswith(f"error: {tmp_path}/assets/config.json, entry 1: ") and error.count("\n") == 1

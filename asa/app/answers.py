@@ -4,7 +4,7 @@ An answer's calls are read and checked here, never run.
 """
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from asa.adapter import Decision
@@ -93,7 +93,7 @@ class Stream:
 def read_calls(
     text: str, tools: Mapping[str, Tool], markers: tuple[str, str]
 ) -> tuple[tuple[ToolCall, ...], tuple[str, ...]]:
-    """The calls in an answer, and what is wrong with them.
+    """The calls in an answer, by the names that the tools' owner knows, and what is wrong with them.
 
     >>> read_calls("<t>[find(query=3)]</t>", {}, ("<t>", "</t>"))[1]
     ('there is no tool find',)
@@ -109,4 +109,5 @@ def read_calls(
             faults.append(f"there is no tool {call.name}")
         elif not fits:
             faults.append(f"the arguments of {call.name} do not fit its schema")
-    return calls, tuple(faults)
+    named = (replace(call, name=tools[call.name].own_name) if call.name in tools else call for call in calls)
+    return tuple(named), tuple(faults)

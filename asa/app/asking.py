@@ -128,6 +128,7 @@ class Asked:
         max_new_tokens: int = MOST_NEW_TOKENS,
     ):
         self._began, own = time.monotonic(), asker.prompter.tools
+        tool_choice = {tool.own_name: name for name, tool in own.items()}.get(tool_choice, tool_choice)
         if tool_choice not in (AUTO, REQUIRED, NONE, *own):
             known = ", ".join([AUTO, REQUIRED, NONE])
             raise ToolChoiceError(f"tool choice {tool_choice!r}: use {known}, or one of {', '.join(own)}.")

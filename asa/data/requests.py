@@ -1,12 +1,11 @@
 """Labelled requests: what people ask, and whether it needs a tool.
 
 Three sources give the same `Request`: Alpaca rows named by `data/annotations.csv` (joined by row and hash, the text
-itself is never kept), the hand-written `data/requests.jsonl`, and a user's own JSON lines. No label is guessed.
+itself is never kept), the hand-written `data/requests.jsonl`, and a user's own file (`rows`). No label is guessed.
 """
 
 import csv
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,13 @@ from pathlib import Path
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
-from asa.support.files import UserError, half_character
+from asa.data.rows import RequestsError, read_rows
+from asa.support.files import half_character
 from asa.support.hub import hub_sentence, said_by
+from asa.support.parameters import NO, YES
 
 ALPACA_ID = "tatsu-lab/alpaca"
 _NO_INPUT = re.compile(r"<?\s*no\s*input\s*>?\.?", re.IGNORECASE)
-
-
-class RequestsError(UserError):
-    """Requests cannot be used; the message names the file, the row and what to do."""
 
 
 @dataclass(frozen=True)
@@ -91,40 +88,24 @@ def load_alpaca(annotations: str | Path, parquet: str = "") -> list[Request]:
 
 
 def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Request]:
-    """Requests from JSON lines `{"text": ..., "label": 0 or 1, "domain": ...}`.
+    """Requests from JSON lines `{"text": ..., "label": 0 or 1, "domain": ...}`, or from another kind of table.
 
     Args:
-        path: The file.
+        path: A file, or `hub:owner/name`, as `rows.read_rows` takes them. A label may also be yes or no, true or false.
         domains: Allowed domains; a line may leave its domain out where there is just one. None: any, or none.
 
     Raises:
-        RequestsError: The file is missing or empty, or a line is not such an object in UTF-8.
+        RequestsError: The file is missing or empty, or a row is not such an object.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise RequestsError(f"{path}: no such file; give a file of JSON lines with text, label and domain.")
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RequestsError(f"{path} cannot be read ({error.strerror}): let yourself read it.") from error
-    requests = []
-    for number, raw in enumerate(lines, 1):
-        where = f"{path} line {number}"
-        try:
-            line = raw.decode().removeprefix("\ufeff")  # what some editors begin a UTF-8 file with
-        except UnicodeDecodeError as error:
-            raise RequestsError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8.") from None
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deep, or a number too long")
-            raise RequestsError(f"{where}: not JSON ({reason}); write one JSON object per line.") from None
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+    requests, name = [], printable_name(Path(path).name)
+    for where, number, row in read_rows(path):
+        if not isinstance(row.get("text"), str) or not row["text"].strip():
             raise RequestsError(f'{where}: needs a non-empty "text".')
-        if row.get("label") not in (0, 1):
-            raise RequestsError(f'{where}: "label" must be 1 (needs a tool) or 0, not {row.get("label")!r}.')
+        label = str(row.get("label")).strip().lower()
+        if label not in YES + NO:
+            raise RequestsError(
+                f'{where}: "label" must be 1, true or yes (needs a tool) or 0, false or no, not {row.get("label")!r}.'
+            )
         domain = row.get("domain", domains[0] if domains and len(domains) == 1 else "")
         if domains is None and not isinstance(domain, str):
             raise RequestsError(f'{where}: "domain" must be a text, not {domain!r}; leave it out where there is none.')
@@ -132,7 +113,7 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
             raise RequestsError(f"{where}: {half} is half a character; write the whole character, or remove it.")
         if domains is not None and domain not in domains:
             raise RequestsError(f"{where}: unknown domain {domain!r}; the tools file has {', '.join(domains)}.")
-        requests.append(Request(row["text"], int(row["label"]), domain, f"{printable_name(path.name)}:{number}"))
+        requests.append(Request(row["text"], int(label in YES), domain, f"{name}:{number}"))
     if not requests:
         raise RequestsError(f"{path}: holds no request; write one JSON object per line.")
     return requests

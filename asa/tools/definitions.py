@@ -14,6 +14,7 @@ from typing import Any
 
 from asa.support.files import UserError, half_character
 from asa.tools.calls import ARGUMENT_NAME, TOOL_NAME, ToolCall
+from asa.tools.forms import flat, function_entries, listed, names_functions, written_name
 from asa.tools.schemas import UnusableSchema, check_schema, fits_schema, schema_resolver, without_reference
 
 KNOWN_KEYS = ("name", "description", "parameters", "domain", "examples", "call_examples", "type", "strict")
@@ -42,6 +43,12 @@ class Tool:
     domain: str
     examples: tuple[Example, ...] = ()  # in every prompt that shows any
     call_examples: tuple[Example, ...] = ()  # in the prompt behind the decision to call, in place of the others
+    given_name: str = ""  # as its file names it, where no call can write that
+
+    @property
+    def own_name(self) -> str:
+        """The name by which its owner knows it."""
+        return self.given_name or self.name
 
     def schema(self) -> dict[str, Any]:
         """Return the part that the model is shown."""
@@ -52,9 +59,12 @@ def load_tools(path: str | Path) -> dict[str, Tool]:
     """Read a tools file and return its tools by name, in the file's order.
 
     An entry is flat, `{"name": ..., "description": ..., "parameters": ...}`, or has OpenAI's form,
-    `{"type": "function", "function": {...}}`; both may add a `"domain"` (else the name), `"examples"` and
-    `"call_examples"`. A tool without `"parameters"` takes none. OpenAI's `"strict"` changes nothing: calls are always
-    judged strictly.
+    `{"type": "function", "function": {...}}`, Anthropic's or MCP's (see `forms`); all may add a `"domain"` (else the
+    name), `"examples"` and `"call_examples"`. A tool without `"parameters"` takes none. OpenAI's `"strict"` changes
+    nothing: calls are always judged strictly. A name that no call can write is written otherwise, and kept beside.
+
+    Args:
+        path: The file, or `module:name` of Python functions; then the module is imported, which runs its code.
 
     Raises:
         ToolsError: The file cannot be read, is not JSON, or holds something that is not a usable tool.
@@ -63,6 +73,11 @@ def load_tools(path: str | Path) -> dict[str, Tool]:
         >>> load_tools("data/tools.json")["calculator"].domain
         'math'
     """
+    if names_functions(path):
+        try:
+            return tools_from_json(function_entries(str(path)), path)
+        except ValueError as error:
+            raise ToolsError(f"{path}: {error}") from error
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -74,6 +89,7 @@ def load_tools(path: str | Path) -> dict[str, Tool]:
 
 def tools_from_json(entries: Any, where: str | Path) -> dict[str, Tool]:
     """Return the tools of a file's content, as `load_tools` does; `where` names it in errors."""
+    entries = listed(entries)
     _require(isinstance(entries, list) and entries, where, "make it a JSON list with at least one tool")
     tools: dict[str, Tool] = {}
     for number, entry in enumerate(entries, 1):
@@ -87,7 +103,9 @@ def tools_to_json(tools: dict[str, Tool]) -> list[dict[str, Any]]:
     entries = []
     for tool in tools.values():
         calls = {"call_examples": _written(tool.call_examples)} if tool.call_examples else {}
-        entries.append(tool.schema() | {"domain": tool.domain, "examples": _written(tool.examples)} | calls)
+        entries.append(
+            tool.schema() | {"name": tool.own_name, "domain": tool.domain, "examples": _written(tool.examples)} | calls
+        )
     return entries
 
 
@@ -155,9 +173,9 @@ def _from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
         is_openai = entry.get("type") == "function" and isinstance(entry["function"], dict)
         _require(is_openai, where, 'a "function" must be an object beside "type": "function"')
         entry = entry["function"] | {key: entry[key] for key in entry if key != "function"}
-    name = entry.get("name")
-    is_name = isinstance(name, str) and TOOL_NAME.fullmatch(name)
-    _require(is_name, where, f'"name" is {name!r}, use letters, digits, _, - and ., as in web_search')
+    entry, given = flat(entry), entry.get("name")
+    name = written_name(given) if isinstance(given, str) else ""
+    _require(name, where, f'"name" is {given!r}, use letters, digits, _, - and ., as in web_search')
     where = f"{where} ({name})"
     _require(name not in others, where, "this name is taken, choose another")
     _require_known(entry, where, KNOWN_KEYS)
@@ -174,7 +192,7 @@ def _from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
     calls = _examples(entry, "call_examples", f"{where}, call example", parameters)
     for number, example in enumerate(calls, 1):
         _require(example.arguments is not None, f"{where}, call example {number}", 'give it "arguments"')
-    return Tool(name, description, parameters, domain, examples, calls)
+    return Tool(name, description, parameters, domain, examples, calls, "" if given == name else given)
 
 
 def _examples(entry: dict[str, Any], key: str, where: str, parameters: dict[str, Any]) -> tuple[Example, ...]:
