@@ -133,6 +133,7 @@ from asa.data.splits import FULL, QUICK as QUICK_SHARES
 from asa.evaluation.comparisons import show_samples
 from asa.models.loading import hub_answers
 from asa.models.profiles import choose_profile
+from asa.support.files import shipped
 from asa.support.processes import from_first
 from asa.tools import load_tools
 
@@ -140,13 +141,13 @@ import torch
 
 hub = from_first(hub_answers())
 profile, profile_why = choose_profile(PROFILE, hub, torch.cuda.is_available(), PROMPT_STYLE)
-tools = load_tools(TOOLS)
+tools = load_tools(TOOLS if TOOLS != "data/tools.json" else shipped(TOOLS))
 for tool in tools.values():
     if tool.given_name:
         print(f"{tool.given_name!r} is written {tool.name} in calls.")
 domains = [tool.domain for tool in tools.values()]
-requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, "data", domains)
-others = load_requests("data/requests.jsonl", domains) if benchmark == "alpaca" else []
+requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, shipped("data"), domains)
+others = load_requests(shipped("data/requests.jsonl"), domains) if benchmark == "alpaca" else []
 shares = QUICK_SHARES if QUICK else FULL
 tools, dealt, left_out = deal_requests(requests, others, tools, profile.few_shot, SEED, shares)
 print(f"profile {profile.name} ({profile.model_id}): {profile_why}")
@@ -340,7 +341,7 @@ answered = answer_test(
 )
 called = called_by(answered, rules)
 run = run_of(profile, model_source, benchmark, len(test))
-references = load_references("data/references.jsonl")  # what right calls give
+references = load_references(shipped("data/references.jsonl"))  # what right calls give
 results = collect_results(
     answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, SEED, tool_choice
 )
@@ -387,7 +388,8 @@ writer.write(
 )
 writer.write(f"{OUT}/results.json", lambda path: write_json(path, results.to_json()))
 writer.write(f"{OUT}/report.md", lambda path: write_report(results, path, proof_sections(proof)))
-wrong = (called["baseline"], called["asa"], answered.p_own, answered.decisions, load_notes("data/error_notes.csv"))
+notes = load_notes(shipped("data/error_notes.csv"))
+wrong = (called["baseline"], called["asa"], answered.p_own, answered.decisions, notes)
 writer.write(f"{OUT}/errors.md", write_errors, test.requests, *wrong, mark)
 title = f"{profile.name}, {benchmark}: {len(test)} TEST requests, 95 % intervals"
 writer.write(f"{OUT}/baseline_vs_asa.png", plot_baseline_vs_asa, scores, title)

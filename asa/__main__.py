@@ -1,4 +1,4 @@
-"""Command line: ask an adapter, chat with it, score it. `asa COMMAND --help` says how."""
+"""Command line: fit an adapter, ask it, chat with it, score it. `asa COMMAND --help` says how."""
 
 from asa.support.environment import share_cores
 
@@ -6,16 +6,17 @@ share_cores()  # before torch is loaded
 
 import argparse
 import json
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 
 from asa.app.asking import AUTO, Options
 from asa.app.assistant import load
 from asa.app.scoring import evaluate
-from asa.app.terminal import chat, decision_line, printable
+from asa.app.terminal import chat, decision_line, functions_of, printable
 from asa.evaluation.metrics import why_missing
 from asa.evaluation.tables import rate_lines
-from asa.support.files import UserError
+from asa.support.files import UserError, shipped
 from asa.support.processes import print_any_text
 
 ASSETS = "outputs/asa_assets"
@@ -24,7 +25,9 @@ ASSETS = "outputs/asa_assets"
 def ask(given: argparse.Namespace) -> None:
     """Answer the requests of the command line, or else those that come line by line."""
     texts = given.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    for answer in load(given.assets, given.model)(texts, **_options(given)):
+    functions, assistant, options = functions_of(given.functions), load(given.assets, given.model), _options(given)
+    answers = assistant(texts, **options) if functions is None else None
+    for answer in answers or [assistant.run(text, functions or {}, **options) for text in texts]:
         if given.json:
             print(json.dumps(answer.to_json(), ensure_ascii=False))
         else:
@@ -33,7 +36,14 @@ def ask(given: argparse.Namespace) -> None:
 
 def talk(given: argparse.Namespace) -> None:
     """Chat in the terminal."""
-    chat(load(given.assets, given.model), _options(given), _typed())
+    functions = functions_of(given.functions)
+    chat(load(given.assets, given.model), _options(given), _typed(), functions)
+
+
+def fit(arguments: list[str]) -> None:
+    """Run the pipeline, whose options are its own."""
+    sys.argv = ["asa fit", *arguments]
+    runpy.run_path(shipped("pipeline.py"), run_name="__main__")
 
 
 def score(given: argparse.Namespace) -> None:
@@ -65,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asa", description="Activation-steering adapters for tool calling.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    commands.add_parser("fit", help="fit an adapter: the pipeline", add_help=False)
+
     def command(name: str, run: Callable, says: str, example: str) -> argparse.ArgumentParser:
         more = commands.add_parser(name, help=says, description=f"{says.capitalize()}.", epilog=f"example: {example}")
         more.set_defaults(run=run)
@@ -81,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     scores.add_argument("--requests", required=True, help="JSON lines with text, label and optionally domain")
     for part in (asks, talks):
         part.add_argument("--no-steer", action="store_true", help="the model alone, without the adapter")
+        part.add_argument("--functions", default="", help="module:name of the functions to run, by the tools' names")
         part.add_argument("--tool-choice", default=AUTO, help="auto, required, none, or a tool's name")
     asks.add_argument("--json", action="store_true", help="print JSON, one line per answer")
     scores.add_argument("--json", action="store_true", help="print JSON")
@@ -90,9 +103,12 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command line; returns the exit status."""
     print_any_text()
-    given = _parser().parse_args()
     try:
-        given.run(given)
+        if sys.argv[1:2] == ["fit"]:
+            fit(sys.argv[2:])
+        else:
+            given = _parser().parse_args()
+            given.run(given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,14 +3,15 @@
 What a model says is printed with its control characters escaped, so that it cannot steer the terminal.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from asa.adapter import Decision
-from asa.app.answers import Answer
-from asa.app.asking import Options
+from asa.app.answers import Answer, Stream
+from asa.app.asking import AssistantError, Options
 from asa.app.assistant import Assistant
 from asa.evaluation.comparisons import CONTROL
 from asa.support.files import UserError
+from asa.tools.forms import functions_at
 
 WELCOME = "An empty line ends the chat, /new begins another conversation."
 
@@ -32,13 +33,32 @@ def printable(text: str) -> str:
     return CONTROL.sub(lambda found: found[0] if found[0] == "\n" else ascii(found[0])[1:-1], text)
 
 
-def chat(assistant: Assistant, options: Options, lines: Iterable[str], say: Callable[..., object] = print) -> None:
+def functions_of(place: str) -> dict[str, Callable] | None:
+    """The functions at `module:name`, by name; None where no place is given.
+
+    Raises:
+        AssistantError: They cannot be had.
+    """
+    try:
+        return functions_at(place) if place else None
+    except ValueError as error:
+        raise AssistantError(f"--functions {place}: {error}.") from error
+
+
+def chat(
+    assistant: Assistant,
+    options: Options,
+    lines: Iterable[str],
+    functions: Mapping[str, Callable] | None = None,
+    say: Callable[..., object] = print,
+) -> None:
     """Answer line by line, each with what was said before, until an empty line.
 
     Args:
         assistant: Answers.
         options: Of every answer.
         lines: What the user types.
+        functions: By tool name; where there are any, calls are run and their results answered.
         say: Prints.
     """
     say(WELCOME)
@@ -49,14 +69,24 @@ def chat(assistant: Assistant, options: Options, lines: Iterable[str], say: Call
         if line.strip() == "/new":
             history = ()
             continue
+        asked: Options = options | {"history": history}
         try:
-            answering = assistant(line, stream=True, **(options | {"history": history}))
-            for piece in answering:
-                say(printable(piece), end="", flush=True)
+            if functions is None:
+                answer = _streamed(assistant(line, stream=True, **asked), say)
+            else:
+                answer = assistant.run(line, functions, **asked)
+                for turn in answer.messages[len(history) + 1 :]:
+                    say(f"{turn['role']}: {printable(turn['content'])}")
         except UserError as error:
             say(f"error: {error}")
             continue
-        answer = answering.answer
-        assert answer is not None  # all its pieces were given
-        say(f"\n  [{printable(decision_line(answer))}]")
+        say(f"  [{printable(decision_line(answer))}]")
         history = answer.messages
+
+
+def _streamed(answering: Stream, say: Callable[..., object]) -> Answer:
+    for piece in answering:
+        say(printable(piece), end="", flush=True)
+    say("")
+    assert answering.answer is not None  # all its pieces were given
+    return answering.answer

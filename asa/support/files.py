@@ -25,6 +25,12 @@ class UserError(ValueError):
     """Something that the user can mend; the message is one sentence that names the thing at fault and what to do."""
 
 
+def shipped(name: str) -> str:
+    """Where a file of the project is: beside the package or where it was installed; `name` itself if at neither."""
+    places = (Path(__file__).parents[2], Path(sys.prefix, "share", "liquid-asa"))
+    return next((str(place / name) for place in places if (place / name).exists()), name)
+
+
 def half_character(text: str) -> str:
     """The first lone surrogate of `text`, escaped: half a character, which JSON can name and no model reads; or "".
 

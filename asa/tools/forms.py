@@ -55,33 +55,46 @@ def names_functions(place: str | Path) -> bool:
     return FUNCTIONS.fullmatch(str(place)) is not None and not os.path.exists(place)
 
 
-def function_entries(place: str) -> list[dict[str, Any]]:
-    """The entries of Python functions, by their type hints and docstrings.
+def functions_at(place: str) -> dict[str, Callable]:
+    """Python functions by name.
 
     Args:
-        place: `module:name` of a function, a list of them, or a mapping whose values they are.
+        place: `module:name` of a function, a list of them, or a mapping from names to them.
 
     Raises:
         ValueError: They cannot be had; the message says why.
     """
-    from transformers.utils import get_json_schema  # slow to load, and needed here alone
-
     module, name = place.split(":")
     try:
         with _from_here():
             found = getattr(importlib.import_module(module), name)
     except Exception as error:  # the module is a program
         raise ValueError(f"cannot be imported ({type(error).__name__}: {error}), correct the module") from error
-    functions: list[Callable] = list(found.values()) if isinstance(found, dict) else [found]
-    functions = list(found) if isinstance(found, list | tuple) else functions
-    entries = []
-    for function in functions:
+    if not isinstance(found, dict):
+        functions = found if isinstance(found, list | tuple) else [found]
+        found = {getattr(function, "__name__", repr(function)): function for function in functions}
+    for function in found.values():
         if not callable(function):
             raise ValueError(f"holds {function!r}, make it a function, a list of functions or a mapping to them")
+    return found
+
+
+def function_entries(place: str) -> list[dict[str, Any]]:
+    """The entries of Python functions, by their type hints and docstrings.
+
+    Args:
+        place: As of `functions_at`.
+
+    Raises:
+        ValueError: They cannot be had, or say too little of themselves.
+    """
+    from transformers.utils import get_json_schema  # slow to load, and needed here alone
+
+    entries = []
+    for named, function in functions_at(place).items():
         try:
             entries.append(get_json_schema(function))
         except Exception as error:
-            named = getattr(function, "__name__", repr(function))
             raise ValueError(f"{named} says too little ({error}), give it type hints and a docstring") from error
     return entries
 

@@ -38,7 +38,7 @@ def test_a_chat_goes_on_until_an_empty_line():
         return Stream(pieces())
 
     lines = iter(["one", "bad", "two\x1b", "/new", "three", "", "never"])
-    chat(assistant, {"steer": True}, lines, lambda text, **_: said.append(text))
+    chat(assistant, {"steer": True}, lines, say=lambda text, **_: said.append(text))
     assert asked == [("one", 0, True), ("bad", 2, True), ("two\x1b", 2, True), ("three", 0, True)]
     assert said[0] == WELCOME and "one" in said and "error: no." in said and "two\\x1b" in said
     assert next(lines) == "never"
