@@ -17,17 +17,27 @@ import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 from safetensors.torch import save
 
-from asa.adapter_files import FORMAT, FittedReaders, domains_in, read_adapter, setting_in, written_by
+from asa.adapter_files import (
+    FORMAT,
+    FittedReaders,
+    HubOptions,
+    domains_in,
+    read_adapter,
+    setting_in,
+    written_by,
+)
 from asa.decision import Decision, Trace
 from asa.hook import AdapterError, Steering, generating_model
 from asa.models.fingerprint import fingerprint, fingerprint_fault, model_difference
 from asa.models.known_prompts import OTHER_PROMPT, begin_alike
 from asa.models.layout import CausalModel, decoder_layers, is_compiled
+from asa.publishing import Published
 from asa.support.files import VERSION, json_text, write_together
 
 ARRAYS = ("weight", "bias", "vectors")
@@ -35,7 +45,7 @@ _STEERED: "weakref.WeakSet" = weakref.WeakSet()
 _STEERED_LOCK = threading.Lock()
 
 
-class ASAAdapter:
+class ASAAdapter(Published):
     """Decides per request and steers one block of a model.
 
     Args:
@@ -204,13 +214,13 @@ class ASAAdapter:
         })  # fmt: skip
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> "ASAAdapter":
-        """Load an adapter from a folder or a hub id; nothing is unpickled.
+    def from_pretrained(cls, source: str | Path, **hub: Unpack[HubOptions]) -> "ASAAdapter":
+        """Load an adapter from a folder or a hub id, of which `hub` says more; nothing is unpickled.
 
         Raises:
             AdapterError: No adapter there, another format version, or a damaged file.
         """
-        path, config, arrays = read_adapter(source)
+        path, config, arrays = read_adapter(source, **hub)
         try:
             return cls(config, arrays)
         except KeyError as error:

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,7 @@ from asa.support.files import VERSION
 from asa.support.hub import hub_sentence
 
 FORMAT = 1
+FILES = ["config.json", "adapter.safetensors"]
 
 
 class FittedReaders(Protocol):
@@ -38,7 +39,23 @@ class FittedReaders(Protocol):
     probes: dict[str, Any]
 
 
-def read_adapter(source: str | Path) -> tuple[Path, dict, dict[str, torch.Tensor]]:
+class HubOptions(TypedDict, total=False):
+    """Where the hub's files come from, as `huggingface_hub` names it.
+
+    Attributes:
+        revision: Branch, tag or commit.
+        token: Of a user who may read it.
+        cache_dir: Where they are kept.
+        local_files_only: Whether the hub is not asked.
+    """
+
+    revision: str
+    token: str | bool
+    cache_dir: str | Path
+    local_files_only: bool
+
+
+def read_adapter(source: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, dict, dict[str, torch.Tensor]]:
     """An adapter's files, from a folder or a hub id.
 
     Returns:
@@ -52,9 +69,9 @@ def read_adapter(source: str | Path) -> tuple[Path, dict, dict[str, torch.Tensor
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(str(source), allow_patterns=["config.json", "adapter.safetensors"]))
+            folder = Path(snapshot_download(str(source), allow_patterns=FILES, **hub))
         except Exception as error:
-            said = hub_sentence(str(source), error, instead="give an adapter's folder")
+            said = hub_sentence(str(source), error, hub.get("revision", "main"), "give an adapter's folder")
             raise AdapterError(
                 said or f"{source}: no such folder, and the hub does not give it ({type(error).__name__})."
             ) from error

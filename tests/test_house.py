@@ -20,7 +20,7 @@ MODULES = {
 def room_of(module: str) -> str:
     """The room of `asa.room.module`; the adapter's own modules are one room."""
     name = module.split(".")[1]
-    return "adapter" if name in ("hook", "decision", "adapter_files") else name
+    return "adapter" if name in ("hook", "decision", "adapter_files", "model_card", "publishing") else name
 
 
 def imports_of(path: Path) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 from asa.adapter import ASAAdapter
-from asa.adapter_files import written_by
+from asa.adapter_files import HubOptions, written_by
 from asa.app.answers import Answer, Compared, Stream
 from asa.app.asking import AUTO, Asked, Asker, AssistantError, Options
 from asa.hook import AdapterError
@@ -30,12 +30,13 @@ from asa.tools.calls import ToolCall
 from asa.tools.definitions import Tool, tools_from_json
 
 
-def load(source: str | Path, model: str = "") -> "Assistant":
+def load(source: str | Path, model: str = "", **hub: Unpack[HubOptions]) -> "Assistant":
     """Load an adapter with its model, tokenizer, prompt and tools.
 
     Args:
         source: Adapter folder or hub id.
         model: Model folder or hub id in place of the one that the adapter names; it must hold the same model.
+        hub: `revision`, `token`, `cache_dir` and `local_files_only`, for an adapter of the hub.
 
     Raises:
         AdapterError: The adapter or the model does not fit.
@@ -45,7 +46,7 @@ def load(source: str | Path, model: str = "") -> "Assistant":
         ToolsError: The adapter's tools cannot be used.
     """
     source = given_path("source", source)
-    return assistant_of(ASAAdapter.from_pretrained(source), source, model)
+    return assistant_of(ASAAdapter.from_pretrained(source, **hub), source, model)
 
 
 def assistant_of(adapter: ASAAdapter, source: str, model: str = "") -> "Assistant":

@@ -61,8 +61,8 @@ def from_first(value: Any) -> Any:
 
 
 def progress(items: Iterable[Item] | None = None, **options: Any) -> tqdm:
-    """A progress bar, in the first process only and where it has a name (`desc`); arguments as for `tqdm`."""
-    return tqdm(items, disable=not (is_first() and options["desc"]), **options)
+    """A progress bar, in the first process only, and none where its name (`desc`) is empty; arguments as for `tqdm`."""
+    return tqdm(items, disable=not (is_first() and options.get("desc") != ""), **options)
 
 
 def quiet_unless_first() -> None:
