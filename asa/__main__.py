@@ -1,4 +1,4 @@
-"""Command line: fit an adapter, ask it, chat with it, score it. `asa COMMAND --help` says how."""
+"""Command line: fit an adapter, ask it, chat with it, score it, put it on the hub. `asa COMMAND --help` says how."""
 
 from asa.support.environment import share_cores
 
@@ -6,10 +6,11 @@ share_cores()  # before torch is loaded
 
 import argparse
 import json
-import runpy
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from asa.adapter import ASAAdapter
 from asa.app.asking import AUTO, Options
 from asa.app.assistant import load
 from asa.app.scoring import evaluate
@@ -26,8 +27,11 @@ def ask(given: argparse.Namespace) -> None:
     """Answer the requests of the command line, or else those that come line by line."""
     texts = given.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     functions, assistant, options = functions_of(given.functions), load(given.assets, given.model), _options(given)
-    answers = assistant(texts, **options) if functions is None else None
-    for answer in answers or [assistant.run(text, functions or {}, **options) for text in texts]:
+    if functions is None:
+        answers = assistant(texts, **options)
+    else:
+        answers = [assistant.run(text, functions, **options) for text in texts]
+    for answer in answers:
         if given.json:
             print(json.dumps(answer.to_json(), ensure_ascii=False))
         else:
@@ -42,8 +46,14 @@ def talk(given: argparse.Namespace) -> None:
 
 def fit(arguments: list[str]) -> None:
     """Run the pipeline, whose options are its own."""
-    sys.argv = ["asa fit", *arguments]
-    runpy.run_path(shipped("pipeline.py"), run_name="__main__")
+    sys.argv, script = ["asa fit", *arguments], shipped("pipeline.py")
+    # not by runpy, which would name the script in its help
+    exec(compile(Path(script).read_text("utf-8"), script, "exec"), {"__name__": "__main__", "__file__": script})
+
+
+def push(given: argparse.Namespace) -> None:
+    """Put an adapter on the hub."""
+    print(ASAAdapter.from_pretrained(given.assets).push_to_hub(given.repo, given.private))
 
 
 def score(given: argparse.Namespace) -> None:
@@ -81,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
         more = commands.add_parser(name, help=says, description=f"{says.capitalize()}.", epilog=f"example: {example}")
         more.set_defaults(run=run)
         more.add_argument("--assets", default=ASSETS, help=f"adapter folder or hub id, {ASSETS} by default")
-        more.add_argument("--model", default="", help="model folder or hub id, in place of the one the adapter names")
         return more
 
     asks = command("ask", ask, "answer requests", 'asa ask "What is 17 * 23?"')
@@ -91,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", score, "score an adapter on labelled requests", "asa evaluate --requests data/held_out.jsonl"
     )
     scores.add_argument("--requests", required=True, help="JSON lines with text, label and optionally domain")
+    pushes = command("push", push, "put an adapter on the hub, with a model card", "asa push owner/name --private")
+    pushes.add_argument("repo", help="owner/name; it is made where there is none")
+    pushes.add_argument("--private", action="store_true", help="make it private")
+    for part in (asks, talks, scores):
+        part.add_argument("--model", default="", help="model folder or hub id, in place of the one the adapter names")
     for part in (asks, talks):
         part.add_argument("--no-steer", action="store_true", help="the model alone, without the adapter")
         part.add_argument("--functions", default="", help="module:name of the functions to run, by the tools' names")

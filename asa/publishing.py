@@ -62,5 +62,6 @@ class Published(ABC):
                 )
             except Exception as error:
                 said = hub_sentence(repo_id, error).replace("cannot be loaded", "cannot be pushed")
+                said = said.replace(" and it is not in the cache", "")
                 raise AdapterError(said or f"{repo_id} cannot be pushed ({said_by(error)}).") from error
         return f"{api.endpoint}/{repo_id}"

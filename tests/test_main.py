@@ -1,5 +1,6 @@
 """The command line: an adapter is scored from its folder alone, and what does not fit is refused in one sentence."""
 
+import io
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ import asa.__main__
 import asa.app.assistant
 import asa.app.scoring
 from asa import AdapterError
-from asa.models.profiles import choose_profile
+from asa.models.profiles import EMBEDDED, choose_profile
 from asa.models.prompts import Prompter
 from asa.models.saved_profiles import profile_beside, profile_from_json, profile_to_json
 from asa.support.files import VERSION
@@ -249,3 +250,70 @@ def test_a_profile_out_of_range_is_blamed_on_the_config(score, config, tmp_path,
     path.write_text(json.dumps(written))
     with pytest.raises(AdapterError, match=f"^{path}: the profile's '{field}' is "):
         asa.app.scoring.evaluate(path.parent, tmp_path / "rows.jsonl")
+
+
+@pytest.fixture
+def command(tiny_lfm2, prompts, config, tmp_path, monkeypatch, capsys):
+    """Run `asa` on a saved adapter: (exit status, what it printed, what it printed as an error)."""
+    adapter = fit_adapter(tiny_lfm2, prompts, ("math", "code", "search", "translation")).adapter
+    adapter.config |= config
+    adapter.save(tmp_path / "assets")
+
+    def run(name: str, *more: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["asa", name, "--assets", str(tmp_path / "assets"), *more])
+        return asa.__main__.main(), *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.slow
+def test_requests_are_answered_by_line_or_as_json(command, monkeypatch):
+    """From the command line, or else from standard input; a decision belongs to each."""
+    status, out, _ = command("ask", "--tool-choice", "calculator", "What is 12 times 7?", "Hi")
+    texts = out.splitlines()[::2]
+    assert status == 0 and len(texts) == 2 and all(EMBEDDED.trigger in text or "calculator" in text for text in texts)
+    assert all("not pushed" in line for line in out.splitlines()[1::2])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What is 12 times 7?\n\nHi\n"))
+    status, out, _ = command("ask", "--json", "--tool-choice", "calculator")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [answer["text"] for answer in found] == texts
+    assert [answer["messages"][0]["content"] for answer in found] == ["What is 12 times 7?", "Hi"]
+    assert all(call["name"] == "calculator" for answer in found for call in answer["calls"])
+
+
+@pytest.mark.slow
+def test_a_chat_is_typed(command, monkeypatch):
+    """Until there is nothing more to read."""
+    typed = iter(["Hi"])
+
+    def read(_prompt):
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+    status, out, _ = command("chat", "--no-steer")
+    assert status == 0 and out.startswith("An empty line ends the chat") and out.rstrip().endswith(" s]")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ask", "--tool-choice", "add", "Hi"), "error: tool choice 'add': use auto, required, none, or one of "),
+        (("ask", "--functions", "no_such:f", "Hi"), "error: --functions no_such:f: cannot be imported "),
+    ],
+)
+def test_what_cannot_be_asked_is_one_sentence(command, arguments, said):
+    status, out, error = command(*arguments)
+    assert (status, out) == (1, "") and error.splitlines()[-1].startswith(said)
+
+
+def test_fit_is_the_pipeline(monkeypatch, capsys):
+    """With its own options and its own help."""
+    monkeypatch.setattr(sys, "argv", ["asa", "fit", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        asa.__main__.main()
+    out = capsys.readouterr().out
+    assert ended.value.code == 0 and "usage: asa fit" in out and "--prompt-style" in out

@@ -139,10 +139,10 @@ class Asked:
         refuse_odd_history(history)
         self._asker, self._history, self._choice = asker, list(history), tool_choice
         self._requests = [Request(text, 0, "", "the request") for text in texts]
-        self.asks_for_call = tool_choice not in (AUTO, NONE)
+        self._call_wanted = tool_choice not in (AUTO, NONE)
         fitted_with_grammar = "tool_choice" in asker.adapter.config
         wanted = steer and fitted_with_grammar if grammar is None else grammar
-        self._writer = asker.writer if wanted or self.asks_for_call else None
+        self._writer = asker.writer if wanted or self._call_wanted else None
         # a small model that is shown tools goes on calling them: it sees results in a prompt without
         answering = tool_choice == NONE and not all(texts) and history[-1:] and history[-1]["role"] == "tool"
         steer = steer and not answering
@@ -150,7 +150,7 @@ class Asked:
         self._rules = rules = AnswerRules(longer, asker.model)
         prompts = fitting_prompts(longer, asker.model, self._requests, self._history)
         engine = asker.prefixes.engine(longer.prefix(self._history), prompts)
-        opening = self._writer.opening if self._writer and self.asks_for_call else ()
+        opening = self._writer.opening if self._writer and self._call_wanted else ()
         ended = rules.ended if self._writer is None and tool_choice != NONE else rules.settled
         avoid = rules.trigger_id if tool_choice == NONE else None
         self.decoder = Decoder[int](engine, max(max_new_tokens, len(opening)), ended, opening, avoid)

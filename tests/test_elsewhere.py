@@ -1,0 +1,47 @@
+"""Elsewhere: what others build on `generate` is steered too: a text-generation pipeline, and a streamer."""
+
+import warnings
+
+import pytest
+import torch
+from conftest import fit_adapter
+from transformers import TextStreamer, pipeline
+
+REQUEST = [{"role": "user", "content": "Why is the sky blue?"}]
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model, prompts):
+    return fit_adapter(tiny_model, prompts).adapter
+
+
+def steered(adapter, model, tokenizer) -> tuple[str, list]:
+    """By `generate` itself, and the decisions."""
+    ids = tokenizer.apply_chat_template(REQUEST, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with adapter.steer(model) as trace:
+        new = model.generate(**ids, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    return tokenizer.decode(new, skip_special_tokens=True), trace.decisions
+
+
+def test_a_pipeline_is_steered(adapter, tiny_model, tiny_tokenizer):
+    """Once per request, also of several."""
+    said, (decision,) = steered(adapter, tiny_model, tiny_tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own defaults
+        generate = pipeline("text-generation", model=tiny_model, tokenizer=tiny_tokenizer, device="cpu")
+        with adapter.steer(tiny_model) as trace:
+            found = generate([REQUEST, REQUEST], max_new_tokens=8, do_sample=False, return_full_text=False)
+    assert [one[0]["generated_text"] for one in found] == [said, said]
+    assert [one.gate for one in trace.decisions] == [decision.gate] * 2
+    with torch.inference_mode():
+        plain = generate(REQUEST, max_new_tokens=8, do_sample=False, return_full_text=False)
+    assert decision.gate == 0 or plain[0]["generated_text"] != said
+
+
+def test_a_streamer_is_given_the_steered_answer(adapter, tiny_model, tiny_tokenizer, capsys):
+    said, _ = steered(adapter, tiny_model, tiny_tokenizer)
+    ids = tiny_tokenizer.apply_chat_template(REQUEST, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    streamer = TextStreamer(tiny_tokenizer, skip_prompt=True, skip_special_tokens=True)
+    with adapter.steer(tiny_model):
+        tiny_model.generate(**ids, max_new_tokens=8, do_sample=False, streamer=streamer)
+    assert capsys.readouterr().out.rstrip("\n") == said.rstrip("\n")
