@@ -88,10 +88,10 @@ def function_entries(place: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: They cannot be had, or say too little of themselves.
     """
+    functions, entries = functions_at(place), []
     from transformers.utils import get_json_schema  # slow to load, and needed here alone
 
-    entries = []
-    for named, function in functions_at(place).items():
+    for named, function in functions.items():
         try:
             entries.append(get_json_schema(function))
         except Exception as error:
