@@ -128,10 +128,12 @@ class Asked:
         max_new_tokens: int = MOST_NEW_TOKENS,
     ):
         self._began, own = time.monotonic(), asker.prompter.tools
-        tool_choice = {tool.own_name: name for name, tool in own.items()}.get(tool_choice, tool_choice)
-        if tool_choice not in (AUTO, REQUIRED, NONE, *own):
+        choices = {each: each for each in (AUTO, REQUIRED, NONE, *own)}
+        choices |= {tool.own_name: name for name, tool in own.items()}
+        if not isinstance(tool_choice, str) or tool_choice not in choices:
             known = ", ".join([AUTO, REQUIRED, NONE])
             raise ToolChoiceError(f"tool choice {tool_choice!r}: use {known}, or one of {', '.join(own)}.")
+        tool_choice = choices[tool_choice]
         if type(max_new_tokens) is not int or max_new_tokens < 1:
             raise AssistantError(f"max_new_tokens is {max_new_tokens!r}: give a whole number, 1 or more.")
         if tools is not None:
@@ -146,14 +148,15 @@ class Asked:
         # a small model that is shown tools goes on calling them: it sees results in a prompt without
         answering = tool_choice == NONE and not all(texts) and history[-1:] and history[-1]["role"] == "tool"
         steer = steer and not answering
-        longer = asker.lengthened(max_new_tokens, with_tools=not answering)
+        opening = self._writer.opening if self._writer and self._call_wanted else ()
+        limit = max(max_new_tokens, len(opening))
+        longer = asker.lengthened(limit, with_tools=not answering)
         self._rules = rules = AnswerRules(longer, asker.model)
         prompts = fitting_prompts(longer, asker.model, self._requests, self._history)
         engine = asker.prefixes.engine(longer.prefix(self._history), prompts)
-        opening = self._writer.opening if self._writer and self._call_wanted else ()
         ended = rules.ended if self._writer is None and tool_choice != NONE else rules.settled
         avoid = rules.trigger_id if tool_choice == NONE else None
-        self.decoder = Decoder[int](engine, max(max_new_tokens, len(opening)), ended, opening, avoid)
+        self.decoder = Decoder[int](engine, limit, ended, opening, avoid)
         self._decisions: dict[int, Decision] = {}
         for batch in engine.batches(prompts, ""):
             push = self._decide(batch.rows, batch.last_token().states) if steer else None

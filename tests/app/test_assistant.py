@@ -15,7 +15,7 @@ from asa.app.assistant import Assistant
 from asa.method.tool_choice import ToolChoiceError
 from asa.models.profiles import EMBEDDED
 from asa.models.prompts import Prompter
-from asa.tools.definitions import load_tools, tools_to_json
+from asa.tools.definitions import load_tools, tools_from_json, tools_to_json
 
 ROOT = Path(__file__).parents[2]
 TOOLS = load_tools(ROOT / "data" / "tools.json")
@@ -155,6 +155,10 @@ def test_the_adapters_own_tools_may_be_named(assistant):
     ("options", "said"),
     [
         ({"tool_choice": "add"}, "tool choice 'add': use auto, required, none, or one of calculator, "),
+        (
+            {"tool_choice": {"type": "function"}},
+            "tool choice {'type': 'function'}: use auto, required, none, or one of ",
+        ),
         ({"max_new_tokens": 0}, "max_new_tokens is 0: give a whole number, 1 or more."),
         ({"history": [{"role": "system", "content": "x"}]}, "turn 1 of the history is "),
         ({"history": ["Hi"]}, "turn 1 of the history is 'Hi': give role, one of user, assistant, tool, and content"),
@@ -187,3 +191,16 @@ def test_other_threads_may_ask_in_turn(assistant):
     thread.start()
     thread.join()
     assert found == [assistant("Hi", max_new_tokens=4).text]
+
+
+def test_a_tool_is_called_by_the_name_that_its_owner_knows(tiny_model, tiny_tokenizer, prompts):
+    """Also where no call can write it: in the choice, in the call and among the functions."""
+    own = [tool | {"name": tool["name"].replace("calculator", "my calculator")} for tool in tools_to_json(TOOLS)]
+    tools = tools_from_json(own, "tools")
+    adapter = fit_adapter(tiny_model, prompts, tuple(tool.domain for tool in tools.values())).adapter
+    assistant = Assistant(adapter, tiny_model, Prompter(tiny_tokenizer, replace(EMBEDDED, max_new_tokens=48), tools))
+    answer = assistant("What is 12 times 7?", tool_choice="my calculator")
+    assert "[my_calculator(" in answer.text and {call.name for call in answer.calls} == {"my calculator"}
+    functions = {"my calculator": lambda expression: "84"}
+    found = assistant.run("What is 12 times 7?", functions, tool_choice="my calculator", max_new_tokens=4)
+    assert found.messages[2] == {"role": "tool", "content": "84"}
