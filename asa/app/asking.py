@@ -23,6 +23,7 @@ from asa.models.fitting import fitting_prompts
 from asa.models.layout import CausalModel
 from asa.models.prompts import Prompter, Turn
 from asa.support.files import UserError
+from asa.support.processes import gathered
 from asa.tools.definitions import Tool, tools_from_json
 from asa.tools.schemas import shown_schema
 
@@ -173,7 +174,7 @@ class Asked:
 
     def so_far(self) -> str:
         """What the first answer has said, less what may still become a call or a character."""
-        ids = self.decoder.answers[0]
+        ids = self.decoder.answers.get(0, [])
         if self._rules.calls(ids):
             return ""
         said = self._rules.said(ids).rstrip("\N{REPLACEMENT CHARACTER}")
@@ -182,8 +183,10 @@ class Asked:
 
     def answers(self) -> list[Answer]:
         """The answers `[N]`, their calls written."""
-        said, rules = [self.decoder.answers[row] for row in range(len(self._requests))], self._rules
-        decisions = [self._decisions.get(row) for row in range(len(said))]
+        answered = dict(gathered(list(self.decoder.answers.items())))  # of several processes each has its share
+        decided = dict(gathered(list(self._decisions.items())))
+        said, rules = [answered[row] for row in range(len(self._requests))], self._rules
+        decisions = [decided.get(row) for row in range(len(said))]
         if self._writer is not None and self._choice != NONE:
             held = [self._held(decision) for decision in decisions]
             said = self._writer.write(said, self._requests, held, self._history)
