@@ -192,7 +192,7 @@ class ASAAdapter(Published):
 
     def _refuse_unknown(self, strict: bool, ids: torch.Tensor, mask: object) -> None:
         """Refuse or warn of prompts `[B, T]` that do not begin as those of the fit."""
-        if self._warned or begin_alike(ids, mask, self.config.get("prefix")):
+        if (self._warned and not strict) or begin_alike(ids, mask, self.config.get("prefix")):
             return
         if strict:
             raise AdapterError(OTHER_PROMPT)

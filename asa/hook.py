@@ -119,7 +119,7 @@ class Steering:
         if seen >= whole:
             raise AdapterError(f"the cache holds {seen} tokens, the prompt {whole}: pass a fresh copy of the cache.")
         refuse_right_padding(mask, whole - 1)
-        if seen == 0 or whole == ids.shape[1]:
+        if whole == ids.shape[1]:
             self.look(ids, mask)
         self.prompt_length = whole
         try:

@@ -57,6 +57,8 @@ def test_other_prompts_are_warned_of_once_or_refused(tiny_model, prompts):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         steer(other)  # said already
+    with pytest.raises(AdapterError, match="does not begin as those"):
+        steer(other, strict=True)  # also where it was said already
     padded = torch.cat([torch.full((1, 2), PAD), own], dim=1)
     mask = (torch.arange(padded.shape[1])[None] >= 2).long()
     with adapter.steer(tiny_model, strict=True):
