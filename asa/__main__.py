@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     scores = command(
         "evaluate", score, "score an adapter on labelled requests", "asa evaluate --requests data/held_out.jsonl"
     )
-    scores.add_argument("--requests", required=True, help="JSON lines with text, label and optionally domain")
+    scores.add_argument("--requests", required=True, help="labelled requests, as asa fit takes them")
     pushes = command("push", push, "put an adapter on the hub, with a model card", "asa push owner/name --private")
     pushes.add_argument("repo", help="owner/name; it is made where there is none")
     pushes.add_argument("--private", action="store_true", help="make it private")

@@ -61,7 +61,6 @@ class Published(ABC):
                     repo_id=repo_id, folder_path=folder, commit_message="Add an activation-steering adapter"
                 )
             except Exception as error:
-                said = hub_sentence(repo_id, error).replace("cannot be loaded", "cannot be pushed")
-                said = said.replace(" and it is not in the cache", "")
+                said = hub_sentence(repo_id, error, done="pushed")
                 raise AdapterError(said or f"{repo_id} cannot be pushed ({said_by(error)}).") from error
         return f"{api.endpoint}/{repo_id}"

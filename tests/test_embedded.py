@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import loaded_or_skipped
 
 from asa import ASAAdapter
-from asa.models.folders import ModelError
-from asa.models.loading import load_model
 from asa.models.prompts import Prompter
 from asa.models.saved_profiles import profile_from_json
 from asa.tools.definitions import tools_from_json
@@ -23,12 +22,7 @@ def committed(request):
     assets = request.param / "asa_assets"
     adapter = ASAAdapter.from_pretrained(assets)
     profile = profile_from_json(adapter.config["profile"])
-    try:
-        model, tokenizer, _ = load_model(profile, hub=False)
-    except ModelError as error:
-        if "could not download" not in str(error):
-            raise
-        pytest.skip(str(error))
+    model, tokenizer = loaded_or_skipped(profile)
     return adapter, model, Prompter(tokenizer, profile, tools_from_json(adapter.config["tools"], assets))
 
 

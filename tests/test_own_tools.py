@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import loaded_or_skipped
 
 from asa.data.requests import load_requests
-from asa.models.folders import ModelError
-from asa.models.loading import load_model
 from asa.models.profiles import EMBEDDED
 from asa.support.files import shipped
 from asa.tools.definitions import load_tools
@@ -54,12 +53,7 @@ def test_the_projects_files_are_found_from_anywhere(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_page_from_an_empty_folder(tmp_path):
     """Its commands and its Python; what needs a tool is called, by the right one, and its function is run."""
-    try:
-        load_model(EMBEDDED, hub=False)
-    except ModelError as error:
-        if "could not download" not in str(error):
-            raise
-        pytest.skip(str(error))
+    loaded_or_skipped(EMBEDDED)
     for file in FILES.iterdir():
         if file.is_file():
             shutil.copy(file, tmp_path)

@@ -71,19 +71,15 @@ class Asker:
     def __init__(self, adapter: ASAAdapter, model: CausalModel, prompter: Prompter):
         self.adapter, self.model, self.prompter = adapter, model, prompter
         self.prefixes = Prefixes(model)
-        self._writer: CallWriter | None = None
 
-    @property
+    @cached_property
     def writer(self) -> CallWriter:
         """Writes calls; made when the first one is written, as it takes a second.
 
         Raises:
             GrammarError: Calls cannot be held to the tools' schemas here.
         """
-        if self._writer is None:
-            rules = AnswerRules(self.prompter, self.model)
-            self._writer = CallWriter(self.model, self.prompter, rules, bars=False)
-        return self._writer
+        return CallWriter(self.model, self.prompter, AnswerRules(self.prompter, self.model), bars=False)
 
     @cached_property
     def _without_tools(self) -> Prompter:
@@ -109,12 +105,7 @@ class Asked:
         decoder: Says the answers, whose calls are not written anew yet.
 
     Raises:
-        AssistantError: An option is none, or the tools are not those that the adapter was fitted with.
-        ToolChoiceError: There is no such tool choice.
-        PromptError: A request cannot be put to the model.
-        RequestsError: A request is too long for the model.
-        GrammarError: Calls cannot be held to the tools' schemas here.
-        ToolsError: `tools` are none.
+        UserError: One of those that asking the assistant raises.
     """
 
     def __init__(
@@ -204,12 +195,9 @@ class Asked:
 
     def _held(self, decision: Decision | None) -> tuple[str, ...]:
         """The tools that a call may name."""
-        tools, sure = self._asker.prompter.tools, self._asker.adapter.config.get("tool_choice", {}).get("sure", 0.0)
-        if self._choice in tools:
-            return (self._choice,)
-        if decision is None:  # the model is on its own
-            return tuple(tools)
-        return held_tools(ROUTED, tools, decision, sure)
+        sure = self._asker.adapter.config.get("tool_choice", {}).get("sure", 0.0)
+        choice = ROUTED if self._choice == AUTO else self._choice
+        return held_tools(choice, self._asker.prompter.tools, decision, sure)
 
 
 def refuse_other_tools(given: Mapping[str, Tool], own: Mapping[str, Tool]) -> None:

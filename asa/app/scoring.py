@@ -13,11 +13,11 @@ from asa.adapter import ASAAdapter
 from asa.app.assistant import assistant_of, fitted_with
 from asa.data.examples import without_examples
 from asa.data.requests import Request, RequestsError, load_requests
-from asa.engine.answering import answer_all, answer_steered
+from asa.engine.answering import answer_all
 from asa.engine.calling import CallWriter
 from asa.engine.engine import Engine
 from asa.engine.states import read_prompts
-from asa.evaluation.answered import calls_written
+from asa.evaluation.answered import steered_answers
 from asa.evaluation.metrics import mcnemar, trigger_metrics
 from asa.evaluation.validity import call_validity
 from asa.models.answers import AnswerRules
@@ -58,12 +58,10 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
     rules = AnswerRules(prompter, model)
     reading, batches = read_prompts(Engine(model, shared_prefix(prompts)), prompts, rules.trigger_id, "prefill")
     plain = answer_all(batches, rules.limit, rules.ended, "baseline")
-    choice = adapter.config.get("tool_choice")
-    ended = rules.settled if choice else rules.ended
-    asked = (batches, reading.states, {"asa": adapter}, plain, rules.limit, ended, "ASA")
-    steered, decisions = answer_steered(*asked)["asa"]
-    if choice:
-        steered = calls_written(steered, requests, decisions, choice["sure"], CallWriter(model, prompter, rules))
+    choice = adapter.config.get("tool_choice", {})
+    writer = CallWriter(model, prompter, rules) if choice else None
+    asked = (batches, reading.states, {"asa": adapter}, plain, requests, rules, "ASA", writer, choice.get("sure", 0.0))
+    steered, decisions = steered_answers(*asked)["asa"]
     labels = np.array([request.label for request in requests])
     called = {
         "baseline": rules.called(plain),

@@ -13,9 +13,8 @@ from pathlib import Path
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
-from asa.data.rows import RequestsError, read_rows
+from asa.data.rows import RequestsError, hub_dataset, read_rows
 from asa.support.files import half_character
-from asa.support.hub import hub_sentence, said_by
 from asa.support.parameters import NO, YES
 
 ALPACA_ID = "tatsu-lab/alpaca"
@@ -58,12 +57,7 @@ def load_alpaca(annotations: str | Path, parquet: str = "") -> list[Request]:
         except (DatasetsError, ValueError) as error:
             raise RequestsError(f"{parquet}: cannot be read; give Alpaca as a parquet file.") from error
     else:
-        try:
-            rows = load_dataset(ALPACA_ID, split="train")
-        except Exception as error:  # the hub's library, datasets and what they fetch with raise anything
-            instead = "give its parquet file"
-            other = f"{ALPACA_ID} cannot be loaded ({said_by(error)}); {instead}."
-            raise RequestsError(hub_sentence(ALPACA_ID, error, instead=instead) or other) from error
+        rows = hub_dataset(ALPACA_ID, "give its parquet file")
     if not {"instruction", "input"} <= set(rows.column_names):
         raise RequestsError(f"{parquet or ALPACA_ID}: has no columns instruction and input, so it is not Alpaca.")
     requests = []

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from asa.support.files import UserError
@@ -90,7 +90,8 @@ def _json_rows(path: Path, content: bytes) -> Iterator[Row]:
 
 def _table_rows(path: Path, content: bytes) -> Iterator[Row]:
     """CSV with a header, in UTF-8, in Excel's UTF-16 or, where it is neither, in cp1252."""
-    reader = csv.reader(io.StringIO(_decoded(path, content), newline=""), delimiter=_delimiter(path, content))
+    text = _decoded(path, content)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text))
     try:
         header = [name.strip().lower() for name in next(reader)]
         for number, values in enumerate(reader, 2):
@@ -116,8 +117,8 @@ def _decoded(path: Path, content: bytes) -> str:
     raise RequestsError(f"{path}: neither UTF-8 nor what Excel writes; save the file as UTF-8.")
 
 
-def _delimiter(path: Path, content: bytes) -> str:
-    header = (_decoded(path, content).splitlines() or [""])[0]
+def _delimiter(path: Path, text: str) -> str:
+    header = (text.splitlines() or [""])[0]
     for delimiter in DELIMITERS:
         names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
         if all(name in names for name in NEEDED):
@@ -135,11 +136,18 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _hub_rows(name: str) -> Iterator[Row]:
+    for number, row in enumerate(hub_dataset(name, "give a file"), 1):
+        yield f"{HUB}{name} row {number}", number, row
+
+
+def hub_dataset(name: str, instead: str) -> Dataset:
+    """The `train` split of a data set of the hub; `instead` says what else the user may do.
+
+    Raises:
+        RequestsError: The hub does not give it.
+    """
     try:
-        rows = load_dataset(name, split="train")
+        return load_dataset(name, split="train")
     except Exception as error:  # the hub's library, datasets and what they fetch with raise anything
-        instead = "give a file"
         other = f"{name} cannot be loaded ({said_by(error)}); {instead}."
         raise RequestsError(hub_sentence(name, error, instead=instead) or other) from error
-    for number, row in enumerate(rows, 1):
-        yield f"{HUB}{name} row {number}", number, row

@@ -13,9 +13,9 @@ import numpy as np
 
 from asa.data.requests import Request
 from asa.engine.answering import answer_chosen
-from asa.engine.engine import Engine
+from asa.engine.prefixes import Prefixes
 from asa.models.answers import AnswerRules
-from asa.models.fitting import fitting_prompts, shared_prefix
+from asa.models.fitting import fitting_prompts
 from asa.models.layout import CausalModel
 from asa.models.matching import CallGrammar
 from asa.models.prompts import Prompter, Turn
@@ -54,6 +54,7 @@ class CallWriter:
         self.grammar = CallGrammar(prompter.tokenizer, prompter.profile, prompter.opened)
         thought = "</think>" if prompter.opened else ""  # what the prompt has opened is closed at once
         self._trigger, self.opening = map(self._ids, (rules.markers[0], thought + rules.markers[0]))
+        self._prefixes = Prefixes(model)
         self._written: dict[tuple[tuple[str, ...], str, str], list[int]] = {}
 
     def write(
@@ -97,7 +98,7 @@ class CallWriter:
         prompts = fitting_prompts(prompter, self.model, requests, history)
         what = "calls of " + (names[0] if len(names) == 1 else f"{len(names)} tools") if self.bars else ""
         asked = "".join(turn["content"] + "\n" for turn in history if turn["role"] == "user")
-        batches = list(Engine(self.model, shared_prefix(prompts)).batches(prompts, what))
+        batches = list(self._prefixes.engine(prompter.prefix(history), prompts).batches(prompts, what))
         everyone = np.ones(len(requests), bool)
         found = answer_chosen(
             batches, everyone, self.rules.limit, self.rules.ended, what, opening=self.opening,

@@ -12,6 +12,7 @@ from asa.adapter import ASAAdapter, Decision
 from asa.data.requests import Request
 from asa.data.splits import Split
 from asa.engine.answering import answer_all, answer_steered
+from asa.engine.batch import Batch
 from asa.engine.calling import CallWriter
 from asa.engine.states import Prefilled
 from asa.evaluation.ablations import Steered, run_ablations
@@ -55,6 +56,25 @@ def calls_written(
     return writer.write(said, requests, [held_tools(ROUTED, writer.tools, made, sure) for made in decisions])
 
 
+def steered_answers(
+    batches: list[Batch],
+    states: np.ndarray,
+    adapters: dict[str, ASAAdapter],
+    unsteered: list[list[int]],
+    requests: list[Request],
+    rules: AnswerRules,
+    what: str,
+    writer: CallWriter | None = None,
+    sure: float = 0.0,
+) -> dict[str, tuple[list[list[int]], list[Decision]]]:
+    """As `answer_steered`, the calls written by `writer` where there is one; arguments as of `answer_test`."""
+    ended = rules.ended if writer is None else rules.settled  # the writer needs no more than the decision
+    found = answer_steered(batches, states, adapters, unsteered, rules.limit, ended, what)
+    if writer is None:
+        return found
+    return {run: (calls_written(said, requests, made, sure, writer), made) for run, (said, made) in found.items()}
+
+
 def answer_test(
     test: Split,
     prefilled: Prefilled,
@@ -92,13 +112,9 @@ def answer_test(
         states = prefilled.reading.states
         same = adapters["asa_paper"] is adapters["asa"]  # greedy: the same setting gives the same answers
         runs = {"asa": adapters["asa"]} if same else adapters
-        ended = rules.ended if writer is None else rules.settled  # the writer needs no more than the decision
-        said = answer_steered(prefilled.batches, states, runs, plain, rules.limit, ended, "TEST, steered")
-        if writer is not None:
-            said = {
-                run: (calls_written(answers, test.requests, decisions, sure, writer), decisions)
-                for run, (answers, decisions) in said.items()
-            }
+        said = steered_answers(
+            prefilled.batches, states, runs, plain, test.requests, rules, "TEST, steered", writer, sure
+        )
         found: dict[str, list] = {run: said["asa" if same else run][0] for run in adapters}
         found["decisions"] = [vars(decision) for decision in said["asa"][1]]
         parts = steered_parts(recipe, chosen)

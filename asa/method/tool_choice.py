@@ -25,14 +25,14 @@ class ToolChoiceError(UserError):
 
 
 # [held_tools]
-def held_tools(choice: str, tools: Mapping[str, Tool], decision: Decision, sure: float = 0.0) -> tuple[str, ...]:
+def held_tools(choice: str, tools: Mapping[str, Tool], decision: Decision | None, sure: float = 0.0) -> tuple[str, ...]:
     """Names of the tools that a call may name.
 
     Args:
         choice: `free`, any tool; `routed` and `required`, those of the router's domain where it is sure enough, else
             any; `none`, no tool; or a tool's name, that tool.
         tools: Tools by name.
-        decision: Of the adapter.
+        decision: Of the adapter; None: it was not asked, so that there is no router's domain.
         sure: Least probability of the router's domain.
 
     Raises:
@@ -48,9 +48,9 @@ def held_tools(choice: str, tools: Mapping[str, Tool], decision: Decision, sure:
         return ()
     if choice not in TOOL_CHOICES:
         return (choice,)
-    routed = tuple(name for name, tool in tools.items() if tool.domain == decision.domain)
-    sure_enough = choice != FREE and routed and decision.p_domain >= sure
-    return routed if sure_enough else tuple(tools)
+    if choice == FREE or decision is None or decision.p_domain < sure:
+        return tuple(tools)
+    return tuple(name for name, tool in tools.items() if tool.domain == decision.domain) or tuple(tools)
 
 
 # [/held_tools]

@@ -23,26 +23,29 @@ HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of whichever HTTP library the hub's 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
-def hub_sentence(what: str, error: BaseException, revision: str = "main", instead: str = "") -> str:
-    """Why the hub did not give something, and what to do; "" where an error is none of the hub's.
+def hub_sentence(
+    what: str, error: BaseException, revision: str = "main", instead: str = "", done: str = "loaded"
+) -> str:
+    """Why the hub did not give or take something, and what to do; "" where an error is none of the hub's.
 
     Args:
         what: The repository's id.
         error: What was raised, by the hub's library or by one that uses it.
         revision: What was asked for.
         instead: What else the user may do, as in "give a model folder".
+        done: What was to be done with it, `loaded` or `pushed`.
 
     >>> hub_sentence("a/b", ConnectionError("refused"), instead="give a model folder")
     'a/b cannot be loaded: the hub does not answer and it is not in the cache; go online, or give a model folder.'
     >>> hub_sentence("a/b", KeyError("model_type"))
     ''
     """
-    reason = _reason(list(_behind(error)), revision)
-    return f"{what} cannot be loaded: {reason}{f', or {instead}' if instead else ''}." if reason else ""
+    reason = _reason(list(_behind(error)), revision, " and it is not in the cache" if done == "loaded" else "")
+    return f"{what} cannot be {done}: {reason}{f', or {instead}' if instead else ''}." if reason else ""
 
 
-def _reason(errors: list[BaseException], revision: str) -> str:
-    """Cause and remedy; "" where it is none of the hub's."""
+def _reason(errors: list[BaseException], revision: str, cache: str) -> str:
+    """Cause and remedy; "" where it is none of the hub's; `cache` says that it is not there either."""
 
     def has(*kinds: type) -> bool:
         return any(isinstance(error, kinds) for error in errors)
@@ -72,7 +75,7 @@ def _reason(errors: list[BaseException], revision: str) -> str:
     if has(HTTP_ERROR, TimeoutError, ConnectionResetError) and not has(LocalEntryNotFoundError):
         return "the connection to the hub broke off; start again, what has arrived is kept"
     if has(LocalEntryNotFoundError, ConnectionError):
-        return "the hub does not answer and it is not in the cache; go online"
+        return f"the hub does not answer{cache}; go online"
     return ""
 
 

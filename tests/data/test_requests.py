@@ -257,7 +257,7 @@ def test_the_hubs_alpaca_is_taken_where_the_hub_answers(tmp_path, monkeypatch):
         asked.append((args, kwargs))
         return datasets.Dataset.from_dict({"instruction": [r[0] for r in ROWS], "input": [r[1] for r in ROWS]})
 
-    monkeypatch.setattr("asa.data.requests.load_dataset", from_hub)
+    monkeypatch.setattr("asa.data.rows.load_dataset", from_hub)
     rows, name, why = choose_requests("", "", True, small_data(tmp_path), ["math"])
     assert asked == [(("tatsu-lab/alpaca",), {"split": "train"})]
     assert (len(rows), name, why) == (len(ROWS), "alpaca", "tatsu-lab/alpaca from the hub")
