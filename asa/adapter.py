@@ -32,7 +32,7 @@ from asa.adapter_files import (
     setting_in,
     written_by,
 )
-from asa.decision import Decision, Trace
+from asa.decision import Decision, Trace, gate_of, sigmoid
 from asa.hook import AdapterError, Steering, generating_model
 from asa.models.fingerprint import fingerprint, fingerprint_fault, model_difference
 from asa.models.known_prompts import OTHER_PROMPT, begin_alike
@@ -121,7 +121,7 @@ class ASAAdapter(Published):
             router, probes = row[:count], row[count:]
             highest = max(router)
             domain = router.index(highest)
-            p_tool, p_domain = _sigmoid(probes[domain]), 1 / sum(math.exp(score - highest) for score in router)
+            p_tool, p_domain = sigmoid(probes[domain]), 1 / sum(math.exp(score - highest) for score in router)
             decided.append((domain, p_tool, gate_of(p_tool, self.tau), p_domain))
         return decided
 
@@ -131,6 +131,18 @@ class ASAAdapter(Published):
         rows = np.array([(gate + 1) * len(self.domains) + domain for domain, _, gate, _ in decided], np.int64)
         delta = torch.embedding(self._pushes, torch.from_numpy(rows).to(hidden.device))
         return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g), r) for d, p, g, r in decided]
+
+    def tuned(self, tau: float | None = None, dose: float | None = None) -> "ASAAdapter":
+        """The same readers and vectors with another gate or dose; what is not given stays.
+
+        Raises:
+            AdapterError: A value is out of range, or there is no dose to go by, since the adapter was fitted to 0.
+        """
+        tau, dose = self.tau if tau is None else tau, self.dose if dose is None else dose
+        if self.dose == 0 != dose:
+            raise AdapterError("the adapter pushes by dose 0, which no other dose can be derived from: fit again.")
+        alpha = self.alpha * dose / self.dose if self.dose else 0.0
+        return ASAAdapter(self.config | {"tau": tau, "dose": dose, "alpha": alpha}, self.arrays)
 
     def check_model(self, model: CausalModel) -> None:
         """Refuse a model that the adapter was not fitted on.
@@ -227,20 +239,3 @@ class ASAAdapter(Published):
             raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error} is missing.") from error
         except (ValueError, TypeError) as error:
             raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error}") from error
-
-
-def gate_of(p_tool: float, tau: float) -> int:
-    """The gate of one request; `method.steering.gates` is the same of many, also in the last bit of 1 - tau.
-
-    >>> gate_of(0.9, 0.9), gate_of(0.1, 0.9), gate_of(0.2, 0.9)
-    (1, -1, 0)
-    """
-    if max(p_tool, 1 - p_tool) < tau:
-        return 0
-    return 1 if p_tool >= 0.5 else -1
-
-
-def _sigmoid(score: float) -> float:
-    """Of one number, without overflow; a library's would cost a second of every import."""
-    away = math.exp(-abs(score))
-    return (1.0 if score >= 0 else away) / (1.0 + away)

@@ -12,7 +12,7 @@ from conftest import HIDDEN, fit_adapter, hooks_of, make_lfm2, make_llama
 from steered import changed, padded, said, simple
 
 from asa import AdapterError, ASAAdapter
-from asa.adapter import gate_of
+from asa.decision import gate_of
 from asa.method.steering import gates
 
 # --- decisions

@@ -3,7 +3,7 @@
 An answer's calls are read and checked here, never run.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,18 +76,28 @@ class Stream:
 
     Args:
         pieces: Yields text and returns the answer.
+        turns: See below.
+        decision: See below.
 
     Attributes:
+        turns: The conversation that is answered.
+        decision: Of the adapter, known before the first piece; None where it was not asked.
         answer: Once all pieces are given; None until then.
     """
 
-    def __init__(self, pieces: Generator[str, None, Answer]):
-        self._pieces = pieces
+    def __init__(self, pieces: Generator[str, None, Answer], turns: Sequence[Turn], decision: Decision | None):
+        self._pieces, self.turns, self.decision = pieces, tuple(turns), decision
         self.answer: Answer | None = None
 
     def __iter__(self) -> Iterator[str]:
         """The pieces."""
         self.answer = yield from self._pieces
+
+    def finish(self) -> Answer:
+        """The answer, after whatever pieces of it are left."""
+        while self.answer is None:
+            list(self)
+        return self.answer
 
 
 def read_calls(

@@ -63,13 +63,12 @@ class Asker:
     """What puts requests to one model.
 
     Args:
-        adapter: Fitted on this model and these prompts.
         model: Answers.
-        prompter: The prompts that the adapter was fitted with.
+        prompter: The prompts that its adapters were fitted with.
     """
 
-    def __init__(self, adapter: ASAAdapter, model: CausalModel, prompter: Prompter):
-        self.adapter, self.model, self.prompter = adapter, model, prompter
+    def __init__(self, model: CausalModel, prompter: Prompter):
+        self.model, self.prompter = model, prompter
         self.prefixes = Prefixes(model)
 
     @cached_property
@@ -98,11 +97,14 @@ class Asked:
 
     Args:
         asker: Puts them to the model.
+        adapter: Fitted on that model and its prompts; decides.
         texts: `[N]`.
         steer, tool_choice, tools, history, grammar, max_new_tokens: See `Options`.
 
     Attributes:
         decoder: Says the answers, whose calls are not written anew yet.
+        decisions: By row, where the adapter was asked.
+        turns: The conversations `[N]` that are answered.
 
     Raises:
         UserError: One of those that asking the assistant raises.
@@ -111,6 +113,7 @@ class Asked:
     def __init__(
         self,
         asker: Asker,
+        adapter: ASAAdapter,
         texts: Sequence[str],
         steer: bool = True,
         tool_choice: str = AUTO,
@@ -131,10 +134,12 @@ class Asked:
         if tools is not None:
             refuse_other_tools(tools_from_json(tools, "tools"), own)
         refuse_odd_history(history)
-        self._asker, self._history, self._choice = asker, list(history), tool_choice
+        self._asker, self._adapter, self._history, self._choice = asker, adapter, list(history), tool_choice
         self._requests = [Request(text, 0, "", "the request") for text in texts]
+        asked = [[{"role": "user", "content": text}] if text or not history else [] for text in texts]
+        self.turns: list[tuple[Turn, ...]] = [(*history, *own) for own in asked]
         self._call_wanted = tool_choice not in (AUTO, NONE)
-        fitted_with_grammar = "tool_choice" in asker.adapter.config
+        fitted_with_grammar = "tool_choice" in adapter.config
         wanted = steer and fitted_with_grammar if grammar is None else grammar
         self._writer = asker.writer if wanted or self._call_wanted else None
         # a small model that is shown tools goes on calling them: it sees results in a prompt without
@@ -149,19 +154,18 @@ class Asked:
         ended = rules.ended if self._writer is None and tool_choice != NONE else rules.settled
         avoid = rules.trigger_id if tool_choice == NONE else None
         self.decoder = Decoder[int](engine, limit, ended, opening, avoid)
-        self._decisions: dict[int, Decision] = {}
+        self.decisions: dict[int, Decision] = {}
         for batch in engine.batches(prompts, ""):
             push = self._decide(batch.rows, batch.last_token().states) if steer else None
             self.decoder.add(batch.begin(batch.rows), push if tool_choice == AUTO else None)
 
     def _decide(self, rows: list[int], states: Any) -> tuple[int, Any]:
         """Decide for states `[B, layers, H]`; the push, as a decoder takes it."""
-        adapter = self._asker.adapter
-        delta, decisions = adapter.push(states[:, adapter.layer])
+        delta, decisions = self._adapter.push(states[:, self._adapter.layer])
         if self._choice != AUTO:  # it is settled whether to call: nothing is pushed
             decisions = [replace(decision, gate=0, dose=0.0) for decision in decisions]
-        self._decisions |= dict(zip(rows, decisions, strict=True))
-        return adapter.layer, delta
+        self.decisions |= dict(zip(rows, decisions, strict=True))
+        return self._adapter.layer, delta
 
     def so_far(self) -> str:
         """What the first answer has said, less what may still become a call or a character."""
@@ -175,7 +179,7 @@ class Asked:
     def answers(self) -> list[Answer]:
         """The answers `[N]`, their calls written."""
         answered = dict(gathered(list(self.decoder.answers.items())))  # of several processes each has its share
-        decided = dict(gathered(list(self._decisions.items())))
+        decided = dict(gathered(list(self.decisions.items())))
         said, rules = [answered[row] for row in range(len(self._requests))], self._rules
         decisions = [decided.get(row) for row in range(len(said))]
         if self._writer is not None and self._choice != NONE:
@@ -186,16 +190,15 @@ class Asked:
             texts = [text.partition(rules.markers[0])[0].rstrip() for text in texts]
         seconds = time.monotonic() - self._began
         answers = []
-        for request, text, decision in zip(self._requests, texts, decisions, strict=True):
-            asked = [{"role": "user", "content": request.text}] if request.text or not self._history else []
-            messages = (*self._history, *asked, {"role": "assistant", "content": text})
+        for turns, text, decision in zip(self.turns, texts, decisions, strict=True):
+            messages = (*turns, {"role": "assistant", "content": text})
             calls, faults = read_calls(text, self._asker.prompter.tools, rules.markers)
             answers.append(Answer(text, calls, faults, decision, messages, seconds))
         return answers
 
     def _held(self, decision: Decision | None) -> tuple[str, ...]:
         """The tools that a call may name."""
-        sure = self._asker.adapter.config.get("tool_choice", {}).get("sure", 0.0)
+        sure = self._adapter.config.get("tool_choice", {}).get("sure", 0.0)
         choice = ROUTED if self._choice == AUTO else self._choice
         return held_tools(choice, self._asker.prompter.tools, decision, sure)
 

@@ -9,8 +9,9 @@ It answers greedily, one decision per answer, by the same engine that the adapte
 have in common is computed once. It runs no tool but those whose functions it is given (`run`). Nothing is fitted here.
 """
 
+import copy
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -100,7 +101,17 @@ class Assistant:
 
     def __init__(self, adapter: ASAAdapter, model: CausalModel, prompter: Prompter):
         self.adapter, self.model, self.prompter, self.tools = adapter, model, prompter, prompter.tools
-        self._asker = Asker(adapter, model, prompter)
+        self._asker = Asker(model, prompter)
+
+    def tuned(self, tau: float | None = None, dose: float | None = None) -> "Assistant":
+        """An assistant whose adapter has another gate or dose; what was computed for the two is shared.
+
+        Raises:
+            AdapterError: See `ASAAdapter.tuned`.
+        """
+        assistant = copy.copy(self)
+        assistant.adapter = self.adapter.tuned(tau, dose)
+        return assistant
 
     @overload
     def __call__(self, text: str, *, stream: Literal[False] = False, **options: Unpack[Options]) -> Answer: ...
@@ -130,7 +141,7 @@ class Assistant:
             ToolsError: `tools` are none.
         """
         if isinstance(text, str):
-            return Stream(self._streamed(text, **options)) if stream else self._answered([text], **options)[0]
+            return self._stream(text, **options) if stream else self._answered([text], **options)[0]
         if stream:
             raise AssistantError("several requests cannot be streamed: ask one at a time, or leave stream out.")
         return self._answered(text, **options) if text else []
@@ -156,36 +167,65 @@ class Assistant:
             The last answer; its `messages` hold the calls and their results. One whose calls have faults is the last.
 
         Raises:
-            AssistantError: A tool is called that has no function; or as calling the assistant.
+            AssistantError: A tool is called that has no function, or its function fails; or as calling the assistant.
         """
-        answer = self(text, **options)
-        for left in range(rounds - 1, -1, -1):
-            if not answer.calls or answer.faults:
-                break
-            results = [{"role": "tool", "content": _result(call, functions)} for call in answer.calls]
-            options |= {"history": (*answer.messages, *results), "tool_choice": AUTO if left else NONE}
-            answer = self("", **options)
+        for stream in self.streams(text, functions, rounds, **options):
+            answer = stream.finish()
         return answer
 
+    def streams(
+        self,
+        text: str,
+        functions: Mapping[str, Callable[..., Any]] | None,
+        rounds: int = 1,
+        **options: Unpack[Options],
+    ) -> Iterator[Stream]:
+        """As `run`, an answer at a time, each to be read to its end before the next; without functions there is one.
+
+        Raises:
+            AssistantError: As `run`.
+        """
+        for left in range(rounds, -1, -1):
+            stream = self._stream(text, **options)
+            yield stream
+            answer = stream.answer
+            if not left or functions is None or answer is None or not answer.calls or answer.faults:
+                return
+            results = [{"role": "tool", "content": _result(call, functions)} for call in answer.calls]
+            text, choice = "", AUTO if left > 1 else NONE
+            options |= {"history": (*answer.messages, *results), "tool_choice": choice}
+
     def _answered(self, texts: list[str], **options: Unpack[Options]) -> list[Answer]:
-        asked = Asked(self._asker, texts, **options)
+        asked = Asked(self._asker, self.adapter, texts, **options)
         asked.decoder.finish()
         return asked.answers()
 
-    def _streamed(self, text: str, **options: Unpack[Options]) -> Generator[str, None, Answer]:
-        asked, given = Asked(self._asker, [text], **options), ""
-        for _ in asked.decoder.steps():
-            if (more := asked.so_far()).startswith(given):
-                yield more[len(given) :]
-                given = more
-        (answer,) = asked.answers()
-        yield answer.text.removeprefix(given)
-        return answer
+    def _stream(self, text: str, **options: Unpack[Options]) -> Stream:
+        asked = Asked(self._asker, self.adapter, [text], **options)
+        return Stream(_pieces(asked), asked.turns[0], asked.decisions.get(0))
+
+
+def _pieces(asked: Asked) -> Generator[str, None, Answer]:
+    """The only answer's text, as it is said."""
+    given = ""
+    for _ in asked.decoder.steps():
+        if (more := asked.so_far()).startswith(given):
+            yield more[len(given) :]
+            given = more
+    (answer,) = asked.answers()
+    yield answer.text.removeprefix(given)
+    return answer
 
 
 def _result(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> str:
     """What a call gives, as text."""
     if call.name not in functions:
         raise AssistantError(f"the model calls {call.name}, which has no function: give one, functions={{...}}.")
-    given = functions[call.name](**call.arguments)
+    try:
+        given = functions[call.name](**call.arguments)
+    except Exception as error:  # the function is a program
+        said = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
+        raise AssistantError(
+            f"{call.name}({said}) failed ({type(error).__name__}: {error}): correct the function, or ask otherwise."
+        ) from error
     return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str)

@@ -6,7 +6,7 @@ What a model says is printed with its control characters escaped, so that it can
 from collections.abc import Callable, Iterable, Mapping
 
 from asa.adapter import Decision
-from asa.app.answers import Answer, Stream
+from asa.app.answers import Answer
 from asa.app.asking import AssistantError, Options
 from asa.app.assistant import Assistant
 from asa.evaluation.comparisons import CONTROL
@@ -69,24 +69,18 @@ def chat(
         if line.strip() == "/new":
             history = ()
             continue
-        asked: Options = options | {"history": history}
+        told = history
         try:
-            if functions is None:
-                answer = _streamed(assistant(line, stream=True, **asked), say)
-            else:
-                answer = assistant.run(line, functions, **asked)
-                for turn in answer.messages[len(history) + 1 :]:
-                    say(f"{turn['role']}: {printable(turn['content'])}")
+            for stream in assistant.streams(line, functions, **(options | {"history": history})):
+                for turn in stream.turns[len(told) :]:
+                    if turn["role"] == "tool":
+                        say(f"  = {printable(turn['content'])}")
+                for piece in stream:
+                    say(printable(piece), end="", flush=True)
+                say("")
+                told = stream.finish().messages
+                say(f"  [{printable(decision_line(stream.finish()))}]")
         except UserError as error:
             say(f"error: {error}")
-            continue
-        say(f"  [{printable(decision_line(answer))}]")
-        history = answer.messages
-
-
-def _streamed(answering: Stream, say: Callable[..., object]) -> Answer:
-    for piece in answering:
-        say(printable(piece), end="", flush=True)
-    say("")
-    assert answering.answer is not None  # all its pieces were given
-    return answering.answer
+        else:
+            history = told

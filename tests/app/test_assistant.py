@@ -1,5 +1,6 @@
 """The assistant: answers in three lines, as the evaluation and `generate` give them; what it cannot do is refused."""
 
+import itertools
 import json
 import threading
 from dataclasses import replace
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import fit_adapter, hooks_of
+from conftest import HIDDEN, fit_adapter, hooks_of
 
 from asa.app.answers import Stream
 from asa.app.asking import AssistantError
 from asa.app.assistant import Assistant
+from asa.hook import AdapterError
 from asa.method.tool_choice import ToolChoiceError
 from asa.models.profiles import EMBEDDED
 from asa.models.prompts import Prompter
@@ -130,8 +132,44 @@ def test_calls_are_run_and_their_results_answered(assistant, monkeypatch):
     assert said == {"role": "assistant", "content": answer.text} and not answer.calls and answer.decision is None
     with pytest.raises(AssistantError, match="the model calls calculator, which has no function"):
         assistant.run("What is 12 times 7?", {}, tool_choice="calculator")
+
+    def fails(expression):
+        raise ZeroDivisionError("by zero")
+
+    with pytest.raises(AssistantError, match=r"calculator\(expression=.*\) failed \(ZeroDivisionError: by zero\): c"):
+        assistant.run("What is 12 times 7?", {"calculator": fails}, tool_choice="calculator")
     words = assistant.run("Hi", functions, tool_choice="none", max_new_tokens=8)
     assert len(words.messages) == 2 and len(given) == len(results)
+
+
+def test_another_gate_and_dose(assistant):
+    """What is asked for is what decides and pushes; the adapter itself stays, and impossible settings are refused."""
+    adapter = assistant.adapter
+    for tau, gate in ((0.5, {1, -1}), (0.999999, {0})):
+        decision = assistant.tuned(tau, 0.75).adapter.push(torch.zeros(1, HIDDEN))[1][0]
+        assert decision.gate in gate and decision.dose == 0.75 * abs(decision.gate)
+    other = assistant.tuned(dose=2 * adapter.dose)
+    assert other.adapter.alpha == pytest.approx(2 * adapter.alpha) and other.adapter.tau == adapter.tau
+    assert other.prompter is assistant.prompter and assistant.adapter is adapter
+    assert assistant.tuned().adapter.config == adapter.config
+    for tau, dose in ((0.4, 1.0), (0.5, -1.0)):
+        with pytest.raises(AdapterError, match=r"(tau|dose|alpha)\b"):
+            assistant.tuned(tau, dose)
+    with pytest.raises(AdapterError, match="dose 0, which no other dose can be derived from"):
+        adapter.tuned(dose=0.0).tuned(dose=0.5)
+
+
+def test_two_answers_may_be_streamed_in_turn(assistant):
+    """Piece by piece of each they are what they are alone, and the decision is there first."""
+    options = {"grammar": False, "max_new_tokens": 12}
+    alone = [assistant(text, **options).text for text in REQUESTS[:2]]
+    both = [assistant(text, stream=True, **options) for text in REQUESTS[:2]]
+    assert all(stream.decision is not None and stream.turns[0]["content"] in REQUESTS for stream in both)
+    told = ["", ""]
+    for pieces in itertools.zip_longest(*both, fillvalue=""):
+        told = [so_far + piece for so_far, piece in zip(told, pieces, strict=True)]
+    assert told == alone == [stream.finish().text for stream in both]
+    assert assistant(REQUESTS[0], stream=True, **options).finish().text == alone[0]
 
 
 def test_both_ways_at_once(assistant):
