@@ -30,7 +30,7 @@
 #   `OUT`. Its numbers are rough and say so.
 # - `GRAMMAR`: ASA's calls are held to the tools' schemas, and the router says which tool. Without it the model writes
 #   them as it likes.
-# - `CHAT`: a chat cell at the end, which waits for you.
+# - `CHAT`: a chat in the last cell, without and with the adapter side by side.
 #
 # An empty field takes its default.
 
@@ -418,7 +418,7 @@ show_comparisons(shown, profile.trigger)
 # %% [markdown] try-text
 # ## Try it
 # Your own request, answered without and with the adapter. `assistant(text)` gives one answer, `assistant.run(text,
-# functions)` also runs its calls. With `CHAT = True` the next cell goes on asking; an empty line ends it.
+# functions)` also runs its calls. With `CHAT = True` the last cell opens a chat.
 
 # %% try
 from asa.app.assistant import Assistant
@@ -427,10 +427,11 @@ REQUEST = "What is 17 * 23?"  # @param {type:"string"}
 assistant = Assistant(adapter, model, prompter)
 show_comparisons([assistant.compare(REQUEST).row()], profile.trigger)
 
-# %% chat
-if CHAT:
-    while text := input("request (empty line ends): "):
-        show_comparisons([assistant.compare(text).row()], profile.trigger)
-
 # %% end title=Files_that_could_not_be_written hide=true
 writer.finish()  # names them, if there are any, and says what to do
+
+# %% chat
+if CHAT:
+    from asa.app.web import serve
+
+    serve(assistant, wait=False)

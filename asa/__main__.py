@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from asa.adapter import ASAAdapter
-from asa.app.asking import AUTO, Options
+from asa.app.asking import AUTO, AssistantError, Options
 from asa.app.assistant import load
 from asa.app.scoring import evaluate
 from asa.app.terminal import chat, decision_line, functions_of, printable
@@ -39,9 +39,18 @@ def ask(given: argparse.Namespace) -> None:
 
 
 def talk(given: argparse.Namespace) -> None:
-    """Chat in the terminal."""
-    functions = functions_of(given.functions)
-    chat(load(given.assets, given.model), _options(given), _typed(), functions)
+    """Chat in the terminal or the browser."""
+    functions, terminal, address = functions_of(given.functions), _options(given), (given.host, given.port, given.share)
+    if given.web and terminal != _options(_parser().parse_args(["chat"])):
+        raise AssistantError("--no-steer and --tool-choice are the terminal's: leave them out with --web.")
+    if not given.web and any(address):
+        raise AssistantError("--host, --port and --share are the web chat's: add --web.")
+    if given.web:
+        from asa.app.web import HOST, serve  # needs an extra
+
+        serve(load(given.assets, given.model), functions, given.host or HOST, given.port, given.share)
+    else:
+        chat(load(given.assets, given.model), terminal, _typed(), functions)
 
 
 def fit(arguments: list[str]) -> None:
@@ -95,7 +104,13 @@ def _parser() -> argparse.ArgumentParser:
 
     asks = command("ask", ask, "answer requests", 'asa ask "What is 17 * 23?"')
     asks.add_argument("text", nargs="*", help="a request each; without any, the lines of standard input")
-    talks = command("chat", talk, "chat in the terminal", "asa chat")
+    talks = command("chat", talk, "chat in the terminal or the browser", "asa chat --web")
+    where = talks.add_mutually_exclusive_group()
+    where.add_argument("--web", action="store_true", help="in the browser, without and with the adapter side by side")
+    where.add_argument("--terminal", action="store_true", help="in the terminal, as without --web")
+    talks.add_argument("--host", help="with --web: address to listen on; this machine's own by default")
+    talks.add_argument("--port", type=int, help="with --web: its port; the first free one from 7860 by default")
+    talks.add_argument("--share", action="store_true", help="with --web: a public link, through Gradio's servers")
     scores = command(
         "evaluate", score, "score an adapter on labelled requests", "asa evaluate --requests data/held_out.jsonl"
     )

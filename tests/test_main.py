@@ -281,6 +281,31 @@ def test_requests_are_answered_by_line_or_as_json(command, monkeypatch):
     assert all(call["name"] == "calculator" for answer in found for call in answer["calls"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--web", "--no-steer"], "--no-steer and --tool-choice are the terminal's: leave them out with --web."),
+        (["--port", "7861"], "--host, --port and --share are the web chat's: add --web."),
+    ],
+)
+def test_a_chat_takes_its_own_options_only(command, arguments, said):
+    status, out, error = command("chat", *arguments)
+    assert status == 1 and out == "" and said in error
+
+
+@pytest.mark.slow
+def test_a_chat_is_opened_in_the_browser(command, monkeypatch):
+    """On this machine's own address, with the functions that are named, unless more is asked for."""
+    web, opened = pytest.importorskip("asa.app.web"), []
+    monkeypatch.setattr(web, "serve", lambda assistant, *rest: opened.append((type(assistant).__name__, *rest)))
+    assert (
+        command("chat", "--web")[0] == 0
+        and command("chat", "--web", "--port", "7861", "--functions", "math:sin")[0] == 0
+    )
+    assert opened[0] == ("Assistant", None, "127.0.0.1", None, False)
+    assert opened[1][1].keys() == {"sin"} and opened[1][2:] == ("127.0.0.1", 7861, False)
+
+
 @pytest.mark.slow
 def test_a_chat_is_typed(command, monkeypatch):
     """Until there is nothing more to read."""

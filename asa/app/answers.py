@@ -14,6 +14,8 @@ from asa.tools.calls import ToolCall, ToolCallError
 from asa.tools.definitions import Tool, check_call
 from asa.tools.parser import parse_tool_calls
 
+PUSHED = {1: "pushed toward a call", 0: "not pushed", -1: "pushed away from a call"}  # a gate in words
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -100,24 +102,23 @@ class Stream:
         return self.answer
 
 
-def read_calls(
-    text: str, tools: Mapping[str, Tool], markers: tuple[str, str]
-) -> tuple[tuple[ToolCall, ...], tuple[str, ...]]:
-    """The calls in an answer, by the names that the tools' owner knows, and what is wrong with them.
+def read_calls(text: str, tools: Mapping[str, Tool], markers: tuple[str, str]) -> list[tuple[ToolCall | None, str]]:
+    """The calls in an answer, by the names that the tools' owner knows, each with what is wrong with it, if anything.
 
-    >>> read_calls("<t>[find(query=3)]</t>", {}, ("<t>", "</t>"))[1]
-    ('there is no tool find',)
+    >>> read_calls("<t>[find(query=3)]</t>", {}, ("<t>", "</t>"))
+    [(ToolCall(name='find', arguments={'query': 3}), 'there is no tool find')]
+    >>> read_calls("<t>[find(", {}, ("<t>", "</t>"))[0][0] is None  # a call that cannot be read
+    True
     """
     try:
-        calls = tuple(parse_tool_calls(text, markers=markers))
+        return [_judged(call, tools) for call in parse_tool_calls(text, markers=markers)]
     except ToolCallError as error:
-        return (), (str(error),)
-    faults = []
-    for call in calls:
-        known, fits = check_call(call, dict(tools))
-        if not known:
-            faults.append(f"there is no tool {call.name}")
-        elif not fits:
-            faults.append(f"the arguments of {call.name} do not fit its schema")
-    named = (replace(call, name=tools[call.name].own_name) if call.name in tools else call for call in calls)
-    return tuple(named), tuple(faults)
+        return [(None, str(error))]
+
+
+def _judged(call: ToolCall, tools: Mapping[str, Tool]) -> tuple[ToolCall, str]:
+    known, fits = check_call(call, dict(tools))
+    if not known:
+        return call, f"there is no tool {call.name}"
+    named = replace(call, name=tools[call.name].own_name)
+    return named, "" if fits else f"the arguments of {named.name} do not fit its schema"

@@ -192,7 +192,9 @@ class Asked:
         answers = []
         for turns, text, decision in zip(self.turns, texts, decisions, strict=True):
             messages = (*turns, {"role": "assistant", "content": text})
-            calls, faults = read_calls(text, self._asker.prompter.tools, rules.markers)
+            read = read_calls(text, self._asker.prompter.tools, rules.markers)
+            calls = tuple(call for call, _ in read if call is not None)
+            faults = tuple(fault for _, fault in read if fault)
             answers.append(Answer(text, calls, faults, decision, messages, seconds))
         return answers
 

@@ -6,7 +6,7 @@ What a model says is printed with its control characters escaped, so that it can
 from collections.abc import Callable, Iterable, Mapping
 
 from asa.adapter import Decision
-from asa.app.answers import Answer
+from asa.app.answers import PUSHED, Answer
 from asa.app.asking import AssistantError, Options
 from asa.app.assistant import Assistant
 from asa.evaluation.comparisons import CONTROL
@@ -24,8 +24,7 @@ def decision_line(answer: Answer) -> str:
 
 def decided(decision: Decision) -> str:
     """A decision in words."""
-    pushed = {1: "pushed toward a call", 0: "not pushed", -1: "pushed away from a call"}[decision.gate]
-    return f"{decision.domain}, p(tool) {decision.p_tool:.3f}, {pushed}"
+    return f"{decision.domain}, p(tool) {decision.p_tool:.3f}, {PUSHED[decision.gate]}"
 
 
 def printable(text: str) -> str:
