@@ -13,12 +13,16 @@ from pathlib import Path
 from asa.adapter import ASAAdapter
 from asa.app.asking import AUTO, AssistantError, Options
 from asa.app.assistant import load
+from asa.app.labelling import Labels, label, open_requests, proposals
 from asa.app.scoring import evaluate
 from asa.app.terminal import chat, decision_line, functions_of, printable
+from asa.data.checks import check_requests
+from asa.data.requests import load_requests
 from asa.evaluation.metrics import why_missing
 from asa.evaluation.tables import rate_lines
 from asa.support.files import UserError, shipped
 from asa.support.processes import print_any_text
+from asa.tools.definitions import load_tools
 
 ASSETS = "outputs/asa_assets"
 
@@ -77,6 +81,37 @@ def score(given: argparse.Namespace) -> None:
         print(rate_lines(runs, ("precision", "recall", "f1", "fpr")))
 
 
+def check(given: argparse.Namespace) -> None:
+    """Say what to mend in labelled requests."""
+    requests = load_requests(given.requests, _domains(given.tools) or None)
+    found = check_requests(requests)
+    if given.json:
+        print(json.dumps({"n": len(requests), "findings": [vars(finding) for finding in found]}, ensure_ascii=False))
+    else:
+        for finding in found:
+            print(f"{finding.kind}: {printable(finding.says)}")
+        print(f"{len(requests)} requests, {len(found)} things to mend.")
+
+
+def mark(given: argparse.Namespace) -> None:
+    """Ask for the labels of requests."""
+    labels = Labels(given.out or Path(given.requests).with_suffix(".labelled.jsonl").name)
+    requests = open_requests(given.requests, [row["text"] for row in labels.rows])
+    domains, proposed = _domains(given.tools), {}
+    if requests and (given.assets != ASSETS or Path(ASSETS).is_dir()):
+        assistant = load(given.assets, given.model)
+        own = list(assistant.adapter.domains)
+        if not domains or set(domains) == set(own):
+            domains, decided = own, proposals(assistant, requests)
+            proposed = dict(zip((request.text for request in requests), decided, strict=True))
+    label(requests, proposed, domains, labels, _typed())
+
+
+def _domains(tools: str) -> list[str]:
+    """Those of a tools file; none where none is given."""
+    return [tool.domain for tool in load_tools(tools).values()] if tools else []
+
+
 def _options(given: argparse.Namespace) -> Options:
     return {"steer": not given.no_steer, "tool_choice": given.tool_choice}
 
@@ -115,17 +150,26 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", score, "score an adapter on labelled requests", "asa evaluate --requests data/held_out.jsonl"
     )
     scores.add_argument("--requests", required=True, help="labelled requests, as asa fit takes them")
+    checks = command(
+        "check", check, "say what to mend in labelled requests", "asa check requests.csv --tools tools.json"
+    )
+    marks = command("label", mark, "label requests, with what an adapter proposes", "asa label questions.txt")
+    for part, kind in ((checks, "labelled requests"), (marks, "requests, also a text file of one a line")):
+        part.add_argument("requests", help=f"{kind}, in a file as asa fit takes it")
+        part.add_argument("--tools", default="", help="tools file, whose domains there are")
+    marks.add_argument("--out", default="", help="JSON lines to add to; REQUESTS.labelled.jsonl here by default")
     pushes = command("push", push, "put an adapter on the hub, with a model card", "asa push owner/name --private")
     pushes.add_argument("repo", help="owner/name; it is made where there is none")
     pushes.add_argument("--private", action="store_true", help="make it private")
-    for part in (asks, talks, scores):
+    for part in (asks, talks, scores, marks):
         part.add_argument("--model", default="", help="model folder or hub id, in place of the one the adapter names")
     for part in (asks, talks):
         part.add_argument("--no-steer", action="store_true", help="the model alone, without the adapter")
         part.add_argument("--functions", default="", help="module:name of the functions to run, by the tools' names")
         part.add_argument("--tool-choice", default=AUTO, help="auto, required, none, or a tool's name")
     asks.add_argument("--json", action="store_true", help="print JSON, one line per answer")
-    scores.add_argument("--json", action="store_true", help="print JSON")
+    for part in (scores, checks):
+        part.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -16,6 +16,7 @@ import asa.__main__
 import asa.app.assistant
 import asa.app.scoring
 from asa import AdapterError
+from asa.data.requests import load_requests
 from asa.models.profiles import EMBEDDED, choose_profile
 from asa.models.prompts import Prompter
 from asa.models.saved_profiles import profile_beside, profile_from_json, profile_to_json
@@ -291,6 +292,34 @@ def test_requests_are_answered_by_line_or_as_json(command, monkeypatch):
 def test_a_chat_takes_its_own_options_only(command, arguments, said):
     status, out, error = command("chat", *arguments)
     assert status == 1 and out == "" and said in error
+
+
+def test_requests_are_checked_and_labelled(monkeypatch, capsys, tmp_path):
+    """By hand where there is no adapter; what is labelled can be checked, also by a program."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "questions.txt").write_text("What is 12 times 7?\nWhy do we count in tens?\n", "utf-8")
+    typed = iter(["1 math", "0 math"])
+    monkeypatch.setattr("builtins.input", lambda _prompt: next(typed))
+    monkeypatch.setattr(sys, "argv", ["asa", "label", "questions.txt"])
+    assert (
+        asa.__main__.main() == 0 and "2 labelled, 0 left; questions.labelled.jsonl holds 2." in capsys.readouterr().out
+    )
+    tools = str(ROOT / "data" / "tools.json")
+    monkeypatch.setattr(sys, "argv", ["asa", "check", "questions.labelled.jsonl", "--tools", tools, "--json"])
+    assert asa.__main__.main() == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == 2 and [finding["kind"] for finding in found["findings"]] == ["too few", "too few"]
+    monkeypatch.setattr(sys, "argv", ["asa", "check", "questions.labelled.jsonl"])
+    assert asa.__main__.main() == 0 and capsys.readouterr().out.endswith("2 requests, 2 things to mend.\n")
+
+
+@pytest.mark.slow
+def test_requests_are_labelled_with_an_adapters_proposals(command, monkeypatch, tmp_path):
+    (tmp_path / "questions.txt").write_text("What is 12 times 7?\n", "utf-8")
+    monkeypatch.setattr("builtins.input", lambda _prompt: "")
+    out = tmp_path / "out.jsonl"
+    status, said, _ = command("label", str(tmp_path / "questions.txt"), "--out", str(out))
+    assert status == 0 and "p(tool)" in said and len(load_requests(out, ["math", "code", "search", "translation"])) == 1
 
 
 @pytest.mark.slow

@@ -1,13 +1,13 @@
 """Rows: labelled requests as they stand in a file or on the hub, before they are understood.
 
-JSON lines, JSON, CSV and TSV (as Excel writes them too), Parquet, or a data set of the hub. A row is a mapping from
-column to value, with the place that errors name. What a label means is `requests`' business.
+JSON lines, JSON, CSV and TSV (as Excel writes them too), Parquet, text, or a data set of the hub. A row is a mapping
+from column to value, with the place that errors name. What a label means is `requests`' business.
 """
 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,12 @@ class RequestsError(UserError):
     """Requests cannot be used; the message names the file, the row and what to do."""
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
+def read_rows(path: str | Path, needed: Sequence[str] = NEEDED) -> Iterator[Row]:
     """The rows of a file, by what its name ends in, or of `hub:owner/name`, whose split is `train`.
+
+    Args:
+        path: The file or data set.
+        needed: The columns that a table must have.
 
     Yields:
         (the row's place, as errors name it; its number, from 1; its columns).
@@ -53,7 +57,10 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     except OSError as error:
         raise RequestsError(f"{path} cannot be read ({error.strerror}): let yourself read it.") from error
     if kind in (".csv", ".tsv"):
-        yield from _table_rows(path, content)
+        yield from _table_rows(path, content, needed)
+    elif kind == ".txt":
+        lines = enumerate(_decoded(path, content).splitlines(), 1)
+        yield from ((f"{path} line {number}", number, {"text": line}) for number, line in lines if line.strip())
     elif kind == ".json":
         yield from _json_rows(path, content)
     else:
@@ -88,10 +95,10 @@ def _json_rows(path: Path, content: bytes) -> Iterator[Row]:
         yield f"{path} entry {number}", number, row if isinstance(row, dict) else {}
 
 
-def _table_rows(path: Path, content: bytes) -> Iterator[Row]:
+def _table_rows(path: Path, content: bytes, needed: Sequence[str]) -> Iterator[Row]:
     """CSV with a header, in UTF-8, in Excel's UTF-16 or, where it is neither, in cp1252."""
     text = _decoded(path, content)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text, needed))
     try:
         header = [name.strip().lower() for name in next(reader)]
         for number, values in enumerate(reader, 2):
@@ -117,13 +124,15 @@ def _decoded(path: Path, content: bytes) -> str:
     raise RequestsError(f"{path}: neither UTF-8 nor what Excel writes; save the file as UTF-8.")
 
 
-def _delimiter(path: Path, text: str) -> str:
+def _delimiter(path: Path, text: str, needed: Sequence[str]) -> str:
     header = (text.splitlines() or [""])[0]
     for delimiter in DELIMITERS:
         names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
-        if all(name in names for name in NEEDED):
+        if all(name in names for name in needed):
             return delimiter
-    raise RequestsError(f"{path} row 1: needs the columns text and label, and has {header[:80]!r}; name them so.")
+    raise RequestsError(
+        f"{path} row 1: needs the columns {' and '.join(needed)}, and has {header[:80]!r}; name them so."
+    )
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

@@ -1,0 +1,153 @@
+"""Labelling: requests one at a time, with what a fitted adapter proposes, the least certain first.
+
+Labels are written as they are given, so that nothing is lost, and what is labelled is not asked again. Keys are read a
+line at a time.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asa.app.assistant import Assistant
+from asa.app.terminal import printable
+from asa.data.requests import Request, load_requests
+from asa.data.rows import RequestsError, read_rows
+from asa.decision import Decision
+from asa.engine.engine import Engine
+from asa.engine.states import read_prompts
+from asa.models.answers import AnswerRules
+from asa.models.fitting import fitting_prompts, shared_prefix
+from asa.support.files import write_atomic
+
+KEYS = "1 needs a tool, 0 does not, Enter takes the proposal, `1 DOMAIN` another domain, s skips, b goes back, q ends"
+
+
+@dataclass(frozen=True)
+class Open:
+    """A request without a label; `domain` is "" where its file gives none."""
+
+    text: str
+    domain: str
+    source: str
+
+
+def open_requests(path: str | Path, done: Iterable[str] = ()) -> list[Open]:
+    """The requests of a file that have no label yet, each text once; `done` are texts that are labelled elsewhere.
+
+    Args:
+        path: As `rows.read_rows` takes it, or a text file of one request per line. `label` and `domain` may be missing.
+        done: Texts to leave out.
+
+    Raises:
+        RequestsError: The file cannot be read, or a row has no text.
+    """
+    found, seen = [], set(done)
+    for where, _, row in read_rows(path, needed=("text",)):
+        text = row.get("text")
+        if not isinstance(text, str) or not text.strip():
+            raise RequestsError(f'{where}: needs a non-empty "text".')
+        if text not in seen and row.get("label") in (None, ""):
+            found.append(Open(text, str(row.get("domain") or ""), where))
+        seen.add(text)
+    return found
+
+
+def proposals(assistant: Assistant, requests: Sequence[Open]) -> list[Decision]:
+    """What the adapter decides about requests `[N]`; nothing is answered.
+
+    Raises:
+        RequestsError: One is too long for the model.
+    """
+    model, prompter = assistant.model, assistant.prompter
+    prompts = fitting_prompts(prompter, model, [Request(each.text, 0, "", each.source) for each in requests])
+    trigger = AnswerRules(prompter, model).trigger_id
+    reading, _ = read_prompts(Engine(model, shared_prefix(prompts)), prompts, trigger, "proposals")
+    return assistant.adapter.push(torch.from_numpy(reading.states[:, assistant.adapter.layer]))[1]
+
+
+class Labels:
+    """The labelled requests of one file of JSON lines, written whenever they change.
+
+    Args:
+        path: The file; what stands in it stays.
+
+    Raises:
+        RequestsError: It holds something else.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        known = load_requests(self.path) if self.path.exists() else []
+        self.rows: list[dict[str, Any]] = [
+            {"text": each.text, "label": each.label, "domain": each.domain} for each in known
+        ]
+
+    def add(self, text: str, label: int, domain: str) -> None:
+        """Label a request."""
+        self.rows.append({"text": text, "label": label, "domain": domain})
+        self._write()
+
+    def take_back(self) -> None:
+        """Remove the last label."""
+        self.rows.pop()
+        self._write()
+
+    def _write(self) -> None:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
+        write_atomic(self.path, lambda scratch: scratch.write_text(lines, encoding="utf-8"))
+
+
+def label(
+    requests: Sequence[Open],
+    proposed: Mapping[str, Decision],
+    domains: Sequence[str],
+    labels: Labels,
+    lines: Iterable[str],
+    say: Callable[[str], object] = print,
+) -> None:
+    """Ask for the label of each request, the least certain first, until all have one or the user ends.
+
+    Args:
+        requests: To be labelled.
+        proposed: By text; without one a request comes in its file's order, and its label is not proposed.
+        domains: That there are; empty where any may be given.
+        labels: Takes them.
+        lines: What the user types, see `KEYS`.
+        say: Prints.
+    """
+    say(KEYS)
+    asked = sorted(requests, key=lambda each: abs(proposed[each.text].p_tool - 0.5) if each.text in proposed else 0)
+    place, given, typed = 0, list[int](), iter(lines)
+    while place < len(asked):
+        request = asked[place]
+        decision = proposed.get(request.text)
+        domain = request.domain or (decision.domain if decision else domains[0] if len(domains) == 1 else "")
+        guess = "" if decision is None else f", p(tool) {decision.p_tool:.3f}: {int(decision.p_tool >= 0.5)}?"
+        say(f"\n{place + 1} of {len(asked)}  {domain or '(no domain)'}{guess}\n{printable(request.text)}")
+        key, _, other = next(typed, "q").strip().partition(" ")
+        domain = other.strip() or domain
+        if key == "" and decision is not None:
+            key = str(int(decision.p_tool >= 0.5))
+        if key == "q":
+            break
+        if key == "b":
+            if given:
+                place = given.pop()
+                labels.take_back()
+            else:
+                say("nothing to take back.")
+        elif key == "s":
+            place += 1
+        elif key not in ("0", "1"):
+            say(KEYS)
+        elif not domain or (domains and domain not in domains):
+            say(f"which domain? {key} and one of {', '.join(domains)}" if domains else f"which domain? {key} DOMAIN")
+        else:
+            labels.add(request.text, int(key), domain)
+            given.append(place)
+            place += 1
+    say(f"\n{len(given)} labelled, {len(requests) - len(given)} left; {labels.path} holds {len(labels.rows)}.")
