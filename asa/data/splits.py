@@ -77,6 +77,11 @@ class ReadSplit(Split):
     called: np.ndarray
     log_odds: np.ndarray
 
+    def chosen(self, rows: np.ndarray) -> "ReadSplit":
+        """The requests of `rows`, in their order."""
+        columns = (self.states[rows], self.called[rows], self.log_odds[rows])
+        return ReadSplit([self.requests[row] for row in rows], [self.prompts[row] for row in rows], *columns)
+
     def __add__(self, other: "ReadSplit") -> "ReadSplit":
         """Both, one after the other."""
         columns = [np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("states", "called", "log_odds")]

@@ -44,6 +44,11 @@ class Sweep:
         return plateau_layer(self.readings)
 
     @property
+    def readable(self) -> list[int]:
+        """The layers that are not constant."""
+        return [reading.layer for reading in self.readings if not reading.constant]
+
+    @property
     def constant_note(self) -> str:
         """A sentence on the constant layers."""
         blind = [reading.layer for reading in self.readings if reading.constant]

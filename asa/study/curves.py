@@ -21,6 +21,11 @@ from asa.support.processes import progress
 SAMPLED_CALLS = 40  # requests that need a tool, whose calls are generated at every dose
 
 
+def drawn_layers(layers: list[int], chosen: int) -> list[int]:
+    """Up to three of the layers where steering was tried, the chosen one among them."""
+    return sorted({layers[0], layers[len(layers) // 2], layers[-1], chosen})[-3:]
+
+
 def _gated(
     readers: Readers, directions: dict[str, np.ndarray], here: np.ndarray, tau: float
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -81,11 +81,38 @@ def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
     return save_figure(figure, path)
 
 
+def plot_learning_curve(points: list[dict], unsteered: dict[str, float], path: str | Path) -> Figure:
+    """F1 and false-positive rate against the number of labels: the mean as a line, every draw as a dot."""
+    figure, both = plt.subplots(1, 2, figsize=(9, 3.6))
+    sizes = [at["size"] for at in points]
+    for axes, (measure, label) in zip(both, {"f1": "trigger F1", "fpr": "false-positive rate"}.items(), strict=True):
+        for run, name in (("asa", "ASA"), ("probe", "the probe's own decision")):
+            colour = RUN_COLOURS[run]
+            axes.plot(
+                sizes, heights(at["summary"][run][measure]["mean"] for at in points), "-", color=colour, label=name
+            )
+            for at in points:
+                drawn = heights(draw[run][measure] for draw in at["draws"])
+                axes.plot([at["size"]] * len(drawn), drawn, ".", color=colour, alpha=0.5)
+        draw_level(axes, unsteered.get(measure))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, map(str, sizes))
+        axes.set(xlabel="labelled requests of each label and tool", ylabel=label, ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.3)
+    both[0].legend(fontsize=8)
+    figure.suptitle("How many labels it takes, on TEST")
+    figure.tight_layout()
+    return save_figure(figure, path)
+
+
 def plot_proof(proof: dict | None, unsteered: dict[str, float], folder: str, writer: Writer) -> None:
     """The study's figures; none without a study."""
     if proof is None:
         return
     writer.write(f"{folder}/dose_curves.png", plot_dose_curves, proof["doses"], unsteered)
+    if proof["learning"]:
+        baseline = proof["ladder"]["baseline"]["scores"]
+        writer.write(f"{folder}/learning_curve.png", plot_learning_curve, proof["learning"], baseline)
     writer.write(f"{folder}/layer_curve.png", plot_layer_curve, proof["layers"], proof["auc"], DIRECTIONS)
     if proof["robustness"]:
         writer.write(f"{folder}/reliability.png", plot_reliability, proof["robustness"]["target_fpr"]["reliability"])

@@ -130,7 +130,7 @@ def hit_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dic
     runs = {"probe": rates(alone["test"] >= threshold, labels["test"])}
     for kind, setting in committed.settings.items():
         signs = np.where(p_tool[kind]["test"] >= thresholds[kind], 1, -1)
-        called = steered(pool, test, committed.recipe, setting, signs)
+        called = steered(pool.trigger_id, test, committed.recipe, setting, signs)
         runs[kind] = rates(called, labels["test"])
     return {
         "target_fpr": TARGET_FPR, "thresholds": thresholds,
@@ -154,7 +154,7 @@ def score_the_probe(pool: Pool, valid: Part, test: Part, committed: Trial) -> di
     real = []
     for dose, beta in product(DOSES, BETAS):
         setting = Setting(NECESSITY, layer, dose, beta, tau)
-        called = steered(pool, test, committed.recipe, setting, None)
+        called = steered(pool.trigger_id, test, committed.recipe, setting, None)
         real.append({"dose": dose, "beta": beta, **rates(called, truth["test"])})
     real.sort(key=lambda outcome: worth(outcome["f1"]))
     return {

@@ -29,11 +29,12 @@ from asa.method.tuning import DOSES, settings_to_json
 from asa.models.answers import AnswerRules
 from asa.models.prompts import Prompter
 from asa.study.calling import call_rungs, rungs_scored
-from asa.study.curves import dose_curves, layer_curve
+from asa.study.curves import dose_curves, drawn_layers, layer_curve
 from asa.study.damage import Spared, forced_kl, kl_by_gate, next_token_kl
 from asa.study.gates import compare_gates
 from asa.study.geometry import geometry, output_row
 from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
+from asa.study.learning import DRAWS, SIZES, learning_curve
 from asa.study.lora import LEARNING_RATE, RANK, answer_by_lora
 from asa.study.robustness import pooled, run_robustness
 from asa.study.sections import PROBE, ladder_row
@@ -95,24 +96,17 @@ class Study:
         found, (rungs, lora) = self.found, self._rungs(kind == "all")
         damaged = stage("proof-damage", key_of(keys["test"], rungs), lambda: self._damage(rungs))
         settings = (keys["readers"], found.to_json(), chosen.layer)
-        curves_key = key_of(*settings, self._drawn(), DOSES, chosen.tau)
+        curves_key = key_of(*settings, drawn_layers(self.layers, self.tuned.best().layer), DOSES, chosen.tau)
         return {
             "calls": self._calls(rungs, lora), "ladder": self._ladder(rungs, damaged["damage"]),
             "direction": chosen.direction, "kl": damaged["kl"],
-            "lora": lora, "auc": {layer: found.readings[layer].auc for layer in self._readable()},
+            "lora": lora, "auc": {layer: found.readings[layer].auc for layer in found.readable},
             **stage("proof-curves", curves_key, self._curves),
             "geometry": stage("proof-geometry", keys["run"], self._geometry),
             "gates": stage("proof-gates", key_of(*settings), self._gates)["gates"],
+            **stage("proof-learning", key_of(*settings, vars(chosen), SIZES, DRAWS), self._learning),
             "robustness": self._robustness() if kind == "all" else None,
         }  # fmt: skip
-
-    def _readable(self) -> list[int]:
-        return [reading.layer for reading in self.found.readings if not reading.constant]
-
-    def _drawn(self) -> list[int]:
-        """The layers whose dose curves are drawn."""
-        layers, chosen = self.layers, self.tuned.best().layer
-        return sorted({layers[0], layers[len(layers) // 2], layers[-1], chosen})[-3:]
 
     def _rungs(self, with_lora: bool) -> tuple[dict[str, list[list[int]]], dict | None]:
         """Rung -> TEST's answers, and what LoRA took."""
@@ -200,10 +194,10 @@ class Study:
         """What the push does as it grows, at three layers, and at its best dose at every layer."""
         valid, rules, recipe, tau = self.read["valid"], self.rules, self.recipe, self.tuned.best().tau
         reading, batches = read_prompts(self.engine, valid.prompts, rules.trigger_id, "VALID prefill")
-        given, readable = (batches, reading.states, valid.labels), self._readable()
+        given, readable = (batches, reading.states, valid.labels), self.found.readable
         readers = {layer: recipe.readers(layer) for layer in readable}
         directions = {(kind, layer): recipe.directions(kind, layer) for kind in DIRECTIONS for layer in readable}
-        drawn = {layer: readers[layer] for layer in self._drawn()}
+        drawn = {layer: readers[layer] for layer in drawn_layers(self.layers, self.tuned.best().layer)}
         fitting = partial(self._fitting, batches)
         return {
             "doses": dose_curves(*given, drawn, directions, tau, rules.trigger_id, fitting),
@@ -225,7 +219,7 @@ class Study:
     def _gates(self) -> dict:
         """Other gates at the chosen layer, on VALID and by cross-validation."""
         found, layer = self.found, self.tuned.best().layer
-        others = [other for other in self._readable() if other != layer] or self._readable()
+        others = [other for other in self.found.readable if other != layer] or self.found.readable
         second = max(others, key=lambda other: found.readings[other].auc)  # of a pair of layers, beside the chosen one
         fit, spare = self.read["cal"] + self.read["train"], self.read["spare"]
         judged = fit + self.read["valid"]
@@ -233,6 +227,12 @@ class Study:
         rows = (judged.states, judged.labels, np.array(judged.domains), np.arange(len(judged)) < len(fit))
         probe = (found.strength, found.own)
         return {"gates": compare_gates(*rows, layer, second, self.recipe.domains, *probe, self.seed, rest)}
+
+    def _learning(self) -> dict:
+        """TEST's scores against the number of labels."""
+        fit, probe = self.read["cal"] + self.read["train"], (self.found.strength, self.found.own)
+        given = (self.prefilled, self.tuned.best(), self.recipe.domains, probe, self.rules.trigger_id, self.seed)
+        return {"learning": learning_curve(fit, self.test.labels, *given)}
 
     def _robustness(self) -> dict:
         """Other splits, domains left out, wrong labels, keyword labels, a wanted FPR, the original's protocol."""

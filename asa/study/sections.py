@@ -1,4 +1,4 @@
-"""The ladder, the curves, the damage and the geometry as sections of the report.
+"""The ladder and the damage as sections of the report, with what else the study found behind them.
 
 `ladder_row` scores one rung's answers; `proof_sections` writes all that the proof found. Sentences here are made from
 the numbers, so that they say what came out, also where it goes against the claim.
@@ -8,12 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from asa.data.scores import worth
 from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
 from asa.evaluation.tables import (
     calls_table,
     markdown_table,
-    mean_and_deviation,
     printed,
     rate_with_interval,
     with_interval,
@@ -21,11 +19,9 @@ from asa.evaluation.tables import (
 )
 from asa.evaluation.validity import call_validity
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
-from asa.method.probes import PROBE_C, PROBE_OWN
 from asa.study.ladder import FORCED
-from asa.study.robustness_sections import (
-    robustness_sections,
-)
+from asa.study.reading_sections import gates_section, geometry_section, layers_section, learning_section
+from asa.study.robustness_sections import robustness_sections
 from asa.tools.definitions import Tool
 
 PROBE = "probe decision alone (steers nothing)"
@@ -110,13 +106,14 @@ def proof_sections(proof: dict | None) -> list[str]:
         'ladder\'s "global only".',
         "![Dose curves](dose_curves.png)",
         "![What is read and what is achieved](layer_curve.png)",
-        _layers(proof["layers"], proof["auc"]),
+        layers_section(proof["layers"], proof["auc"]),
+        *learning_section(proof.get("learning")),  # earlier runs have none
         "## Other gates (nothing is steered)",
-        _gates(proof["gates"]),
+        gates_section(proof["gates"]),
         "## Geometry (CAL)",
         "Cosines of the two directions (all domains together) with each other and with the trigger's row of the output "
         "matrix less the mean row, scaled by the final norm's gains. The domains' cosines with each other stand above.",
-        _geometry(proof["geometry"]),
+        geometry_section(proof["geometry"]),
     ]
     return sections + (robustness_sections(proof["robustness"], proof["direction"]) if proof["robustness"] else [])
 
@@ -200,41 +197,3 @@ def _lora(run: dict) -> str:
         f"VALID, next token: F1 {printed(run['valid_f1'])}, FPR {printed(run['valid_fpr'])}. Left out, since their "
         f"answers in words open a call later: {run['left_out']} requests."
     )
-
-
-def _layers(layers: list[dict], auc: dict) -> str:
-    found = {kind: max(layers, key=lambda at: worth(at[kind])) for kind in DIRECTIONS}
-    reads = max(auc, key=lambda layer: auc[layer])
-    return (
-        f"The probe reads best at layer {reads} (AUC {float(auc[reads]):.3f}). At its best dose the action direction "
-        f"achieves most at layer {found[ACTION]['layer']} (F1 {printed(found[ACTION][ACTION])}), the paper's at "
-        f"layer {found[NECESSITY]['layer']} (F1 {printed(found[NECESSITY][NECESSITY])}). The dose is picked on the "
-        "requests that are shown, so these heights are somewhat optimistic."
-    )
-
-
-def _gates(gates: list[dict]) -> str:
-    rows = [
-        [
-            row["gate"], *row["valid"].values(), *[mean_and_deviation(row["folds"][m]) for m in ("auc", "f1", "fpr")],
-            mean_and_deviation(row["ahead"], "+.3f"),
-        ]
-        for row in gates
-    ]  # fmt: skip
-    heads = ["gate", "VALID AUC", "F1", "FPR", "folds' AUC", "folds' F1", "folds' FPR", "F1 less that of ours"]
-    ours, best = gates[0], max(gates, key=lambda row: worth(row["valid"]["f1"]))
-    return (
-        "Fitted on CAL and TRAIN and judged on VALID; and on five folds of all three (fewer where a domain has fewer "
-        "rows of a label), mean ± standard deviation. Our regularisation was picked by its AUC on VALID out of "
-        f"{len(PROBE_C) * len(PROBE_OWN)}, while the rivals' hyperparameters are fixed or follow ours; the second "
-        "layer of the pair was picked by its AUC on VALID too. The adapter's gate is the last: ours, fitted also on "
-        "the labelled requests that no split took. "
-        f'By VALID\'s F1 the best is "{best["gate"]}" ({printed(best["valid"]["f1"])}; ours '
-        f"{printed(ours['valid']['f1'])}).\n\n" + markdown_table(heads, rows)
-    )
-
-
-def _geometry(geometry: dict) -> str:
-    columns = {pair: of["global"] for pair, of in geometry.items()}
-    rows = [[layer, *cosines] for layer, cosines in enumerate(np.stack([*columns.values()], axis=1).tolist())]
-    return markdown_table(["layer", *[pair.replace("_", ", ") for pair in columns]], rows)

@@ -125,7 +125,7 @@ def run_trial(
     called = {
         "baseline": test.reading.called,
         "probe": p_needed(test, recipe, pool.layers[pool.kind]) >= 0.5,
-        **{kind: steered(pool, test, recipe, setting, None) for kind, setting in settings.items()},
+        **{kind: steered(pool.trigger_id, test, recipe, setting, None) for kind, setting in settings.items()},
     }
     return Trial(recipe, settings, called)
 
@@ -135,12 +135,12 @@ def p_needed(part: Part, recipe: Recipe, layer: int) -> np.ndarray:
     return recipe.readers(layer).p_tool(part.reading.states[:, layer])
 
 
-def steered(pool: Pool, part: Part, recipe: Recipe, setting: Setting, signs: np.ndarray | None) -> np.ndarray:
+def steered(trigger_id: int, part: Part, recipe: Recipe, setting: Setting, signs: np.ndarray | None) -> np.ndarray:
     """`[n]` bool: whether the model calls when each row is pushed by the setting's dose times its sign.
 
     Args:
-        pool: The requests.
-        part: Those to push.
+        trigger_id: First token of the trigger.
+        part: The requests to push.
         recipe: Fits readers and directions.
         setting: Its direction, layer, dose and beta are used.
         signs: `[n]`, +1, 0 or -1; None: the gate with the setting's tau.
@@ -150,7 +150,7 @@ def steered(pool: Pool, part: Part, recipe: Recipe, setting: Setting, signs: np.
         signs = gates(p_needed(part, recipe, setting.layer), setting.tau)
     routed = reader.route(part.reading.states[:, setting.layer])
     push = push_along(reader, setting.dose, signs, recipe.vectors(setting)[routed])
-    return replay_triggers(part.batches, part.reading.states, setting.layer, push, pool.trigger_id)
+    return replay_triggers(part.batches, part.reading.states, setting.layer, push, trigger_id)
 
 
 def rates(called: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:

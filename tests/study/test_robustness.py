@@ -127,7 +127,7 @@ def test_a_part_is_its_rows_in_their_order_and_costs_no_more(made):
     recipe = SimpleNamespace(
         readers=lambda layer: {LAYER: reader}[layer], vectors=lambda setting: mixed(directions, setting.beta, NAMES)
     )
-    called = steered(pool, part, recipe, push, np.array([1, -1, 0]))
+    called = steered(pool.trigger_id, part, recipe, push, np.array([1, -1, 0]))
     assert called.tolist() == [True, False, bool(pool.reading.called[wanted[2]])]
     assert sum(FakeBatch.replayed) == 3
 
@@ -406,7 +406,7 @@ def test_all_settings_that_tie_by_the_probe_are_replayed(made):
     for dose in DOSES:
         for beta in BETAS:
             setting = Setting(NECESSITY, OTHER, dose, beta, results["tau"])
-            called = steered(pool, test, committed.recipe, setting, signs)
+            called = steered(pool.trigger_id, test, committed.recipe, setting, signs)
             outcomes.append(confusion(called, pool.labels[test.rows])["f1"])
     lowest, median, highest = (results["real"][place] for place in ("lowest", "median", "highest"))
     assert [lowest["f1"], median["f1"], highest["f1"]] == [min(outcomes), median_low(outcomes), max(outcomes)]

@@ -3,7 +3,7 @@
 import numpy as np
 from drawn import assert_is_figure, drawn_to_files_only, labels_of, line  # noqa: F401
 
-from asa.study.figures import plot_dose_curves, plot_layer_curve, plot_reliability
+from asa.study.figures import plot_dose_curves, plot_layer_curve, plot_learning_curve, plot_reliability
 
 
 def test_lines_have_holes_where_a_rate_is_missing(tmp_path):
@@ -48,6 +48,27 @@ def test_the_layer_curve_sets_what_is_achieved_beside_what_is_read(tmp_path):
     assert list(line(axes, "achieved: F1, action").get_ydata()) == [0.7, 0.9]
     assert list(line(axes, "achieved: F1, necessity").get_xdata()) == [2, 3]
     assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+def test_the_learning_curve_shows_every_draw(tmp_path):
+    """Means as lines, draws as dots, a hole where a rate is missing, and the unsteered model across."""
+
+    def at(size: int, asa: list[float | None]) -> dict:
+        draws = [{"asa": {"f1": f1, "fpr": 0.1}, "probe": {"f1": 0.9, "fpr": 0.2}} for f1 in asa]
+        means = {
+            "asa": {"f1": {"mean": asa[0]}, "fpr": {"mean": 0.1}},
+            "probe": {"f1": {"mean": 0.9}, "fpr": {"mean": 0.2}},
+        }
+        return {"size": size, "draws": draws, "summary": means}
+
+    points = [at(4, [None, None]), at(8, [0.7, 0.8])]
+    figure = plot_learning_curve(points, {"f1": 0.5, "fpr": 0.9}, tmp_path / "c.png")
+    assert_is_figure(tmp_path / "c.png")
+    left, right = figure.axes
+    assert np.allclose(line(left, "ASA").get_ydata(), [np.nan, 0.7], equal_nan=True)
+    assert line(left, "unsteered").get_ydata()[0] == 0.5 and line(right, "unsteered").get_ydata()[0] == 0.9
+    assert any(dots.get_marker() == "." and list(dots.get_ydata()) == [0.7, 0.8] for dots in left.get_lines())
+    assert [text.get_text() for text in left.get_xticklabels()] == ["4", "8"]
 
 
 def test_reliability_leaves_empty_bins_out(tmp_path):
