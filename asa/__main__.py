@@ -11,20 +11,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from asa.adapter import ASAAdapter
+from asa.app.adding import with_more_tools
 from asa.app.asking import AUTO, AssistantError, Options
 from asa.app.assistant import load
 from asa.app.labelling import Labels, label, open_requests, proposals
 from asa.app.scoring import evaluate
 from asa.app.terminal import chat, decision_line, functions_of, printable
 from asa.data.checks import check_requests
-from asa.data.requests import load_requests
+from asa.data.requests import RequestsError, load_requests
 from asa.evaluation.metrics import why_missing
 from asa.evaluation.tables import rate_lines
 from asa.support.files import UserError, shipped
 from asa.support.processes import print_any_text
 from asa.tools.definitions import load_tools
 
-ASSETS = "outputs/asa_assets"
+ASSETS, MORE = "outputs/asa_assets", "outputs/more_tools"
 
 
 def ask(given: argparse.Namespace) -> None:
@@ -62,6 +63,24 @@ def fit(arguments: list[str]) -> None:
     sys.argv, script = ["asa fit", *arguments], shipped("pipeline.py")
     # not by runpy, which would name the script in its help
     exec(compile(Path(script).read_text("utf-8"), script, "exec"), {"__name__": "__main__", "__file__": script})
+
+
+def add(given: argparse.Namespace) -> None:
+    """Fit an adapter to tools more."""
+    assistant, more = load(given.assets, given.model), load_tools(given.more)
+    requests = load_requests(given.requests, [tool.domain for tool in more.values()])
+    own = list(assistant.adapter.domains)
+    try:
+        known = load_requests(given.known or shipped("data/requests.jsonl"), own)
+    except RequestsError as error:
+        if given.known:
+            raise
+        raise AssistantError(f"give labelled requests of {', '.join(own)} too, --known FILE.") from error
+    added = with_more_tools(assistant, more, requests, known)
+    added.adapter.save(given.out)
+    print(
+        f"{given.out}: {', '.join(added.adapter.domains)}. Test it: asa evaluate --assets {given.out} --requests FILE"
+    )
 
 
 def push(given: argparse.Namespace) -> None:
@@ -150,6 +169,11 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", score, "score an adapter on labelled requests", "asa evaluate --requests data/held_out.jsonl"
     )
     scores.add_argument("--requests", required=True, help="labelled requests, as asa fit takes them")
+    adds = command("add", add, "fit an adapter to tools more", "asa add weather.json --requests weather.csv")
+    adds.add_argument("more", metavar="TOOLS", help="the new tools, as asa fit takes them")
+    adds.add_argument("--requests", required=True, help="their labelled requests; 16 of each label and tool will do")
+    adds.add_argument("--known", default="", help="labelled requests of the adapter's own tools; else the project's")
+    adds.add_argument("--out", default=MORE, help=f"folder of the new adapter, {MORE} by default")
     checks = command(
         "check", check, "say what to mend in labelled requests", "asa check requests.csv --tools tools.json"
     )
@@ -161,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     pushes = command("push", push, "put an adapter on the hub, with a model card", "asa push owner/name --private")
     pushes.add_argument("repo", help="owner/name; it is made where there is none")
     pushes.add_argument("--private", action="store_true", help="make it private")
-    for part in (asks, talks, scores, marks):
+    for part in (asks, talks, scores, marks, adds):
         part.add_argument("--model", default="", help="model folder or hub id, in place of the one the adapter names")
     for part in (asks, talks):
         part.add_argument("--no-steer", action="store_true", help="the model alone, without the adapter")

@@ -45,3 +45,32 @@ def test_a_streamer_is_given_the_steered_answer(adapter, tiny_model, tiny_tokeni
     with adapter.steer(tiny_model):
         tiny_model.generate(**ids, max_new_tokens=8, do_sample=False, streamer=streamer)
     assert capsys.readouterr().out.rstrip("\n") == said.rstrip("\n")
+
+
+def test_lm_evaluation_harness_scores_the_steered_model(adapter, tiny_model, tiny_tokenizer):
+    """What a task generates is what `generate` gives under the adapter, one decision per request of a padded batch."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    def prompt(text: str) -> str:
+        turn = [{"role": "user", "content": text}]
+        return tiny_tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+
+    texts = [prompt(text) for text in ("Why is the sky blue?", "What is 12 times 7, and why?")]
+    options = {"until": [tiny_tokenizer.eos_token], "max_gen_toks": 8, "do_sample": False}
+    asked = [
+        Instance("generate_until", {}, (text, dict(options)), number, ("toy", number, 1))
+        for number, text in enumerate(texts)
+    ]
+    harness = HFLM(pretrained=tiny_model, tokenizer=tiny_tokenizer, backend="causal", batch_size=2)
+    with adapter.steer(tiny_model) as trace:
+        found = harness.generate_until(asked, disable_tqdm=True)
+    said, gates = [], []
+    for text in texts:
+        ids = tiny_tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        with adapter.steer(tiny_model) as alone:
+            new = tiny_model.generate(**ids, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        said.append(tiny_tokenizer.decode(new, skip_special_tokens=True).split(tiny_tokenizer.eos_token)[0])
+        gates += [decision.gate for decision in alone.decisions]
+    assert found == said
+    assert sorted(decision.gate for decision in trace.decisions) == sorted(gates)

@@ -257,7 +257,7 @@ def test_a_profile_out_of_range_is_blamed_on_the_config(score, config, tmp_path,
 def command(tiny_lfm2, prompts, config, tmp_path, monkeypatch, capsys):
     """Run `asa` on a saved adapter: (exit status, what it printed, what it printed as an error)."""
     adapter = fit_adapter(tiny_lfm2, prompts, ("math", "code", "search", "translation")).adapter
-    adapter.config |= config
+    adapter.config |= config | {"direction": "action"}
     adapter.save(tmp_path / "assets")
 
     def run(name: str, *more: str) -> tuple[int, str, str]:
@@ -311,6 +311,27 @@ def test_requests_are_checked_and_labelled(monkeypatch, capsys, tmp_path):
     assert found["n"] == 2 and [finding["kind"] for finding in found["findings"]] == ["too few", "too few"]
     monkeypatch.setattr(sys, "argv", ["asa", "check", "questions.labelled.jsonl"])
     assert asa.__main__.main() == 0 and capsys.readouterr().out.endswith("2 requests, 2 things to mend.\n")
+
+
+def test_a_tool_is_added(command, tmp_path):
+    """By its labelled requests and the project's own; the new adapter lies elsewhere, and says what is to be done."""
+    own = ROOT / "docs" / "own_tools"
+    requests = tmp_path / "weather.csv"
+    requests.write_text(
+        "".join(line for line in (own / "requests.csv").open() if line.startswith("text,") or "weather" in line)
+    )
+    more = tmp_path / "weather.json"
+    more.write_text(
+        json.dumps([tool for tool in json.loads((own / "tools.json").read_text()) if tool["name"] == "weather"])
+    )
+    given = (str(more), "--requests", str(requests), "--out", str(tmp_path / "five"))
+    status, out, error = command("add", *given, "--known", str(ROOT / "data" / "held_out.jsonl"))
+    assert status == 0 and out.startswith(
+        f"{tmp_path / 'five'}: math, code, search, translation, weather. Test it: asa ev"
+    ), error
+    assert asa.adapter.ASAAdapter.from_pretrained(tmp_path / "five").domains[-1] == "weather"
+    status, _, error = command("add", *given, "--known", str(requests))
+    assert status == 1 and "unknown domain 'weather'" in error
 
 
 @pytest.mark.slow

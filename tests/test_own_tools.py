@@ -59,17 +59,20 @@ def test_the_page_from_an_empty_folder(tmp_path):
             shutil.copy(file, tmp_path)
     text = PAGE.read_text("utf-8")
     said = []
-    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
-        program, *arguments = shlex.split(block)
+    for line in "".join(re.findall(r"```bash\n(.*?)```", text, re.S)).splitlines():
+        program, *arguments = shlex.split(line)
         assert program == "asa"
         done = run(tmp_path, "-m", "asa", *arguments)
         assert done.returncode == 0, done.stderr[-3000:]
         said.append(done.stdout)
-    fitted, asked, answered = said
+    checked, fitted, asked, answered, added, timed = said
+    assert checked.endswith("96 requests, 6 things to mend.\n")  # few of each label and tool
     assert "outputs/asa_assets" in fitted and (tmp_path / "outputs" / "asa_assets" / "config.json").is_file()
     called, _, words, _ = asked.splitlines()
     assert called == '<tool_call>[database(item="bolts")]</tool_call>' and "tool_call" not in words
     assert "1200 bolts" in answered
+    assert added.startswith("outputs/four_tools: weather, calendar, database, timer.")
+    assert timed.startswith("<tool_call>[timer(minutes=")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     done = run(tmp_path, "-c", code)
     assert done.returncode == 0 and "1200 bolts" in done.stdout, done.stderr[-3000:]

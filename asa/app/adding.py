@@ -1,0 +1,102 @@
+"""Adding: tools more for a fitted adapter, by labelled requests and without tuning.
+
+A prompt that shows other tools gives other hidden states, so all readers and vectors are fitted anew: on the new tools'
+requests and on known ones of the adapter's own. Layer, direction, dose, beta and tau stay, and so they are not chosen
+for the new tools. Nothing is tested here; `asa evaluate` does.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from asa.adapter import ASAAdapter
+from asa.app.asking import AssistantError
+from asa.app.assistant import Assistant
+from asa.data.examples import with_examples, without_examples
+from asa.data.requests import Request
+from asa.data.splits import ReadSplit, requests_key
+from asa.engine.engine import Engine
+from asa.engine.states import read_prompts
+from asa.method.probes import choose_probe
+from asa.method.recipe import Recipe
+from asa.method.tuning import Setting
+from asa.models.answers import AnswerRules
+from asa.models.fitting import fitting_prompts, shared_prefix
+from asa.models.known_prompts import prefix_mark
+from asa.models.prompts import Prompter
+from asa.tools.definitions import Tool, tools_to_json
+
+UNTESTED = ("valid", "test", "asa_version")  # what a config says of the earlier adapter alone
+
+
+def with_more_tools(
+    assistant: Assistant, more: Mapping[str, Tool], requests: list[Request], known: list[Request]
+) -> Assistant:
+    """The assistant of an adapter that serves more tools; the given one stays as it is.
+
+    Args:
+        assistant: Of the adapter to go by.
+        more: The new tools, by name.
+        requests: Labelled ones of the new tools.
+        known: Labelled ones of the tools that the adapter has.
+
+    Raises:
+        AssistantError: A name or domain is taken, or a domain has no requests of a label.
+        RequestsError: A tool has no examples and no requests to make some of, or a request is too long.
+    """
+    config, own = assistant.adapter.config, assistant.tools
+    taken = {*own, *(tool.domain for tool in own.values())} & {*more, *(tool.domain for tool in more.values())}
+    if taken:
+        raise AssistantError(f"the adapter has {', '.join(sorted(taken))} already: name the new tool otherwise.")
+    profile, tools = assistant.prompter.profile, {**own, **more}
+    labelled = [*requests, *known]
+    if profile.few_shot:
+        tools, labelled = with_examples(tools, labelled)
+        labelled = without_examples(labelled, tools)
+    domains = [tool.domain for tool in tools.values()]
+    _refuse_one_sided(labelled, domains)
+    prompter = Prompter(assistant.prompter.tokenizer, profile, tools)
+    split = _read(assistant, prompter, labelled)
+    setting = _setting(assistant.adapter)
+    recipe = Recipe(split, split, domains, *_regularised(split, setting.layer, domains))
+    facts = {name: value for name, value in config.items() if name not in UNTESTED} | {
+        "prompt_hash": prompter.key(),
+        "prefix": prefix_mark(prompter.prefix()),
+        "tools": tools_to_json(tools),
+        "data_hash": requests_key({"known": labelled}),
+        "added": sorted(more),
+    }
+    adapter = recipe.adapter(setting, facts)
+    del adapter.config["valid"]  # nothing was scored
+    return Assistant(adapter, assistant.model, prompter)
+
+
+def _setting(adapter: ASAAdapter) -> Setting:
+    """The adapter's own; how it did is left out."""
+    for name in ("direction", "beta"):
+        if name not in adapter.config:
+            raise AssistantError(f"the adapter's config.json has no {name}: fit it again with this version.")
+    return Setting(adapter.config["direction"], adapter.layer, adapter.dose, adapter.config["beta"], adapter.tau)
+
+
+def _refuse_one_sided(requests: list[Request], domains: list[str]) -> None:
+    given = {(request.domain, request.label) for request in requests}
+    for domain in domains:
+        for label in (1, 0):
+            if (domain, label) not in given:
+                raise AssistantError(f"{domain}: no labelled request with label {label} is left: give some.")
+
+
+def _read(assistant: Assistant, prompter: Prompter, requests: list[Request]) -> ReadSplit:
+    prompts = fitting_prompts(prompter, assistant.model, requests)
+    trigger_id = AnswerRules(prompter, assistant.model).trigger_id
+    reading, _ = read_prompts(Engine(assistant.model, shared_prefix(prompts)), prompts, trigger_id, "states")
+    return ReadSplit(requests, prompts, *vars(reading).values())
+
+
+def _regularised(split: ReadSplit, layer: int, domains: list[str]) -> tuple[float, float]:
+    """The probes' regularisation, chosen on every other request of each domain and label."""
+    place, labels = np.array(split.domains), split.labels
+    cells = [np.flatnonzero((place == domain) & (labels == label)) for domain in domains for label in (0, 1)]
+    fit, valid = (split.chosen(np.concatenate([cell[start::2] for cell in cells])) for start in (0, 1))
+    return choose_probe(fit.states[:, layer], fit.labels, fit.domains, valid.states[:, layer], valid.labels, domains)
