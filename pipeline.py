@@ -135,7 +135,7 @@ from asa.models.loading import hub_answers
 from asa.models.profiles import choose_profile
 from asa.support.files import shipped
 from asa.support.processes import from_first
-from asa.tools import load_tools
+from asa.tools.definitions import domains_of, load_tools
 
 import torch
 
@@ -145,7 +145,7 @@ tools = load_tools(TOOLS if TOOLS != "data/tools.json" else shipped(TOOLS))
 for tool in tools.values():
     if tool.given_name:
         print(f"{tool.given_name!r} is written {tool.name} in calls.")
-domains = [tool.domain for tool in tools.values()]
+domains = domains_of(tools)
 requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, shipped("data"), domains)
 others = load_requests(shipped("data/requests.jsonl"), domains) if benchmark == "alpaca" else []
 shares = QUICK_SHARES if QUICK else FULL

@@ -23,7 +23,7 @@ from asa.evaluation.metrics import why_missing
 from asa.evaluation.tables import rate_lines
 from asa.support.files import UserError, shipped
 from asa.support.processes import print_any_text
-from asa.tools.definitions import load_tools
+from asa.tools.definitions import domains_of, load_tools
 
 ASSETS, MORE = "outputs/asa_assets", "outputs/more_tools"
 
@@ -68,7 +68,7 @@ def fit(arguments: list[str]) -> None:
 def add(given: argparse.Namespace) -> None:
     """Fit an adapter to tools more."""
     assistant, more = load(given.assets, given.model), load_tools(given.more)
-    requests = load_requests(given.requests, [tool.domain for tool in more.values()])
+    requests = load_requests(given.requests, domains_of(more))
     own = list(assistant.adapter.domains)
     try:
         known = load_requests(given.known or shipped("data/requests.jsonl"), own)
@@ -128,7 +128,7 @@ def mark(given: argparse.Namespace) -> None:
 
 def _domains(tools: str) -> list[str]:
     """Those of a tools file; none where none is given."""
-    return [tool.domain for tool in load_tools(tools).values()] if tools else []
+    return domains_of(load_tools(tools)) if tools else []
 
 
 def _options(given: argparse.Namespace) -> Options:

@@ -26,7 +26,7 @@ from asa.models.fitting import shared_prefix
 from asa.models.loading import hub_answers, load_model
 from asa.models.prompts import Prompter
 from asa.models.saved_profiles import profile_found, profile_from_json
-from asa.tools.definitions import tools_from_json
+from asa.tools.definitions import domains_of, tools_from_json
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def open_bench(assets: str | Path) -> Bench:
     tools = tools_from_json(adapter.config["tools"], f"{assets}/config.json")
     model, tokenizer, _ = load_model(profile, hub_answers())
     adapter.check_model(model)
-    domains = [tool.domain for tool in tools.values()]
+    domains = domains_of(tools)
     alpaca = os.environ.get("ASA_ALPACA", "")
     requests, benchmark, _ = choose_requests("", alpaca, False, str(ROOT / "data"), domains)
     splits = split_requests(requests, 0)

@@ -19,7 +19,7 @@ from asa.data.requests import Request, load_requests
 from asa.data.scores import confusion
 from asa.evaluation.tables import markdown_table
 from asa.models.answers import AnswerRules
-from asa.tools.definitions import load_tools
+from asa.tools.definitions import domains_of, load_tools
 
 FOLDS = 4
 
@@ -46,7 +46,7 @@ def main() -> None:
     known = load_requests(ROOT / "data" / "requests.jsonl", list(base.adapter.domains))
     held_out = load_requests(ROOT / "data" / "held_out.jsonl", list(base.adapter.domains))
     more = load_tools(ROOT / "docs" / "own_tools" / "tools.json")
-    asked = load_requests(ROOT / "docs" / "own_tools" / "requests.csv", [tool.domain for tool in more.values()])
+    asked = load_requests(ROOT / "docs" / "own_tools" / "requests.csv", domains_of(more))
 
     def compared(decisions: list) -> str:
         return f"{sum(a == b for a, b in zip(decisions, before, strict=True))} of {len(before)}"

@@ -24,7 +24,7 @@ from asa.models.answers import AnswerRules
 from asa.models.fitting import fitting_prompts, shared_prefix
 from asa.models.known_prompts import prefix_mark
 from asa.models.prompts import Prompter
-from asa.tools.definitions import Tool, tools_to_json
+from asa.tools.definitions import Tool, domains_of, tools_to_json
 
 UNTESTED = ("valid", "test", "asa_version")  # what a config says of the earlier adapter alone
 
@@ -45,7 +45,7 @@ def with_more_tools(
         RequestsError: A tool has no examples and no requests to make some of, or a request is too long.
     """
     config, own = assistant.adapter.config, assistant.tools
-    taken = {*own, *(tool.domain for tool in own.values())} & {*more, *(tool.domain for tool in more.values())}
+    taken = {*own, *domains_of(own)} & {*more, *domains_of(more)}
     if taken:
         raise AssistantError(f"the adapter has {', '.join(sorted(taken))} already: name the new tool otherwise.")
     profile, tools = assistant.prompter.profile, {**own, **more}
@@ -53,7 +53,7 @@ def with_more_tools(
     if profile.few_shot:
         tools, labelled = with_examples(tools, labelled)
         labelled = without_examples(labelled, tools)
-    domains = [tool.domain for tool in tools.values()]
+    domains = domains_of(tools)
     _refuse_one_sided(labelled, domains)
     prompter = Prompter(assistant.prompter.tokenizer, profile, tools)
     split = _read(assistant, prompter, labelled)

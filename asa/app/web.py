@@ -143,11 +143,12 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
 
 
 def examples(tools: Mapping[str, Tool]) -> dict[str, list[str]]:
-    """Domain -> requests to try: one that needs the tool, and one that does not."""
-    found = {}
+    """Domain -> requests to try: of each tool one that needs it, and one that does not."""
+    found: dict[str, list[str]] = {}
     for tool in tools.values():
         calling = [
             example.request for example in (*tool.call_examples, *tool.examples) if example.arguments is not None
         ]
-        found[tool.domain] = calling[:1] + [example.request for example in tool.examples if example.answer][:1]
+        words = [example.request for example in tool.examples if example.answer]
+        found.setdefault(tool.domain, []).extend(calling[:1] + words[:1])
     return found

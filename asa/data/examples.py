@@ -3,6 +3,7 @@
 A request that stands among the examples, or resembles one, is scored nowhere: its answer is in the prompt.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,15 +30,22 @@ def with_examples(tools: dict[str, Tool], requests: Iterable[Request]) -> tuple[
         The tools, and the requests that are left.
 
     Raises:
-        RequestsError: A tool has neither examples nor requests of both labels, or a plain call does not fit its schema.
+        RequestsError: A tool has neither examples nor requests of both labels, or a plain call does not fit its schema,
+            or a tool that shares its domain has no example call.
     """
     pool = list(requests)
     filled = {}
+    shared = Counter(tool.domain for tool in tools.values())
     for name, tool in tools.items():
         examples = list(tool.examples)
         for label in (1, 0):
             if any((example.arguments is not None) == bool(label) for example in examples):
                 continue
+            if label and shared[tool.domain] > 1:
+                raise RequestsError(
+                    f"tool {name!r} shares its domain, whose requests do not say which tool they need: give its tools "
+                    "entry an example call."
+                )
             found = next((r for r in pool if r.domain == tool.domain and r.label == label), None)
             if found is None:
                 raise RequestsError(

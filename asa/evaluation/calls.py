@@ -23,7 +23,7 @@ def call_steps(
 ) -> dict[str, dict]:
     """Rates of `STEPS` over the requests that need a tool; an answer counts by its first call.
 
-    `right_tool` asks whether it is the tool of the request's domain, and `job` whether its arguments do what was asked
+    `right_tool` asks whether it is a tool of the request's domain, and `job` whether its arguments do what was asked
     (`jobs.does_job`). Requests that cannot be judged are in no `total`: those whose domain has no tool are not in
     the last two, and those without a rule or a reference not in the last one.
 
@@ -36,15 +36,16 @@ def call_steps(
         run_code: Whether Python calls are run; without it no request for one counts in `job`.
     """
     found: dict[str, list[bool | None]] = {step: [] for step in STEPS}
-    serves = {tool.domain: tool for tool in tools.values()}
     for request, answer in zip(requests, answers, strict=True):
         if request.label != 1:
             continue
         first = first_call(answer, tools, markers)
-        tool, reference = serves.get(request.domain), references.get(text_key(request.text))
-        right = first.fits and tool is not None and first.call is not None and first.call.name == tool.name
+        serving = {name: tool for name, tool in tools.items() if tool.domain == request.domain}
+        right = first.fits and first.call is not None and first.call.name in serving
+        tool = serving[first.call.name] if right and first.call else next(iter(serving.values()), None)
+        reference = references.get(text_key(request.text))
         job = does_job(first.call if right else None, request, tool, reference, run_code)
-        steps = (first.called, first.parses, first.known, first.fits, right if tool else None, job)
+        steps = (first.called, first.parses, first.known, first.fits, right if serving else None, job)
         for step, got in zip(STEPS, steps, strict=True):
             found[step].append(got)
     judged = {step: [got for got in all_of if got is not None] for step, all_of in found.items()}

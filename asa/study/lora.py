@@ -87,7 +87,7 @@ def answer_by_lora(
     in_words = answer_chosen(
         batches, fit.labels == 0, rules.limit, rules.ended, "answers in words", avoid=rules.trigger_id
     )
-    of_domain = {tool.domain: tool for tool in prompter.tools.values()}
+    of_domain = {tool.domain: tool for tool in reversed(prompter.tools.values())}  # of several the first
     targets = {
         row: call_target(request.text, of_domain[request.domain], prompter) if request.label else in_words[row]
         for row, request in enumerate(fit.requests)

@@ -8,6 +8,7 @@ one clear sentence now, not a wrong number later. This module runs no tool, and 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class Tool:
     def schema(self) -> dict[str, Any]:
         """Return the part that the model is shown."""
         return {"name": self.name, "description": self.description, "parameters": self.parameters}
+
+
+def domains_of(tools: Mapping[str, Tool]) -> list[str]:
+    """The domains that the tools serve, once each, in the tools' order; several tools may share one."""
+    return list(dict.fromkeys(tool.domain for tool in tools.values()))
 
 
 def load_tools(path: str | Path) -> dict[str, Tool]:
@@ -185,8 +191,6 @@ def _from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
     description = "" if description is None else description
     _require(isinstance(description, str), where, 'make the "description" a string')
     _require(isinstance(domain, str) and domain, where, 'make the "domain" a word, or leave it out')
-    taken = [other.domain for other in others.values()]
-    _require(domain not in taken, where, f'the "domain" {domain!r} is taken, choose another')
     parameters = _parameters(entry.get("parameters"), where)
     examples = _examples(entry, "examples", f"{where}, example", parameters)
     calls = _examples(entry, "call_examples", f"{where}, call example", parameters)

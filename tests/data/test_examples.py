@@ -88,6 +88,19 @@ def test_a_tool_without_an_example_or_a_request_for_one_is_named(label):
         with_examples(TOOLS, pool)
 
 
+def test_a_tool_that_shares_its_domain_brings_its_own_call():
+    """A request of the domain does not say which tool it needs; one that needs none serves both."""
+    tools = TOOLS | {"seek": replace(TOOLS["look"], name="seek")}
+    with pytest.raises(RequestsError, match=r"tool 'look' shares its domain, .* give its tools entry an example call"):
+        with_examples(tools, POOL)
+    calls = {name: (Example(f"{name} it", {"q": "it"}),) for name in ("look", "seek")}
+    both = {name: replace(tool, examples=calls.get(name, tool.examples)) for name, tool in tools.items()}
+    pool = [*POOL, Request("Why do we seek?", 0, "search", "pool:7")]
+    filled, left = with_examples(both, pool)
+    assert [filled[name].examples[1].request for name in calls] == ["Why search?", "Why do we seek?"]
+    assert len(left) == len(pool) - 2
+
+
 def test_filled_examples_survive_the_adapters_config():
     """A saved adapter's tools are checked when they are read; an example that does not fit would make it useless."""
     tools, _ = with_examples(TOOLS, POOL)

@@ -211,6 +211,15 @@ def test_steps_are_counted_over_all_that_need_a_tool():
     assert found["job"]["rate"] == 1 / 7 and found["job"]["interval"][0] < 1 / 7 < found["job"]["interval"][1]
 
 
+def test_any_tool_of_the_domain_is_the_right_one():
+    """Where several share it; the job is judged by the one that is called."""
+    tools = TOOLS | {"adder": replace(TOOLS["calculator"], name="adder")}
+    requests = [Request("2 + 2", 1, "math", "here:1")] * 3
+    answers = [call(name, expression="2+2") for name in ("calculator", "adder")] + [call("web_search", query="2 + 2")]
+    found = call_steps(requests, answers, tools, MARKERS, {text_key("2 + 2"): Reference("here:1", answers=(4,))})
+    assert (found["right_tool"]["hits"], found["right_tool"]["total"]) == (2, 3)
+
+
 def test_what_cannot_be_judged_is_in_no_total():
     requests = [
         Request("2 + 2", 1, "math", "a:1"),
