@@ -1,10 +1,12 @@
 """Elsewhere: what others build on `generate` is steered too: a text-generation pipeline, and a streamer."""
 
+import copy
 import warnings
 
 import pytest
 import torch
-from conftest import fit_adapter
+from conftest import fit_adapter, hooks_of
+from peft import LoraConfig, get_peft_model
 from transformers import TextStreamer, pipeline
 
 REQUEST = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -45,6 +47,32 @@ def test_a_streamer_is_given_the_steered_answer(adapter, tiny_model, tiny_tokeni
     with adapter.steer(tiny_model):
         tiny_model.generate(**ids, max_new_tokens=8, do_sample=False, streamer=streamer)
     assert capsys.readouterr().out.rstrip("\n") == said.rstrip("\n")
+
+
+def test_an_adapter_beside_a_lora(adapter, tiny_model, tiny_tokenizer):
+    """The gate reads the states that the trained model has; with LoRA off, the model's own. All is undone."""
+    ids = tiny_tokenizer.apply_chat_template(REQUEST, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    both = get_peft_model(copy.deepcopy(tiny_model), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, weight in both.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2, generator=torch.Generator().manual_seed(0))
+
+    def read() -> float:
+        with torch.inference_mode():
+            states = both(**ids, output_hidden_states=True).hidden_states[adapter.layer + 1][:, -1]
+        return adapter.decide(states)[1].item()
+
+    def decided() -> float:
+        with adapter.steer(both) as trace:
+            both.generate(**ids, max_new_tokens=4, do_sample=False)
+        return trace.decisions[0].p_tool
+
+    (own,) = steered(adapter, tiny_model, tiny_tokenizer)[1]
+    trained, before = read(), hooks_of(both)  # reading leaves hooks of transformers' own
+    assert decided() == pytest.approx(trained, abs=1e-4) and abs(trained - own.p_tool) > 1e-3
+    with both.disable_adapter():
+        assert decided() == pytest.approx(own.p_tool, abs=1e-4)
+    assert hooks_of(both) == before
 
 
 def test_lm_evaluation_harness_scores_the_steered_model(adapter, tiny_model, tiny_tokenizer):

@@ -28,6 +28,7 @@ class Answer:
         decision: Of the adapter, with gate 0 where nothing was pushed; None where it was not asked.
         messages: The conversation up to here, as `history` of the next request.
         seconds: What it took; of several requests at once, all of them together.
+        cut: Whether it goes on beyond the tokens that it was given (`max_new_tokens`).
     """
 
     text: str
@@ -36,6 +37,7 @@ class Answer:
     decision: Decision | None
     messages: tuple[Turn, ...]
     seconds: float
+    cut: bool = False
 
     def __str__(self) -> str:
         """The text."""
@@ -50,6 +52,7 @@ class Answer:
             "decision": None if self.decision is None else vars(self.decision),
             "messages": list(self.messages),
             "seconds": round(self.seconds, 3),
+            "cut": self.cut,
         }
 
 

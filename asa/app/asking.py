@@ -190,12 +190,12 @@ class Asked:
             texts = [text.partition(rules.markers[0])[0].rstrip() for text in texts]
         seconds = time.monotonic() - self._began
         answers = []
-        for turns, text, decision in zip(self.turns, texts, decisions, strict=True):
+        for turns, ids, text, decision in zip(self.turns, said, texts, decisions, strict=True):
             messages = (*turns, {"role": "assistant", "content": text})
             read = read_calls(text, self._asker.prompter.tools, rules.markers)
             calls = tuple(call for call, _ in read if call is not None)
             faults = tuple(fault for _, fault in read if fault)
-            answers.append(Answer(text, calls, faults, decision, messages, seconds))
+            answers.append(Answer(text, calls, faults, decision, messages, seconds, cut=not rules.whole(ids)))
         return answers
 
     def _held(self, decision: Decision | None) -> tuple[str, ...]:

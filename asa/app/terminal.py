@@ -19,7 +19,8 @@ WELCOME = "An empty line ends the chat, /new begins another conversation."
 def decision_line(answer: Answer) -> str:
     """What the adapter decided, and what is wrong with the calls, in one line."""
     parts = [] if answer.decision is None else [decided(answer.decision)]
-    return ", ".join([*parts, *answer.faults, f"{answer.seconds:.1f} s"])
+    cut = ["cut at the maximum of new tokens"] if answer.cut else []
+    return ", ".join([*parts, *answer.faults, *cut, f"{answer.seconds:.1f} s"])
 
 
 def decided(decision: Decision) -> str:

@@ -45,36 +45,55 @@ def turn_ends(tokenizer: PreTrainedTokenizerBase, model: CausalModel) -> set[int
     return {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
 
 
-def closing_test(
+def whole_test(
     tokenizer: PreTrainedTokenizerBase, model: CausalModel, profile: Profile, opened: str = ""
 ) -> Callable[[list[int]], bool]:
-    """A test whether generated ids are a finished answer: end of turn, a closed call, or words at their limit.
+    """A test whether generated ids are an answer that ended by itself: with the turn, or with a closed call.
 
-    A call that is only rehearsed closes nothing, and thoughts are no words (`parser.spoken`).
+    A call that is only rehearsed closes nothing (`parser.spoken`).
 
     Args:
         tokenizer: Of the model.
         model: Names the tokens that end a turn.
-        profile: Names what closes a call or ends a turn, and the limit of words.
+        profile: Names what closes a call or ends a turn.
         opened: As in `trigger_test`.
     """
     ends = turn_ends(tokenizer, model)
     texts = [text for text in (profile.call_end, profile.turn_end) if text]
     window = 3 + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)  # neighbours merge
-    triggered = trigger_test(tokenizer, profile.trigger, opened, profile.call_end)
 
-    def answer(ids: list[int]) -> str:
-        return opened + str(tokenizer.decode(ids, skip_special_tokens=False))
-
-    def words(ids: list[int]) -> int:
-        said = spoken(whole := answer(ids), profile.markers)
-        return len(ids) if said == whole else len(tokenizer(said.strip(), add_special_tokens=False)["input_ids"])
-
-    def closed(ids: list[int]) -> bool:
+    def whole(ids: list[int]) -> bool:
         recent = tokenizer.decode(ids[-window:], skip_special_tokens=False)
         if ids[-1] in ends or (profile.turn_end and profile.turn_end in recent):
             return True
-        if profile.call_end in recent and profile.call_end in spoken(answer(ids), profile.markers):
+        said = opened + str(tokenizer.decode(ids, skip_special_tokens=False)) if profile.call_end in recent else ""
+        return bool(said) and profile.call_end in spoken(said, profile.markers)
+
+    return whole
+
+
+def closing_test(
+    tokenizer: PreTrainedTokenizerBase, model: CausalModel, profile: Profile, opened: str = ""
+) -> Callable[[list[int]], bool]:
+    """A test whether generated ids are a finished answer: one that ended by itself, or words at their limit.
+
+    Thoughts are no words (`parser.spoken`).
+
+    Args:
+        tokenizer: Of the model.
+        model: As in `whole_test`.
+        profile: As in `whole_test`; names the limit of words.
+        opened: As in `trigger_test`.
+    """
+    whole = whole_test(tokenizer, model, profile, opened)
+    triggered = trigger_test(tokenizer, profile.trigger, opened, profile.call_end)
+
+    def words(ids: list[int]) -> int:
+        said = spoken(answer := opened + str(tokenizer.decode(ids, skip_special_tokens=False)), profile.markers)
+        return len(ids) if said == answer else len(tokenizer(said.strip(), add_special_tokens=False)["input_ids"])
+
+    def closed(ids: list[int]) -> bool:
+        if whole(ids):
             return True
         return len(ids) >= profile.words_limit and not triggered(ids) and words(ids) >= profile.words_limit
 
@@ -94,7 +113,8 @@ class AnswerRules:
         room: Tokens in which a call shows, where it begins the answer.
         markers: The texts that open and close a call.
         calls: Whether generated ids call a tool.
-        ended: Whether generated ids are a finished answer.
+        whole: Whether generated ids are an answer that ended by itself.
+        ended: Whether generated ids are a finished answer, be it at its limit.
         text: The text of generated ids.
     """
 
@@ -103,6 +123,7 @@ class AnswerRules:
         self.trigger_id, self.limit, self.markers = prompter.trigger_id, profile.max_new_tokens, profile.markers
         self.room = len(tokenizer(profile.trigger, add_special_tokens=False)["input_ids"]) + 3
         self.calls = trigger_test(tokenizer, profile.trigger, prompter.opened, profile.call_end)
+        self.whole = whole_test(tokenizer, model, profile, prompter.opened)
         self.ended = closing_test(tokenizer, model, profile, prompter.opened)
         self.text = prompter.answer
         self._ends = (turn_ends(tokenizer, model), profile.turn_end or "")

@@ -15,6 +15,7 @@ from asa.app.asking import AssistantError
 from asa.app.assistant import Assistant
 from asa.hook import AdapterError
 from asa.method.tool_choice import ToolChoiceError
+from asa.models.answers import AnswerRules
 from asa.models.profiles import EMBEDDED
 from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools, tools_from_json, tools_to_json
@@ -140,6 +141,18 @@ def test_calls_are_run_and_their_results_answered(assistant, monkeypatch):
         assistant.run("What is 12 times 7?", {"calculator": fails}, tool_choice="calculator")
     words = assistant.run("Hi", functions, tool_choice="none", max_new_tokens=8)
     assert len(words.messages) == 2 and len(given) == len(results)
+
+
+def test_an_answer_that_is_cut_says_so(assistant):
+    """At the maximum of new tokens; one that ends its turn, or a whole call, is not."""
+    short, longer = (assistant(REQUESTS, grammar=False, max_new_tokens=limit) for limit in (4, 12))
+    assert any(answer.cut for answer in short)
+    for answer, more in zip(short, longer, strict=True):
+        assert answer.cut == answer.to_json()["cut"] == (more.text != answer.text)
+    assert not assistant("What is 12 times 7?", tool_choice="calculator").cut
+    rules = AnswerRules(assistant.prompter, assistant.model)
+    end = assistant.prompter.tokenizer.eos_token_id
+    assert rules.whole([5, end]) and not rules.whole([5, 6])
 
 
 def test_another_gate_and_dose(assistant):

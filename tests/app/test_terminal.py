@@ -1,5 +1,7 @@
 """The terminal: an answer as lines, and a chat whose turns know of each other."""
 
+from dataclasses import replace
+
 from asa.adapter import Decision
 from asa.app.answers import Answer, Stream
 from asa.app.terminal import WELCOME, chat, decision_line, printable
@@ -15,6 +17,12 @@ def answer(text: str, history=(), faults=()) -> Answer:
 def test_a_decision_is_one_line():
     assert decision_line(answer("x", faults=("there is no tool add",))) == (
         "math, p(tool) 0.912, pushed toward a call, there is no tool add, 1.2 s"
+    )
+
+
+def test_a_cut_answer_says_so():
+    assert decision_line(replace(answer("x"), cut=True)).endswith(
+        "toward a call, cut at the maximum of new tokens, 1.2 s"
     )
 
 
