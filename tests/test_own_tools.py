@@ -72,7 +72,7 @@ def test_the_page_from_an_empty_folder(tmp_path):
     assert called == '<tool_call>[database(item="bolts")]</tool_call>' and "tool_call" not in words
     assert "1200 bolts" in answered
     assert added.startswith("outputs/four_tools: weather, calendar, database, timer.")
-    assert timed.startswith("<tool_call>[timer(minutes=")
+    assert timed.startswith("<tool_call>[timer(minutes=10)]</tool_call>")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     done = run(tmp_path, "-c", code)
     assert done.returncode == 0 and "1200 bolts" in done.stdout, done.stderr[-3000:]

@@ -68,7 +68,7 @@ def serve(
             theme=theme,
             css=CSS,
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter of a port beyond 65535
         raise AssistantError(f"the chat cannot be opened at {host}:{port or ''} ({error}): choose another.") from error
     return blocks
 
@@ -122,7 +122,13 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
                 steer = gr.Checkbox(True, label="Steering", info="off: the right side is the model alone too")
                 grammar = gr.Checkbox(calls_fit, label="Grammar", info="on the right, calls fit the tools' schemas")
             tau = gr.Slider(
-                0.5, 0.99, adapter.tau, step=0.01, label="tau", info="how sure the gate must be", elem_id="tau"
+                0.5,
+                max(0.99, adapter.tau),
+                adapter.tau,
+                step=0.01,
+                label="tau",
+                info="how sure the gate must be",
+                elem_id="tau",
             )
             dose = gr.Slider(
                 0, most, adapter.dose, step=0.01, label="dose", info="the push, in lengths of a state", elem_id="dose",

@@ -228,9 +228,11 @@ def test_it_fits_a_phone(page, driver):
 
 
 def test_nothing_is_counted_or_open_to_others(server, assistant):
-    """No analytics, no public link, no file that can be asked for; a taken port is one sentence."""
+    """No analytics, no public link, no file that can be asked for; a taken or impossible port is one sentence."""
     assert not server.analytics_enabled and not server.share and server.local_url.startswith("http://127.0.0.1:")
     assert not server.allowed_paths and all(fn.api_visibility == "private" for fn in server.fns.values() if fn.fn)
-    port = int(server.local_url.rstrip("/").rpartition(":")[2])
-    with pytest.raises(AssistantError, match=rf"^the chat cannot be opened at 127\.0\.0\.1:{port} \(.*\): choose ano"):
-        serve(assistant, port=port, wait=False)
+    for port in (int(server.local_url.rstrip("/").rpartition(":")[2]), 99999):
+        with pytest.raises(
+            AssistantError, match=rf"^the chat cannot be opened at 127\.0\.0\.1:{port} \(.*\): choose ano"
+        ):
+            serve(assistant, port=port, wait=False)
