@@ -13,11 +13,11 @@ from pathlib import Path
 from asa.adapter import ASAAdapter
 from asa.app.adding import with_more_tools
 from asa.app.asking import AUTO, AssistantError, Options
-from asa.app.assistant import load
+from asa.app.assistant import Assistant, load
 from asa.app.labelling import Labels, label, open_requests, proposals
 from asa.app.scoring import evaluate
 from asa.app.terminal import chat, decision_line, functions_of, printable
-from asa.data.checks import check_requests
+from asa.data.checks import FEW, check_requests
 from asa.data.requests import RequestsError, load_requests
 from asa.evaluation.metrics import why_missing
 from asa.evaluation.tables import rate_lines
@@ -31,7 +31,7 @@ ASSETS, MORE = "outputs/asa_assets", "outputs/more_tools"
 def ask(given: argparse.Namespace) -> None:
     """Answer the requests of the command line, or else those that come line by line."""
     texts = given.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    functions, assistant, options = functions_of(given.functions), load(given.assets, given.model), _options(given)
+    functions, assistant, options = functions_of(given.functions), _loaded(given), _options(given)
     if functions is None:
         answers = assistant(texts, **options)
     else:
@@ -51,11 +51,26 @@ def talk(given: argparse.Namespace) -> None:
     if not given.web and any(address):
         raise AssistantError("--host, --port and --share are the web chat's: add --web.")
     if given.web:
-        from asa.app.web import HOST, serve  # needs an extra
+        from asa.app.web import HOST, refuse_address, serve  # needs an extra
 
-        serve(load(given.assets, given.model), functions, given.host or HOST, given.port, given.share)
+        host = given.host or HOST
+        refuse_address(host, given.port)  # before the model is loaded
+        serve(_loaded(given), functions, host, given.port, given.share)
     else:
-        chat(load(given.assets, given.model), terminal, _typed(), functions)
+        chat(_loaded(given), terminal, _typed(), functions)
+
+
+def _loaded(given: argparse.Namespace) -> Assistant:
+    """The assistant of the adapter that is named, or of the one that lies here.
+
+    Raises:
+        AssistantError: None is named and none lies here; or as `load`.
+    """
+    if given.assets == ASSETS and not Path(ASSETS).exists():
+        raise AssistantError(
+            f"there is no {ASSETS} here: fit an adapter (asa fit), or name one, --assets FOLDER_OR_ID."
+        )
+    return load(given.assets, given.model)
 
 
 def fit(arguments: list[str]) -> None:
@@ -66,8 +81,8 @@ def fit(arguments: list[str]) -> None:
 
 
 def add(given: argparse.Namespace) -> None:
-    """Fit an adapter to tools more."""
-    assistant, more = load(given.assets, given.model), load_tools(given.more)
+    """Fit an adapter to further tools."""
+    assistant, more = _loaded(given), load_tools(given.more)
     requests = load_requests(given.requests, domains_of(more))
     own = list(assistant.adapter.domains)
     try:
@@ -109,7 +124,8 @@ def check(given: argparse.Namespace) -> None:
     else:
         for finding in found:
             print(f"{finding.kind}: {printable(finding.says)}")
-        print(f"{len(requests)} requests, {len(found)} things to mend.")
+        count = sum(finding.kind != FEW for finding in found)
+        print(f"{len(requests)} requests, to mend: {count or 'nothing'}")
 
 
 def mark(given: argparse.Namespace) -> None:
@@ -118,11 +134,13 @@ def mark(given: argparse.Namespace) -> None:
     requests = open_requests(given.requests, [row["text"] for row in labels.rows])
     domains, proposed = _domains(given.tools), {}
     if requests and (given.assets != ASSETS or Path(ASSETS).is_dir()):
-        assistant = load(given.assets, given.model)
+        assistant = _loaded(given)
         own = list(assistant.adapter.domains)
         if not domains or set(domains) == set(own):
             domains, decided = own, proposals(assistant, requests)
             proposed = dict(zip((request.text for request in requests), decided, strict=True))
+        else:
+            print(f"The adapter knows {', '.join(own)}, not {', '.join(domains)}: it proposes nothing.")
     label(requests, proposed, domains, labels, _typed())
 
 
@@ -169,16 +187,16 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", score, "score an adapter on labelled requests", "asa evaluate --requests data/held_out.jsonl"
     )
     scores.add_argument("--requests", required=True, help="labelled requests, as asa fit takes them")
-    adds = command("add", add, "fit an adapter to tools more", "asa add weather.json --requests weather.csv")
+    adds = command("add", add, "fit an adapter to further tools", "asa add weather.json --requests weather.csv")
     adds.add_argument("more", metavar="TOOLS", help="the new tools, as asa fit takes them")
-    adds.add_argument("--requests", required=True, help="their labelled requests; 16 of each label and tool will do")
+    adds.add_argument("--requests", required=True, help="their labelled requests; 16 of each label and tool are enough")
     adds.add_argument("--known", default="", help="labelled requests of the adapter's own tools; else the project's")
     adds.add_argument("--out", default=MORE, help=f"folder of the new adapter, {MORE} by default")
     checks = command(
-        "check", check, "say what to mend in labelled requests", "asa check requests.csv --tools tools.json"
+        "check", check, "say what is wrong with labelled requests", "asa check requests.csv --tools tools.json"
     )
     marks = command("label", mark, "label requests, with what an adapter proposes", "asa label questions.txt")
-    for part, kind in ((checks, "labelled requests"), (marks, "requests, also a text file of one a line")):
+    for part, kind in ((checks, "labelled requests"), (marks, "requests, or a text file with one per line")):
         part.add_argument("requests", help=f"{kind}, in a file as asa fit takes it")
         part.add_argument("--tools", default="", help="tools file, whose domains there are")
     marks.add_argument("--out", default="", help="JSON lines to add to; REQUESTS.labelled.jsonl here by default")

@@ -2,7 +2,7 @@
 
     python benchmarks/more_tools.py          writes benchmarks/more_tools.md
 
-The four tools' decisions are looked at on `data/held_out.jsonl`, which no adapter was fitted on; the new tool's by four
+The four tools' decisions are looked at on `data/held_out.jsonl`, which no adapter was fitted on; the new tool's by two
 folds of its own requests. Calls are the model's next token after the push. Nothing is chosen here.
 """
 
@@ -21,7 +21,7 @@ from asa.evaluation.tables import markdown_table
 from asa.models.answers import AnswerRules
 from asa.tools.definitions import domains_of, load_tools
 
-FOLDS = 4
+FOLDS = 2
 
 
 def called(assistant: Assistant, requests: list[Request]) -> tuple[list[bool], list[tuple[str, bool]]]:

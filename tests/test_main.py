@@ -286,6 +286,8 @@ def test_requests_are_answered_by_line_or_as_json(command, monkeypatch):
     ("arguments", "said"),
     [
         (["--web", "--no-steer"], "--no-steer and --tool-choice are the terminal's: leave them out with --web."),
+        (["--web", "--port", "99999"], "the chat cannot be opened at 127.0.0.1:99999"),
+        (["--functions", "nope"], "--functions nope: is no module:name, give one, such as my_module:functions."),
         (["--port", "7861"], "--host, --port and --share are the web chat's: add --web."),
     ],
 )
@@ -310,7 +312,7 @@ def test_requests_are_checked_and_labelled(monkeypatch, capsys, tmp_path):
     found = json.loads(capsys.readouterr().out)
     assert found["n"] == 2 and [finding["kind"] for finding in found["findings"]] == ["too few", "too few"]
     monkeypatch.setattr(sys, "argv", ["asa", "check", "questions.labelled.jsonl"])
-    assert asa.__main__.main() == 0 and capsys.readouterr().out.endswith("2 requests, 2 things to mend.\n")
+    assert asa.__main__.main() == 0 and capsys.readouterr().out.endswith("2 requests, to mend: 2\n")
 
 
 def test_a_tool_is_added(command, tmp_path):

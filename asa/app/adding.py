@@ -1,4 +1,4 @@
-"""Adding: tools more for a fitted adapter, by labelled requests and without tuning.
+"""Adding: further tools for a fitted adapter, by labelled requests and without tuning.
 
 A prompt that shows other tools gives other hidden states, so all readers and vectors are fitted anew: on the new tools'
 requests and on known ones of the adapter's own. Layer, direction, dose, beta and tau stay, and so they are not chosen
@@ -47,7 +47,7 @@ def with_more_tools(
     config, own = assistant.adapter.config, assistant.tools
     taken = {*own, *domains_of(own)} & {*more, *domains_of(more)}
     if taken:
-        raise AssistantError(f"the adapter has {', '.join(sorted(taken))} already: name the new tool otherwise.")
+        raise AssistantError(f"the adapter has {', '.join(sorted(taken))} already: give the new tool another name.")
     profile, tools = assistant.prompter.profile, {**own, **more}
     labelled = [*requests, *known]
     if profile.few_shot:

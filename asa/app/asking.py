@@ -134,6 +134,8 @@ class Asked:
         if tools is not None:
             refuse_other_tools(tools_from_json(tools, "tools"), own)
         refuse_odd_history(history)
+        if not (history and history[-1]["role"] == "tool") and not all(text.strip() for text in texts):
+            raise AssistantError("a request is empty: write one.")
         self._asker, self._adapter, self._history, self._choice = asker, adapter, list(history), tool_choice
         self._requests = [Request(text, 0, "", "the request") for text in texts]
         asked = [[{"role": "user", "content": text}] if text or not history else [] for text in texts]

@@ -23,7 +23,8 @@ from asa.models.answers import AnswerRules
 from asa.models.fitting import fitting_prompts, shared_prefix
 from asa.support.files import write_atomic
 
-KEYS = "1 needs a tool, 0 does not, Enter takes the proposal, `1 DOMAIN` another domain, s skips, b goes back, q ends"
+KEYS = "1: needs a tool, 0: needs none, 1 DOMAIN: the tool of another domain, s: skip, b: back, q: end"
+PROPOSED = KEYS + ", Enter: as proposed"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Labels:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        if not self.path.absolute().parent.is_dir():
+            raise RequestsError(f"{path}: there is no folder {self.path.parent}; make it, or give another file.")
         known = load_requests(self.path) if self.path.exists() else []
         self.rows: list[dict[str, Any]] = [
             {"text": each.text, "label": each.label, "domain": each.domain} for each in known
@@ -116,10 +119,11 @@ def label(
         proposed: By text; without one a request comes in its file's order, and its label is not proposed.
         domains: That there are; empty where any may be given.
         labels: Takes them.
-        lines: What the user types, see `KEYS`.
+        lines: What the user types, see `PROPOSED`.
         say: Prints.
     """
-    say(KEYS)
+    keys = PROPOSED if proposed else KEYS
+    say(keys)
     asked = sorted(requests, key=lambda each: abs(proposed[each.text].p_tool - 0.5) if each.text in proposed else 0)
     place, given, typed = 0, list[int](), iter(lines)
     while place < len(asked):
@@ -143,7 +147,7 @@ def label(
         elif key == "s":
             place += 1
         elif key not in ("0", "1"):
-            say(KEYS)
+            say(f"{printable(key) or 'Enter'} is no key here. {keys}")
         elif not domain or (domains and domain not in domains):
             say(f"which domain? {key} and one of {', '.join(domains)}" if domains else f"which domain? {key} DOMAIN")
         else:

@@ -23,8 +23,8 @@ CSS = """
   font-family: var(--font-mono)}
 .asa-card {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 10px; margin-top: 4px;
   background: var(--background-fill-primary); white-space: normal}
-.asa-card code {white-space: pre-wrap; font-family: var(--font-mono)}
-.asa-card summary {cursor: pointer; color: var(--body-text-color-subdued); font-size: var(--text-sm)}
+.asa-model code {white-space: pre-wrap; font-family: var(--font-mono)}
+.asa-model summary {cursor: pointer; color: var(--body-text-color-subdued); font-size: var(--text-sm)}
 .asa-head {display: flex; flex-wrap: wrap; justify-content: space-between; gap: 2px 8px}
 .asa-mark {font-size: var(--text-sm); border-radius: 8px; padding: 0 8px; color: white}
 .asa-fits {background: #15803d} .asa-fault {background: #b91c1c}
@@ -48,24 +48,25 @@ def _turn(turn: Turn, tools: Mapping[str, Tool], markers: tuple[str, str]) -> st
     if role != "assistant":
         kind, shown = ("asa-tool", f"= {text}") if role == "tool" else ("asa-user", text)
         return f'<div class="{kind}">{html.escape(shown)}</div>'
-    cards = "".join(_card(call, fault, text) for call, fault in read_calls(text, tools, markers))
+    cards = "".join(_card(call, fault) for call, fault in read_calls(text, tools, markers))
+    if cards:
+        cards += f"<details><summary>as written</summary><code>{html.escape(text)}</code></details>"
     words = text.partition(markers[0])[0].rstrip() if cards else text or "(nothing)"
     return f'<div class="asa-model">{html.escape(words)}{cards}</div>'
 
 
-def _card(call: ToolCall | None, fault: str, written: str) -> str:
-    """A call, whether it fits, and how the model wrote it."""
+def _card(call: ToolCall | None, fault: str) -> str:
+    """A call, and whether it fits."""
     name = "a call that cannot be read" if call is None else call.name
     arguments = {} if call is None else call.arguments
     rows = "".join(
         f"<div>{html.escape(key)} <code>{html.escape(json.dumps(value, ensure_ascii=False))}</code></div>"
         for key, value in arguments.items()
     )
-    kind, mark = ("asa-fault", "fault") if fault else ("asa-fits", "fits")
+    kind, mark = ("asa-fault", "fault") if fault else ("asa-fits", "fits the schema")
     head = f'<div class="asa-head"><b>{html.escape(name)}</b><span class="asa-mark {kind}">{mark}</span></div>'
     said = f'<div class="asa-error">{html.escape(fault)}</div>' if fault else ""
-    details = f"<details><summary>as written</summary><code>{html.escape(written)}</code></details>"
-    return f'<div class="asa-card">{head}{rows}{said}{details}</div>'
+    return f'<div class="asa-card">{head}{rows}{said}</div>'
 
 
 def title(model_id: str, layer: int) -> str:
@@ -78,7 +79,7 @@ def strip(decision: Decision | None, tau: float, error: str = "") -> str:
     if error:
         return f'<div class="asa-strip asa-error" role="alert">{html.escape(error)}</div>'
     if decision is None:
-        return '<div class="asa-strip">no decision</div>'
+        return '<div class="asa-strip">What the adapter decides about a request stands here.</div>'
     marks = "".join(f'<s style="left: {100 * place:.1f}%"></s>' for place in {tau, 1 - tau})
     bar = f'<span class="asa-bar"><i style="width: {100 * decision.p_tool:.1f}%"></i>{marks}</span>'
     return (

@@ -68,6 +68,10 @@ def chat(
             return
         if line.strip() == "/new":
             history = ()
+            say("A new conversation.")
+            continue
+        if line.startswith("/"):
+            say(f"There is no {printable(line.strip())}. {WELCOME}")
             continue
         told = history
         try:

@@ -6,6 +6,7 @@ On this machine's own address unless another is asked for; nothing is shared, co
 the extra `app` (Gradio 6). What both sides say is `sides`' matter, how it looks `pages`'.
 """
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -54,23 +55,40 @@ def serve(
     Raises:
         AssistantError: The address is taken or is none.
     """
+    refuse_address(host, port)
     blocks = page(assistant, functions)
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    try:
-        blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            prevent_thread_lock=not wait,
-            ssr_mode=False,
-            mcp_server=False,
-            footer_links=[],
-            theme=theme,
-            css=CSS,
-        )
-    except (OSError, OverflowError) as error:  # the latter of a port beyond 65535
-        raise AssistantError(f"the chat cannot be opened at {host}:{port or ''} ({error}): choose another.") from error
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        quiet=True,
+        ssr_mode=False,
+        mcp_server=False,
+        footer_links=[],
+        theme=theme,
+        css=CSS,
+    )
+    print(f"The chat is open at {blocks.share_url or blocks.local_url}")
+    if wait:
+        blocks.block_thread()
     return blocks
+
+
+def refuse_address(host: str, port: int | None) -> None:
+    """Refuse an address that cannot be listened on.
+
+    Raises:
+        AssistantError: It is taken or is none of this machine's.
+    """
+    try:
+        with socket.create_server((host, port or 0)):
+            return
+    except (OSError, OverflowError) as error:  # the latter of a port beyond 65535
+        said = getattr(error, "strerror", None) or error
+        place = host if port is None else f"{host}:{port}"
+        raise AssistantError(f"the chat cannot be opened at {place} ({said}): choose another host or port.") from error
 
 
 def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | None = None) -> gr.Blocks:
@@ -84,22 +102,25 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
         left, right = (conversation(side.turns, assistant.tools, profile.markers) for side in sides)
         line = strip(sides[1].decision, tau, sides[1].error or sides[0].error)
         kept = [sides, transcript(assistant, sides)] if whole else [gr.skip(), gr.skip()]
-        return [left, right, line, *kept, gr.update(interactive=not whole)]
+        return [left, right, line, *kept, gr.update(interactive=not whole), gr.update(interactive=whole)]
+
+    def begin(said: str, current: str) -> list:
+        """Take a request out of the box; while one is answered, or there is none, all stays as it is."""
+        return [gr.skip()] * 3 if current or not said.strip() else ["", said, said]
 
     def answered(
-        text: str, steer: bool, grammar: bool, tau: float, dose: float, sides: tuple[Side, Side]
+        asked: str, steer: bool, grammar: bool, tau: float, dose: float, sides: tuple[Side, Side]
     ) -> Iterator[list]:
-        if not text.strip():
-            yield [*shown(sides, tau), ""]
+        if not asked:
+            yield [gr.skip()] * 10
             return
-        alone = replies(assistant, sides[0], text, functions, {"steer": False})
+        alone = replies(assistant, sides[0], asked, functions, {"steer": False})
         options: Options = {"steer": steer, "grammar": grammar}
-        steered = replies(assistant.tuned(tau, dose), sides[1], text, functions, options)
-        box = ""  # it is emptied once, and what is typed meanwhile stays
+        steered = replies(assistant.tuned(tau, dose), sides[1], asked, functions, options)
         for sides in in_turn(alone, steered):
-            yield [*shown(sides, tau, whole=False), box]
-            box = gr.skip()
-        yield [*shown(sides, tau), box]
+            yield [*shown(sides, tau, whole=False), gr.skip(), "", gr.skip()]
+        failed = any(side.error for side in sides)
+        yield [*shown(sides, tau), asked if failed else gr.skip(), "", ""]  # what cannot be answered can be mended
 
     with gr.Blocks(title="ASA chat", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(title(profile.model_id, adapter.layer))
@@ -119,7 +140,7 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
             stop.interactive = False
         with gr.Row():
             with gr.Column(min_width=200):
-                steer = gr.Checkbox(True, label="Steering", info="off: the right side is the model alone too")
+                steer = gr.Checkbox(True, label="Steering", info="off: the right side is the model alone, too")
                 grammar = gr.Checkbox(calls_fit, label="Grammar", info="on the right, calls fit the tools' schemas")
             tau = gr.Slider(
                 0.5,
@@ -127,22 +148,30 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
                 adapter.tau,
                 step=0.01,
                 label="tau",
-                info="how sure the gate must be",
+                info="the confidence that the gate asks for",
                 elem_id="tau",
             )
             dose = gr.Slider(
-                0, most, adapter.dose, step=0.01, label="dose", info="the push, in lengths of a state", elem_id="dose",
-                interactive=adapter.dose > 0,
+                0, most, adapter.dose, step=0.01, label="dose", info="length of the push over that of a hidden state",
+                elem_id="dose", interactive=adapter.dose > 0,
             )  # fmt: skip
         for domain, requests in examples(assistant.tools).items():
             gr.Examples(requests, text, label=domain, api_visibility="private")
         sides, written = gr.State(both), gr.Textbox(visible=False)
-        shows, settings = [left, right, line, sides, written, stop], [steer, grammar, tau, dose, sides]
+        asked, current = gr.State(""), gr.State("")  # what is to be answered, and what is being answered
+        shows, flow = [left, right, line, sides, written, stop, send], [text, asked, current]
 
         quietly: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        sending = gr.on([text.submit, send.click], answered, [text, *settings], [*shows, text], **quietly)
-        stop.click(shown, [sides, tau], shows, cancels=sending, **quietly)
-        new.click(lambda tau: shown(both, tau), tau, shows, cancels=sending, **quietly)
+        taken = gr.on([text.submit, send.click], begin, [text, current], flow, queue=False, **quietly)
+        answering = taken.then(answered, [asked, steer, grammar, tau, dose, sides], [*shows, *flow], **quietly)
+
+        def stopped(sides: tuple[Side, Side], tau: float, current: str) -> list:
+            return [*shown(sides, tau), current, "", ""]  # the request may be changed
+
+        stop.click(stopped, [sides, tau, current], [*shows, *flow], cancels=answering, **quietly)
+        new.click(
+            lambda tau: [*shown(both, tau), gr.skip(), "", ""], tau, [*shows, *flow], cancels=answering, **quietly
+        )
         copy.click(None, written, js=COPY, **quietly)
         save.click(None, written, js=SAVE, **quietly)
     return blocks.queue(default_concurrency_limit=1)

@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from asa.data.duplicates import near_duplicate_groups, text_words
 from asa.data.requests import Request
 
+FEW = "few"  # a remark, nothing to mend
 FEWEST, ENOUGH = 6, 30  # requests of each label and tool: that can be split, and whose numbers mean something
 ONE_SIDED = 0.9  # of a word's requests have one label
 CHANCE = 0.01  # that any word looks one-sided where none is, at most
@@ -57,9 +58,9 @@ def _too_few(requests: list[Request]) -> list[Finding]:
                 found.append(Finding("too few", says))
             elif given < ENOUGH:
                 says = (
-                    f"{named}: {given} requests {needs}, so the numbers will be rough: {ENOUGH} or more say something."
+                    f"{named}: {given} requests {needs}, so the numbers will be rough: {ENOUGH} or more mean something."
                 )
-                found.append(Finding("few", says))
+                found.append(Finding(FEW, says))
     return sorted(found, key=lambda finding: finding.kind != "too few")
 
 

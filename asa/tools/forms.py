@@ -64,6 +64,8 @@ def functions_at(place: str) -> dict[str, Callable]:
     Raises:
         ValueError: They cannot be had; the message says why.
     """
+    if not FUNCTIONS.fullmatch(place):
+        raise ValueError("is no module:name, give one, such as my_module:functions")
     module, name = place.split(":")
     try:
         with _from_here():

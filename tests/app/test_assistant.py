@@ -143,6 +143,13 @@ def test_calls_are_run_and_their_results_answered(assistant, monkeypatch):
     assert len(words.messages) == 2 and len(given) == len(results)
 
 
+@pytest.mark.parametrize("texts", ["", " \n", ["Hi", ""]])
+def test_an_empty_request_is_refused(assistant, texts):
+    """But for what follows a tool's result."""
+    with pytest.raises(AssistantError, match=r"^a request is empty: write one\.$"):
+        assistant(texts)
+
+
 def test_an_answer_that_is_cut_says_so(assistant):
     """At the maximum of new tokens; one that ends its turn, or a whole call, is not."""
     short, longer = (assistant(REQUESTS, grammar=False, max_new_tokens=limit) for limit in (4, 12))

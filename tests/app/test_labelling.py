@@ -7,7 +7,8 @@ import pytest
 from conftest import fit_adapter
 
 from asa.app.assistant import Assistant
-from asa.app.labelling import KEYS, Labels, Open, label, open_requests, proposals
+from asa.app.labelling import PROPOSED as KEYS
+from asa.app.labelling import Labels, Open, label, open_requests, proposals
 from asa.data.requests import load_requests
 from asa.data.rows import RequestsError
 from asa.decision import Decision
@@ -77,7 +78,11 @@ def test_without_an_adapter_one_labels_in_order(tmp_path):
     """Enter proposes nothing, and a domain is asked for where it is not known."""
     rows, said = labelled(tmp_path, "", "1", "1 math", "0 math", "1 math", proposed={}, domains=())
     assert rows == [("sure", 1, "math"), ("unsure", 0, "math"), ("no", 1, "math")]
-    assert "which domain? 1 DOMAIN" in said and "p(tool)" not in "".join(said)
+    assert (
+        "which domain? 1 DOMAIN" in said
+        and any(line.startswith("Enter is no key here.") for line in said)
+        and "p(tool)" not in "".join(said)
+    )
     rows, said = labelled(tmp_path, "1", "q", proposed={}, asked=[Open("more", "code", "q.csv:1"), *ASKED])
     assert rows[-1] == ("more", 1, "code") and said[-1].startswith("\n1 labelled, 3 left; ")
 
@@ -90,6 +95,11 @@ def test_rows_with_a_label_are_not_asked(tmp_path):
     (tmp_path / "q.jsonl").write_text('{"label": 1}\n', "utf-8")
     with pytest.raises(RequestsError, match=r'q.jsonl line 1: needs a non-empty "text"'):
         open_requests(tmp_path / "q.jsonl")
+
+
+def test_where_labels_cannot_be_kept_is_said_before(tmp_path):
+    with pytest.raises(RequestsError, match=r"x\.jsonl: there is no folder .*nowhere; make it"):
+        Labels(tmp_path / "nowhere" / "x.jsonl")
 
 
 def test_what_is_proposed_is_what_the_adapter_decides(tiny_lfm2, tiny_tokenizer, prompts):

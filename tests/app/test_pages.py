@@ -39,9 +39,9 @@ def test_a_call_is_a_card():
     """With its arguments, whether it fits its schema, what is wrong, and how it was written; words stand before it."""
     page = said("assistant", 'Let me see. <t>[calculator(expression="17*23")]</t>')
     assert "Let me see.<" in page and "<b>calculator</b>" in page and "17*23" in page
-    assert ">fits<" in page and ">fault<" not in page and "&lt;t&gt;[calculator(" in page
+    assert ">fits the schema<" in page and ">fault<" not in page and "&lt;t&gt;[calculator(" in page
     wrong = said("assistant", '<t>[calculator(expr="17*23"), add(a=1)]</t>')
-    assert wrong.count(">fault<") == 2 and ">fits<" not in wrong
+    assert wrong.count(">fault<") == 2 and wrong.count("as written") == 1 and ">fits the schema<" not in wrong
     assert "the arguments of calculator do not fit its schema" in wrong and "there is no tool add" in wrong
     unread = said("assistant", "<t>[calculator(")
     assert "a call that cannot be read" in unread and ">fault<" in unread
@@ -55,4 +55,4 @@ def test_a_decision_is_a_strip(gate, words):
     assert "<b>math</b>" in line and "p(tool) 0.938" in line and "width: 93.8%" in line and words in line
     assert "left: 75.0%" in line and "left: 25.0%" in line and "dose 0.35, layer 22" in line
     assert strip(Decision("math", 0.9, gate, 2, 0.1, 1.0), 0.5).count("<s ") == 1
-    assert "no decision" in strip(None, 0.5)
+    assert "decides about a request" in strip(None, 0.5)

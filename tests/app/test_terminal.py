@@ -57,11 +57,11 @@ class Echo:
 def test_a_chat_goes_on_until_an_empty_line():
     """Each turn knows those before it, `/new` begins again, and an error ends nothing."""
     echo, said = Echo(), []
-    lines = iter(["one", "bad", "two\x1b", "/new", "three", "", "never"])
+    lines = iter(["one", "bad", "two\x1b", "/new", "/old", "three", "", "never"])
     chat(echo, {"steer": True}, lines, say=lambda text, **_: said.append(text))
     assert echo.asked == [("one", 0, True), ("bad", 2, True), ("two\x1b", 2, True), ("three", 0, True)]
     assert said[0] == WELCOME and "one" in said and "error: no." in said and "two\\x1b" in said
-    assert next(lines) == "never"
+    assert next(lines) == "never" and "A new conversation." in said and f"There is no /old. {WELCOME}" in said
 
 
 def test_results_of_tools_are_shown_and_a_failed_one_is_forgotten():

@@ -80,6 +80,17 @@ class Page:
         field.send_keys(value, Keys.ENTER, Keys.TAB)
 
 
+def slowly(steps, seconds: float):
+    """A decoder's steps that take so long each."""
+
+    def waiting(decoder):
+        for step in steps(decoder):
+            time.sleep(seconds)
+            yield step
+
+    return waiting
+
+
 @pytest.fixture(scope="module")
 def assistant(tiny_llama, tiny_tokenizer, prompts) -> Assistant:
     adapter = fit_adapter(tiny_llama, prompts, tuple(tool.domain for tool in TOOLS.values())).adapter
@@ -129,7 +140,24 @@ def test_what_is_typed_is_answered_on_both_sides(page, assistant):
     assert page.find("#request textarea").get_attribute("value") == ""
     page.click("New")
     page.until(lambda: not page.said("asa", "user") and not page.said("baseline", "user"))
-    assert "no decision" in page.text("#decision")
+    assert "decides about a request" in page.text("#decision")
+
+
+def test_what_is_typed_while_an_answer_is_written_stays(page, monkeypatch):
+    """The box is emptied at once, Enter sends nothing meanwhile, and nothing is lost."""
+    monkeypatch.setattr(Decoder, "steps", slowly(Decoder.steps, 0.05))
+    box = page.find("#request textarea")
+    box.send_keys("One", Keys.ENTER)
+    page.until(lambda: box.get_attribute("value") == "", 10)
+    page.until(lambda: page.said("asa", "user") and not page.find("#send").is_enabled())
+    box.send_keys("Two", Keys.ENTER)
+    monkeypatch.undo()
+    page.until(lambda: page.find("#send").is_enabled())
+    assert box.get_attribute("value") == "Two" and page.said("asa", "user") == ["One"]
+    box.send_keys(Keys.ENTER)
+    page.until(lambda: page.said("asa", "user") == page.said("baseline", "user") == ["One", "Two"])
+    page.until(lambda: page.find("#send").is_enabled())
+    assert "..." not in page.said("asa", "model") and box.get_attribute("value") == ""
 
 
 def test_switches_and_sliders_do_what_they_say(page):
@@ -144,7 +172,7 @@ def test_switches_and_sliders_do_what_they_say(page):
     assert re.search(r"gate [+-]1.*dose 0\.20", page.text("#decision"), re.S)
     page.find("input[type=checkbox]").click()  # steering
     page.ask("Hi")
-    assert "no decision" in page.text("#decision")
+    assert "decides about a request" in page.text("#decision")
     assert page.said("asa", "model")[-1] == page.said("baseline", "model")[-1] or page.said("asa", "tool")
 
 
@@ -158,6 +186,7 @@ def test_nothing_is_obeyed_and_no_other_address_is_asked(page, driver):
     page.click("Send")
     page.until(lambda: "shorten the request" in page.text("#decision"))
     assert len(page.said("asa", "user")) == 1
+    page.until(lambda: page.find("#request textarea").get_attribute("value").startswith(HOSTILE))  # to be mended
     asked = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     sent = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
     assert len(sent) > 10 and all(url.startswith((page.address, "data:", "blob:")) for url in sent)
@@ -188,27 +217,20 @@ def test_a_conversation_is_copied_and_saved(page, driver):
 
 
 def test_an_answer_can_be_stopped(page, monkeypatch):
-    """What was half said is gone, and the chat goes on."""
+    """What was half said is gone, its request is back in the box, and the chat goes on."""
     page.ask("Hi")
     before = page.said("baseline", "talk")
-    steps = Decoder.steps
-
-    def slowly(decoder):
-        for step in steps(decoder):
-            time.sleep(0.2)
-            yield step
-
-    monkeypatch.setattr(Decoder, "steps", slowly)
+    monkeypatch.setattr(Decoder, "steps", slowly(Decoder.steps, 0.2))
     page.find("#request textarea").send_keys("Tell me more", Keys.ENTER)
     page.until(lambda: len(page.said("asa", "user")) == 2)
     page.click("Stop")
     page.until(lambda: page.said("baseline", "talk") == before)
+    page.until(lambda: page.find("#request textarea").get_attribute("value") == "Tell me more")  # may be changed
     monkeypatch.undo()
-    page.find("#request textarea").send_keys("Hi")
-    page.until(lambda: page.find("#request textarea").send_keys(Keys.ENTER) or len(page.said("asa", "user")) == 2)
-    page.until(lambda: not page.find("#stop").is_enabled())
+    page.find("#request textarea").send_keys(Keys.CONTROL, "a")
+    page.ask("Hi")
     page.find("#request textarea").send_keys("  ", Keys.ENTER)  # nothing is asked, nothing is lost
-    page.until(lambda: page.find("#request textarea").get_attribute("value") == "")
+    time.sleep(1)
     assert page.said("asa", "user") == ["Hi", "Hi"]
 
 
@@ -231,8 +253,10 @@ def test_nothing_is_counted_or_open_to_others(server, assistant):
     """No analytics, no public link, no file that can be asked for; a taken or impossible port is one sentence."""
     assert not server.analytics_enabled and not server.share and server.local_url.startswith("http://127.0.0.1:")
     assert not server.allowed_paths and all(fn.api_visibility == "private" for fn in server.fns.values() if fn.fn)
-    for port in (int(server.local_url.rstrip("/").rpartition(":")[2]), 99999):
+    for host, port in (("127.0.0.1", int(server.local_url.rstrip("/").rpartition(":")[2])), ("127.0.0.1", 99999)):
         with pytest.raises(
-            AssistantError, match=rf"^the chat cannot be opened at 127\.0\.0\.1:{port} \(.*\): choose ano"
+            AssistantError, match=rf"^the chat cannot be opened at {host}:{port} \(.*\): choose another"
         ):
-            serve(assistant, port=port, wait=False)
+            serve(assistant, host=host, port=port, wait=False)
+    with pytest.raises(AssistantError, match=r"^the chat cannot be opened at 192\.0\.2\.1 \(.*\): choose another"):
+        serve(assistant, host="192.0.2.1", wait=False)  # an address that is nobody's
