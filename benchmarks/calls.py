@@ -16,6 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from asa.support.environment import share_cores
+
+share_cores()  # before torch is loaded
+
 from asa import Assistant, load
 from asa.data.requests import load_requests
 from asa.engine.calling import CallWriter

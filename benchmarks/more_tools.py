@@ -1,4 +1,4 @@
-"""A tool more: what adding a fifth tool to the committed adapter takes, and what becomes of the four others' decisions.
+"""Another tool: what adding a fifth tool to the committed adapter takes, and what becomes of the four others' decisions.
 
     python benchmarks/more_tools.py          writes benchmarks/more_tools.md
 
@@ -12,6 +12,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from asa.support.environment import share_cores
+
+share_cores()  # before torch is loaded
 
 from asa import Assistant, load
 from asa.app.adding import with_more_tools
@@ -72,7 +76,7 @@ def main() -> None:
         rows.append([f"and {name}", *rates, compared(after), found["f1"], found["fpr"], f"{seconds:.0f} s"])
     heads = ["adapter", "F1", "FPR", "decisions as without it", f"the new tool's F1, {FOLDS} folds", "its FPR", "time"]
     text = (
-        "# A tool more\n\n`python benchmarks/more_tools.py` wrote this: SmolLM2 on 2 cores, a fifth tool by 16 + 16 "
+        "# Another tool\n\n`python benchmarks/more_tools.py` wrote this: SmolLM2 on 2 cores, a fifth tool by 16 + 16 "
         f"labelled requests beside {len(known)} known ones. F1 and FPR on {len(held_out)} held-out requests of the "
         "four tools, by the next token after the push; a decision is the domain and whether a tool is needed.\n\n"
     )

@@ -180,10 +180,10 @@ def plot_calls(calls: dict[str, dict], mark: str, path: str | Path) -> Figure:
         widths = heights(rate["rate"] for rate in rates)
         axes.barh(names, np.nan_to_num(widths), color=[RUN_COLOURS.get(run, "#7aa6c2") for run in calls])
         for place, rate in enumerate(rates):
-            axes.text(1.0, place, printed(rate["rate"], ".2f"), ha="right", va="center", fontsize=9)
+            axes.text(1.3, place, printed(rate["rate"], ".2f"), ha="right", va="center", fontsize=9)
         title = {"called": "calls a tool", "fits": "fits the schema", "job": "does the job"}.get(step, step)
         axes.set_title(f"{title.replace('_', ' ')}\n(of {rates[0]['total']})", fontsize=9)
-        axes.set(xlim=(0, 1.02), xticks=[])
+        axes.set(xlim=(0, 1.32), xticks=[])
         axes.spines[["top", "right", "bottom"]].set_visible(False)
     columns[0].invert_yaxis()
     figure.tight_layout()

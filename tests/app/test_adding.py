@@ -1,4 +1,4 @@
-"""Adding: a tool more is served as if the adapter had been fitted with it, and the given adapter stays."""
+"""Adding: another tool is served as if the adapter had been fitted with it, and the given adapter stays."""
 
 from dataclasses import replace
 from pathlib import Path

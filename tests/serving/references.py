@@ -7,10 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
+
+from asa.support.environment import share_cores
+
+share_cores()  # before torch is loaded
+
+import torch
 
 from asa import load
 from asa.data.requests import load_requests
