@@ -1,4 +1,4 @@
-"""Another tool: what adding a fifth tool to the committed adapter takes, and what becomes of the four others' decisions.
+"""Another tool: what adding a fifth to the committed adapter takes, and what becomes of the four others' decisions.
 
     python benchmarks/more_tools.py          writes benchmarks/more_tools.md
 

@@ -11,7 +11,15 @@ from asa.evaluation import readme
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README_KR.md")
-PAGES = (*READMES, "CONTRIBUTING.md", "data/README.md", "docs/findings.md", "docs/t4.md")
+PAGES = (
+    *READMES,
+    "CONTRIBUTING.md",
+    "data/README.md",
+    "docs/findings.md",
+    "docs/own_tools.md",
+    "docs/serving.md",
+    "docs/t4.md",
+)
 TABLES = {
     "README.md": ["result", "rivals"],
     "README_KR.md": ["result", "rivals"],
@@ -20,7 +28,6 @@ TABLES = {
 HISTORY = {  # numbers in docs/findings.md of which no file in outputs/ knows
     *("0.95",),  # of the gap, from which on it counted as closed
     *("0.926", "0.084", "0.801", "0.937", "0.075"),  # the first and the second run
-    *("0.925", "0.094", "0.928", "0.091", "0.666", "0.972"),  # Gemma with the mended prompts, and before
     *("0.675", "0.624", "0.892", "0.586", "0.164", "0.899", "0.148"),  # the hand-written requests
 }
 FOLDERS = {"embedded": ROOT / "outputs", "gemma3-270m": ROOT / "outputs" / "gemma3-270m"}
@@ -94,7 +101,7 @@ def test_the_words_are_borne_out():
             "action: mismatched domains",
             "action: domain only",
         ):
-            assert abs(f1[little] - asa) < 0.02
+            assert abs(f1[little] - asa) < 0.025
         assert f1["necessity: domain only"] < asa - 0.3
         assert abs(fit["action: full"] - fit["baseline"]) < 0.02
         assert 28_000 > results["adapter_bytes"] - 3_000 > 24_000  # about 30 KB, the file's header included
@@ -105,7 +112,7 @@ def test_the_words_are_borne_out():
     assert ladder["LoRA, rank 16"]["validity"]["arguments"]["rate"] > 0.9
     assert RESULTS["gap_closed_paper"] >= 0.95 > GEMMA["gap_closed_paper"]
     assert RESULTS["mcnemar_paper"]["p_value"] > 0.5
-    assert 0.01 < GEMMA["mcnemar_paper"]["p_value"] < 0.05
+    assert GEMMA["mcnemar_paper"]["p_value"] < 0.01
     fallen = [domain["left_out"] for domain in robustness["left_out"].values()]
     assert sum(of["action"]["f1"] < of["baseline"]["f1"] for of in fallen) == 3
     for folder in FOLDERS.values():
