@@ -171,7 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable, says: str, example: str) -> argparse.ArgumentParser:
         more = commands.add_parser(name, help=says, description=f"{says.capitalize()}.", epilog=f"example: {example}")
         more.set_defaults(run=run)
-        more.add_argument("--assets", default=ASSETS, help=f"adapter folder or hub id, {ASSETS} by default")
+        if run is not check:  # which needs no adapter
+            more.add_argument("--assets", default=ASSETS, help=f"adapter folder or hub id, {ASSETS} by default")
         return more
 
     asks = command("ask", ask, "answer requests", 'asa ask "What is 17 * 23?"')

@@ -220,7 +220,9 @@ def _pieces(asked: Asked) -> Generator[str, None, Answer]:
 def _result(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> str:
     """What a call gives, as text."""
     if call.name not in functions:
-        raise AssistantError(f"the model calls {call.name}, which has no function: give one, functions={{...}}.")
+        raise AssistantError(
+            f"the model calls {call.name}, which has no function: give one (functions=, or --functions in a terminal)."
+        )
     try:
         given = functions[call.name](**call.arguments)
     except Exception as error:  # the function is a program
