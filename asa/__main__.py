@@ -45,10 +45,10 @@ def ask(given: argparse.Namespace) -> None:
 
 def talk(given: argparse.Namespace) -> None:
     """Chat in the terminal or the browser."""
-    functions, terminal, address = functions_of(given.functions), _options(given), (given.host, given.port, given.share)
-    if given.web and terminal != _options(_parser().parse_args(["chat"])):
+    functions = functions_of(given.functions)
+    if given.web and (given.no_steer or given.tool_choice != AUTO):
         raise AssistantError("--no-steer and --tool-choice are the terminal's: leave them out with --web.")
-    if not given.web and any(address):
+    if not given.web and (given.host or given.port or given.share):
         raise AssistantError("--host, --port and --share are the web chat's: add --web.")
     if given.web:
         from asa.app.web import HOST, refuse_address, serve  # needs an extra
@@ -57,7 +57,7 @@ def talk(given: argparse.Namespace) -> None:
         refuse_address(host, given.port)  # before the model is loaded
         serve(_loaded(given), functions, host, given.port, given.share)
     else:
-        chat(_loaded(given), terminal, _typed(), functions)
+        chat(_loaded(given), _options(given), _typed(), functions)
 
 
 def _loaded(given: argparse.Namespace) -> Assistant:
@@ -134,7 +134,7 @@ def mark(given: argparse.Namespace) -> None:
     requests = open_requests(given.requests, [row["text"] for row in labels.rows])
     domains, proposed = _domains(given.tools), {}
     if requests and (given.assets != ASSETS or Path(ASSETS).is_dir()):
-        assistant = _loaded(given)
+        assistant = load(given.assets, given.model)
         own = list(assistant.adapter.domains)
         if not domains or set(domains) == set(own):
             domains, decided = own, proposals(assistant, requests)

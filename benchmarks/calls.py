@@ -85,12 +85,12 @@ def decoding(assistant: Assistant, count: int) -> tuple[float, float]:
     inside, whole = [], []
     for _ in range(ROUNDS + 1):  # the first builds grammars and begins prompts
         writer._written.clear()
-        with Timed(CallMatcher, "token") as tokens, Timed(CallGrammar, "begin") as begins:
+        with Timed(CallMatcher, "token") as tokens:
             begun = time.perf_counter()
             writer.write([list(writer.opening)] * len(requests), requests, [tuple(writer.tools)] * len(requests))
             whole.append(time.perf_counter() - begun)
-        inside.append((tokens.seconds, begins.seconds))
-    return statistics.median(token for token, _ in inside[1:]), statistics.median(whole[1:])
+        inside.append(tokens.seconds)
+    return statistics.median(inside[1:]), statistics.median(whole[1:])
 
 
 def many(tools: dict[str, Tool], count: int) -> dict[str, Tool]:

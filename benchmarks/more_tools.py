@@ -22,7 +22,6 @@ from asa.app.adding import with_more_tools
 from asa.data.requests import Request, load_requests
 from asa.data.scores import confusion
 from asa.evaluation.tables import markdown_table
-from asa.models.answers import AnswerRules
 from asa.tools.definitions import domains_of, load_tools
 
 FOLDS = 2
@@ -31,8 +30,7 @@ FOLDS = 2
 def called(assistant: Assistant, requests: list[Request]) -> tuple[list[bool], list[tuple[str, bool]]]:
     """Whether the steered model calls, and the decisions: (domain, whether a tool is needed)."""
     answers = assistant([request.text for request in requests], grammar=False, max_new_tokens=1)
-    trigger = AnswerRules(assistant.prompter, assistant.model).trigger_id
-    opening = assistant.prompter.tokenizer.decode([trigger]).strip()
+    opening = assistant.prompter.tokenizer.decode([assistant.prompter.trigger_id]).strip()
     decisions = [(answer.decision.domain, answer.decision.p_tool >= 0.5) for answer in answers]
     return [answer.text == opening for answer in answers], decisions
 

@@ -31,13 +31,16 @@ from transformers import (
 )
 
 from asa.adapter import ASAAdapter
+from asa.app.assistant import Assistant
 from asa.method.directions import NECESSITY, fit_directions, mixed
 from asa.method.probes import Readers, fit_readers
 from asa.models.fingerprint import fingerprint
 from asa.models.folders import ModelError
 from asa.models.loading import hub_answers, load_model
-from asa.models.profiles import GEMMA3, LFM25
+from asa.models.profiles import EMBEDDED, GEMMA3, LFM25
+from asa.models.prompts import Prompter
 from asa.models.wheels import cache_folder
+from asa.tools.definitions import domains_of, load_tools
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much on a busy machine
 
@@ -291,6 +294,14 @@ def fit_adapter(
         "model": fingerprint(model),
     }  # fmt: skip
     return Fitted(ASAAdapter.from_readers(readers, vectors, config), readers, vectors, asked)
+
+
+def tiny_assistant(model, tokenizer, prompts, tools=None, **profile) -> Assistant:
+    """An assistant whose adapter is `fit_adapter`'s; with the project's tools unless others are given."""
+    tools = tools or load_tools(Path(__file__).parents[1] / "data" / "tools.json")
+    adapter = fit_adapter(model, prompts, tuple(domains_of(tools))).adapter
+    prompter = Prompter(tokenizer, replace(EMBEDDED, max_new_tokens=48, **profile), tools)
+    return Assistant(adapter, model, prompter)
 
 
 @pytest.fixture(scope="module")

@@ -12,21 +12,18 @@ import numpy as np
 from asa.adapter import ASAAdapter
 from asa.app.asking import AssistantError
 from asa.app.assistant import Assistant
-from asa.data.examples import with_examples, without_examples
+from asa.data.examples import with_examples
 from asa.data.requests import Request
 from asa.data.splits import ReadSplit, requests_key
-from asa.engine.engine import Engine
-from asa.engine.states import read_prompts
+from asa.engine.states import read_requests
 from asa.method.probes import choose_probe
 from asa.method.recipe import Recipe
 from asa.method.tuning import Setting
-from asa.models.answers import AnswerRules
-from asa.models.fitting import fitting_prompts, shared_prefix
 from asa.models.known_prompts import prefix_mark
 from asa.models.prompts import Prompter
 from asa.tools.definitions import Tool, domains_of, tools_to_json
 
-UNTESTED = ("valid", "test", "asa_version")  # what a config says of the earlier adapter alone
+UNTESTED = ("test", "asa_version")  # what a config says of the earlier adapter alone
 
 
 def with_more_tools(
@@ -52,11 +49,10 @@ def with_more_tools(
     labelled = [*requests, *known]
     if profile.few_shot:
         tools, labelled = with_examples(tools, labelled)
-        labelled = without_examples(labelled, tools)
     domains = domains_of(tools)
     _refuse_one_sided(labelled, domains)
     prompter = Prompter(assistant.prompter.tokenizer, profile, tools)
-    split = _read(assistant, prompter, labelled)
+    split = read_requests(assistant.model, prompter, labelled, "states")
     setting = _setting(assistant.adapter)
     recipe = Recipe(split, split, domains, *_regularised(split, setting.layer, domains))
     facts = {name: value for name, value in config.items() if name not in UNTESTED} | {
@@ -87,16 +83,7 @@ def _refuse_one_sided(requests: list[Request], domains: list[str]) -> None:
                 raise AssistantError(f"{domain}: no labelled request with label {label} is left: give some.")
 
 
-def _read(assistant: Assistant, prompter: Prompter, requests: list[Request]) -> ReadSplit:
-    prompts = fitting_prompts(prompter, assistant.model, requests)
-    trigger_id = AnswerRules(prompter, assistant.model).trigger_id
-    reading, _ = read_prompts(Engine(assistant.model, shared_prefix(prompts)), prompts, trigger_id, "states")
-    return ReadSplit(requests, prompts, *vars(reading).values())
-
-
 def _regularised(split: ReadSplit, layer: int, domains: list[str]) -> tuple[float, float]:
     """The probes' regularisation, chosen on every other request of each domain and label."""
-    place, labels = np.array(split.domains), split.labels
-    cells = [np.flatnonzero((place == domain) & (labels == label)) for domain in domains for label in (0, 1)]
-    fit, valid = (split.chosen(np.concatenate([cell[start::2] for cell in cells])) for start in (0, 1))
+    fit, valid = (split.chosen(np.concatenate([cell[start::2] for cell in split.cells(domains)])) for start in (0, 1))
     return choose_probe(fit.states[:, layer], fit.labels, fit.domains, valid.states[:, layer], valid.labels, domains)

@@ -138,14 +138,15 @@ class Asked:
             raise AssistantError("a request is empty: write one.")
         self._asker, self._adapter, self._history, self._choice = asker, adapter, list(history), tool_choice
         self._requests = [Request(text, 0, "", "the request") for text in texts]
-        asked = [[{"role": "user", "content": text}] if text or not history else [] for text in texts]
-        self.turns: list[tuple[Turn, ...]] = [(*history, *own) for own in asked]
+        self.turns: list[tuple[Turn, ...]] = [
+            (*history, {"role": "user", "content": text}) if text else tuple(history) for text in texts
+        ]
         self._call_wanted = tool_choice not in (AUTO, NONE)
         fitted_with_grammar = "tool_choice" in adapter.config
         wanted = steer and fitted_with_grammar if grammar is None else grammar
         self._writer = asker.writer if wanted or self._call_wanted else None
         # a small model that is shown tools goes on calling them: it sees results in a prompt without
-        answering = tool_choice == NONE and not all(texts) and history[-1:] and history[-1]["role"] == "tool"
+        answering = tool_choice == NONE and not all(texts)
         steer = steer and not answering
         opening = self._writer.opening if self._writer and self._call_wanted else ()
         limit = max(max_new_tokens, len(opening))

@@ -15,12 +15,9 @@ import torch
 from asa.app.assistant import Assistant
 from asa.app.terminal import printable
 from asa.data.requests import Request, load_requests
-from asa.data.rows import RequestsError, read_rows
+from asa.data.rows import RequestsError, read_rows, text_in
 from asa.decision import Decision
-from asa.engine.engine import Engine
-from asa.engine.states import read_prompts
-from asa.models.answers import AnswerRules
-from asa.models.fitting import fitting_prompts, shared_prefix
+from asa.engine.states import read_requests
 from asa.support.files import write_atomic
 
 KEYS = "1: needs a tool, 0: needs none, 1 DOMAIN: the tool of another domain, s: skip, b: back, q: end"
@@ -48,9 +45,7 @@ def open_requests(path: str | Path, done: Iterable[str] = ()) -> list[Open]:
     """
     found, seen = [], set(done)
     for where, _, row in read_rows(path, needed=("text",)):
-        text = row.get("text")
-        if not isinstance(text, str) or not text.strip():
-            raise RequestsError(f'{where}: needs a non-empty "text".')
+        text = text_in(row, where)
         if text not in seen and row.get("label") in (None, ""):
             found.append(Open(text, str(row.get("domain") or ""), where))
         seen.add(text)
@@ -63,11 +58,9 @@ def proposals(assistant: Assistant, requests: Sequence[Open]) -> list[Decision]:
     Raises:
         RequestsError: One is too long for the model.
     """
-    model, prompter = assistant.model, assistant.prompter
-    prompts = fitting_prompts(prompter, model, [Request(each.text, 0, "", each.source) for each in requests])
-    trigger = AnswerRules(prompter, model).trigger_id
-    reading, _ = read_prompts(Engine(model, shared_prefix(prompts)), prompts, trigger, "proposals")
-    return assistant.adapter.push(torch.from_numpy(reading.states[:, assistant.adapter.layer]))[1]
+    asked = [Request(each.text, 0, "", each.source) for each in requests]
+    states = read_requests(assistant.model, assistant.prompter, asked, "proposals").states
+    return assistant.adapter.push(torch.from_numpy(states[:, assistant.adapter.layer]))[1]
 
 
 class Labels:

@@ -82,8 +82,9 @@ def chat(
                 for piece in stream:
                     say(printable(piece), end="", flush=True)
                 say("")
-                told = stream.finish().messages
-                say(f"  [{printable(decision_line(stream.finish()))}]")
+                answer = stream.finish()
+                told = answer.messages
+                say(f"  [{printable(decision_line(answer))}]")
         except UserError as error:
             say(f"error: {error}")
         else:

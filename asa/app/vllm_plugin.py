@@ -17,7 +17,6 @@ import torch
 
 from asa.adapter import ASAAdapter
 from asa.hook import AdapterError
-from asa.models.fingerprint import fingerprint, model_difference
 from asa.models.layout import CausalModel
 
 VARIABLE = "ASA_ADAPTER"
@@ -132,8 +131,7 @@ def check_model(adapter: ASAAdapter, model: str) -> None:
     from transformers import AutoModelForCausalLM
 
     loaded: CausalModel = AutoModelForCausalLM.from_pretrained(model, dtype="auto")  # type: ignore[assignment]
-    if problem := model_difference(fingerprint(loaded), adapter.config["model"]):
-        raise AdapterError(f"the adapter {problem}")
+    adapter.check_model(loaded)
 
 
 def _steer_after_loading() -> None:

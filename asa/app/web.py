@@ -14,6 +14,7 @@ from asa.app.asking import AssistantError, Options
 from asa.app.assistant import Assistant
 from asa.app.pages import CSS, conversation, strip, title
 from asa.app.sides import Side, in_turn, replies, transcript
+from asa.engine.calling import as_called
 from asa.tools.definitions import Tool
 
 NEEDED = "the web chat needs Gradio 6, found {}: pip install 'gradio>=6'."
@@ -112,7 +113,7 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
         asked: str, steer: bool, grammar: bool, tau: float, dose: float, sides: tuple[Side, Side]
     ) -> Iterator[list]:
         if not asked:
-            yield [gr.skip()] * 10
+            yield [gr.skip()] * len([*shows, *flow])
             return
         alone = replies(assistant, sides[0], asked, functions, {"steer": False})
         options: Options = {"steer": steer, "grammar": grammar}
@@ -180,10 +181,7 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
 def examples(tools: Mapping[str, Tool]) -> dict[str, list[str]]:
     """Domain -> requests to try: of each tool one that needs it, and one that does not."""
     found: dict[str, list[str]] = {}
-    for tool in tools.values():
-        calling = [
-            example.request for example in (*tool.call_examples, *tool.examples) if example.arguments is not None
-        ]
-        words = [example.request for example in tool.examples if example.answer]
-        found.setdefault(tool.domain, []).extend(calling[:1] + words[:1])
+    for name, tool in as_called(tools).items():
+        words = [example.request for example in tools[name].examples if example.answer]
+        found.setdefault(tool.domain, []).extend([*(example.request for example in tool.examples[:1]), *words[:1]])
     return found

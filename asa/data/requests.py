@@ -13,7 +13,7 @@ from pathlib import Path
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
-from asa.data.rows import RequestsError, hub_dataset, read_rows
+from asa.data.rows import RequestsError, hub_dataset, read_rows, text_in
 from asa.support.files import half_character
 from asa.support.parameters import NO, YES
 
@@ -93,8 +93,7 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
     """
     requests, name = [], printable_name(Path(path).name)
     for where, number, row in read_rows(path):
-        if not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise RequestsError(f'{where}: needs a non-empty "text".')
+        text = text_in(row, where)
         label = str(row.get("label")).strip().lower()
         if label not in YES + NO:
             raise RequestsError(
@@ -103,11 +102,11 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
         domain = row.get("domain", domains[0] if domains and len(domains) == 1 else "")
         if domains is None and not isinstance(domain, str):
             raise RequestsError(f'{where}: "domain" must be a text, not {domain!r}; leave it out where there is none.')
-        if half := half_character(f"{row['text']}{domain}"):
+        if half := half_character(f"{text}{domain}"):
             raise RequestsError(f"{where}: {half} is half a character; write the whole character, or remove it.")
         if domains is not None and domain not in domains:
             raise RequestsError(f"{where}: unknown domain {domain!r}; the tools file has {', '.join(domains)}.")
-        requests.append(Request(row["text"], int(label in YES), domain, f"{name}:{number}"))
+        requests.append(Request(text, int(label in YES), domain, f"{name}:{number}"))
     if not requests:
         raise RequestsError(f"{path}: holds no request; write one JSON object per line.")
     return requests

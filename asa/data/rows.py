@@ -67,6 +67,17 @@ def read_rows(path: str | Path, needed: Sequence[str] = NEEDED) -> Iterator[Row]
         yield from _json_lines(path, content)
 
 
+def text_in(row: dict[str, Any], where: str) -> str:
+    """The text of a row.
+
+    Raises:
+        RequestsError: It has none.
+    """
+    if not isinstance(row.get("text"), str) or not row["text"].strip():
+        raise RequestsError(f'{where}: needs a non-empty "text".')
+    return row["text"]
+
+
 def _json_lines(path: Path, content: bytes) -> Iterator[Row]:
     for number, raw in enumerate(content.split(b"\n"), 1):
         where = f"{path} line {number}"

@@ -57,6 +57,11 @@ class Split:
         """Each request's domain."""
         return [request.domain for request in self.requests]
 
+    def cells(self, names: list[str]) -> list[np.ndarray]:
+        """The rows of each domain of `names` and, in it, of label 0 and 1; `[2 D]`."""
+        place, labels = np.array(self.domains), self.labels
+        return [np.flatnonzero((place == name) & (labels == label)) for name in names for label in (0, 1)]
+
     @property
     def lengths(self) -> list[int]:
         """Each prompt's tokens."""

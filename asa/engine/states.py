@@ -10,9 +10,13 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
+from asa.data.requests import Request
 from asa.data.splits import ReadSplit, Split
 from asa.engine.batch import Batch
 from asa.engine.engine import Engine
+from asa.models.fitting import fitting_prompts, shared_prefix
+from asa.models.layout import CausalModel
+from asa.models.prompts import Prompter
 from asa.support.checkpoints import Checkpoints
 from asa.support.files import key_of
 from asa.support.processes import gathered
@@ -57,6 +61,17 @@ def read_prompts(engine: Engine, prompts: list[list[int]], trigger_id: int, what
 def read_states(engine: Engine, prompts: list[list[int]], trigger_id: int, what: str) -> Reading:
     """As `read_prompts`, but each batch is let go at once: for splits that are only read."""
     return _joined([(batch.rows, read_batch(batch, trigger_id)) for batch in engine.batches(prompts, what)])
+
+
+def read_requests(model: CausalModel, prompter: Prompter, requests: list[Request], what: str) -> ReadSplit:
+    """Requests that stand in no split, read behind what their prompts share.
+
+    Raises:
+        RequestsError: One is too long for the model.
+    """
+    prompts = fitting_prompts(prompter, model, requests)
+    reading = read_states(Engine(model, shared_prefix(prompts)), prompts, prompter.trigger_id, what)
+    return ReadSplit(requests, prompts, *vars(reading).values())
 
 
 def _joined(parts: list[tuple[list[int], Reading]]) -> Reading:

@@ -8,7 +8,7 @@ from asa.data.requests import Request
 from asa.evaluation.jobs import does_job
 from asa.evaluation.metrics import rate_of
 from asa.evaluation.validity import first_call
-from asa.tools.definitions import Tool
+from asa.tools.definitions import Tool, domains_of
 
 STEPS = ("called", "parses", "known", "fits", "right_tool", "job")  # each presupposes the one before
 
@@ -36,13 +36,14 @@ def call_steps(
         run_code: Whether Python calls are run; without it no request for one counts in `job`.
     """
     found: dict[str, list[bool | None]] = {step: [] for step in STEPS}
+    serves = {domain: {n: t for n, t in tools.items() if t.domain == domain} for domain in domains_of(tools)}
     for request, answer in zip(requests, answers, strict=True):
         if request.label != 1:
             continue
         first = first_call(answer, tools, markers)
-        serving = {name: tool for name, tool in tools.items() if tool.domain == request.domain}
-        right = first.fits and first.call is not None and first.call.name in serving
-        tool = serving[first.call.name] if right and first.call else next(iter(serving.values()), None)
+        serving = serves.get(request.domain, {})
+        name = first.call.name if first.fits and first.call else ""
+        right, tool = name in serving, serving.get(name) or next(iter(serving.values()), None)
         reference = references.get(text_key(request.text))
         job = does_job(first.call if right else None, request, tool, reference, run_code)
         steps = (first.called, first.parses, first.known, first.fits, right if serving else None, job)

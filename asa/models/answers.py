@@ -66,8 +66,10 @@ def whole_test(
         recent = tokenizer.decode(ids[-window:], skip_special_tokens=False)
         if ids[-1] in ends or (profile.turn_end and profile.turn_end in recent):
             return True
-        said = opened + str(tokenizer.decode(ids, skip_special_tokens=False)) if profile.call_end in recent else ""
-        return bool(said) and profile.call_end in spoken(said, profile.markers)
+        if profile.call_end not in recent:
+            return False
+        answer = opened + str(tokenizer.decode(ids, skip_special_tokens=False))
+        return profile.call_end in spoken(answer, profile.markers)
 
     return whole
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from asa.data.splits import ReadSplit
 from asa.engine.states import Prefilled
-from asa.evaluation.metrics import mean_and_std
 from asa.method.recipe import Recipe
 from asa.method.tuning import Setting
-from asa.study.trials import Part, p_needed, rates, steered
+from asa.study.trials import Part, p_needed, rates, steered, summary
 from asa.support.processes import progress
 
 SIZES = (4, 8, 16, 32, 64)  # labelled requests of each label and tool
@@ -44,9 +43,7 @@ def learning_curve(
         A point a size: `size`, `draws` (a draw each: `asa` and `probe` -> `f1`, `fpr`), and `summary` (run -> measure
         -> `mean`, `std`). A size that a domain and label has too few requests for is left out.
     """
-    cells = [
-        np.flatnonzero((fit.labels == label) & (np.array(fit.domains) == name)) for name in domains for label in (0, 1)
-    ]
+    cells = fit.cells(domains)
     sizes = [size for size in SIZES if size <= min(map(len, cells))]
     test = Part(np.arange(len(labels)), prefilled.reading, prefilled.batches)
     rng = np.random.default_rng(seed)
@@ -62,6 +59,5 @@ def learning_curve(
                 "probe": p_needed(test, recipe, setting.layer) >= 0.5,
             }
             draws.append({run: rates(calls, labels) for run, calls in called.items()})
-        summary = {run: {m: mean_and_std([draw[run][m] for draw in draws]) for m in ("f1", "fpr")} for run in draws[0]}
-        points.append({"size": size, "draws": draws, "summary": summary})
+        points.append({"size": size, "draws": draws, "summary": summary(draws, ())})
     return points

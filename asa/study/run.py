@@ -96,7 +96,7 @@ class Study:
         found, (rungs, lora) = self.found, self._rungs(kind == "all")
         damaged = stage("proof-damage", key_of(keys["test"], rungs), lambda: self._damage(rungs))
         settings = (keys["readers"], found.to_json(), chosen.layer)
-        curves_key = key_of(*settings, drawn_layers(self.layers, self.tuned.best().layer), DOSES, chosen.tau)
+        curves_key = key_of(*settings, drawn_layers(self.layers, chosen.layer), DOSES, chosen.tau)
         return {
             "calls": self._calls(rungs, lora), "ladder": self._ladder(rungs, damaged["damage"]),
             "direction": chosen.direction, "kl": damaged["kl"],

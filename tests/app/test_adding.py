@@ -6,15 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fit_adapter, last_token
+from conftest import last_token, tiny_assistant
 
 from asa.app.adding import with_more_tools
 from asa.app.asking import AssistantError
 from asa.app.assistant import Assistant
 from asa.data.requests import Request, load_requests
 from asa.method.directions import NECESSITY
-from asa.models.profiles import EMBEDDED
-from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools, tools_from_json
 
 ROOT = Path(__file__).parents[2]
@@ -38,13 +36,13 @@ OWN = some("docs/own_tools/requests.csv", ["weather", "calendar", "database"], 8
 
 @pytest.fixture(scope="module")
 def assistant(tiny_model, tiny_tokenizer, prompts) -> Assistant:
-    adapter = fit_adapter(tiny_model, prompts, tuple(DOMAINS)).adapter
-    adapter.config |= {
+    assistant = tiny_assistant(tiny_model, tiny_tokenizer, prompts)
+    assistant.adapter.config |= {
         "direction": NECESSITY,
         "test": {"asa": {"f1": 1.0}},
         "tool_choice": {"choice": "routed", "sure": 0.0},
     }
-    return Assistant(adapter, tiny_model, Prompter(tiny_tokenizer, replace(EMBEDDED, max_new_tokens=48), TOOLS))
+    return assistant
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,11 @@
 import itertools
 import json
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import HIDDEN, fit_adapter, hooks_of
+from conftest import HIDDEN, hooks_of, tiny_assistant
 
 from asa.app.answers import Stream
 from asa.app.asking import AssistantError
@@ -17,7 +16,6 @@ from asa.hook import AdapterError
 from asa.method.tool_choice import ToolChoiceError
 from asa.models.answers import AnswerRules
 from asa.models.profiles import EMBEDDED
-from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools, tools_from_json, tools_to_json
 
 ROOT = Path(__file__).parents[2]
@@ -28,9 +26,9 @@ OPENING, CLOSING = EMBEDDED.markers
 
 @pytest.fixture(scope="module")
 def assistant(tiny_model, tiny_tokenizer, prompts) -> Assistant:
-    adapter = fit_adapter(tiny_model, prompts, tuple(tool.domain for tool in TOOLS.values())).adapter
-    adapter.config["tool_choice"] = {"choice": "routed", "sure": 0.0}
-    return Assistant(adapter, tiny_model, Prompter(tiny_tokenizer, replace(EMBEDDED, max_new_tokens=48), TOOLS))
+    assistant = tiny_assistant(tiny_model, tiny_tokenizer, prompts)
+    assistant.adapter.config["tool_choice"] = {"choice": "routed", "sure": 0.0}
+    return assistant
 
 
 def generated(assistant: Assistant, text: str, steer: bool, limit: int) -> tuple[str, list]:
@@ -255,8 +253,7 @@ def test_a_tool_is_called_by_the_name_that_its_owner_knows(tiny_model, tiny_toke
     """Also where no call can write it: in the choice, in the call and among the functions."""
     own = [tool | {"name": tool["name"].replace("calculator", "my calculator")} for tool in tools_to_json(TOOLS)]
     tools = tools_from_json(own, "tools")
-    adapter = fit_adapter(tiny_model, prompts, tuple(tool.domain for tool in tools.values())).adapter
-    assistant = Assistant(adapter, tiny_model, Prompter(tiny_tokenizer, replace(EMBEDDED, max_new_tokens=48), tools))
+    assistant = tiny_assistant(tiny_model, tiny_tokenizer, prompts, tools=tools)
     answer = assistant("What is 12 times 7?", tool_choice="my calculator")
     assert "[my_calculator(" in answer.text and {call.name for call in answer.calls} == {"my calculator"}
     functions = {"my calculator": lambda expression: "84"}

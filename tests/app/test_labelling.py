@@ -1,20 +1,15 @@
 """Labelling: every label is written at once, none is asked twice, and keys do what they say."""
 
 import json
-from dataclasses import replace
 
 import pytest
-from conftest import fit_adapter
+from conftest import tiny_assistant
 
-from asa.app.assistant import Assistant
 from asa.app.labelling import PROPOSED as KEYS
 from asa.app.labelling import Labels, Open, label, open_requests, proposals
 from asa.data.requests import load_requests
 from asa.data.rows import RequestsError
 from asa.decision import Decision
-from asa.models.profiles import EMBEDDED
-from asa.models.prompts import Prompter
-from asa.tools.definitions import load_tools
 
 ASKED = [Open(text, "", f"q.txt:{row}") for row, text in enumerate(("sure", "unsure", "no"), 1)]
 PROPOSED = {
@@ -104,9 +99,7 @@ def test_where_labels_cannot_be_kept_is_said_before(tmp_path):
 
 def test_what_is_proposed_is_what_the_adapter_decides(tiny_lfm2, tiny_tokenizer, prompts):
     """Of all requests at once, as when each is asked."""
-    tools = load_tools("data/tools.json")
-    adapter = fit_adapter(tiny_lfm2, prompts, tuple(tool.domain for tool in tools.values())).adapter
-    assistant = Assistant(adapter, tiny_lfm2, Prompter(tiny_tokenizer, replace(EMBEDDED, max_new_tokens=48), tools))
+    assistant = tiny_assistant(tiny_lfm2, tiny_tokenizer, prompts)
     for request, decision in zip(ASKED, proposals(assistant, ASKED), strict=True):
         asked = assistant(request.text, max_new_tokens=1).decision
         assert (decision.domain, decision.gate) == (asked.domain, asked.gate)

@@ -1,15 +1,12 @@
 """Sides: both answers are those that the assistant gives, written in turn; what fails leaves a side as it was."""
 
 import json
-from dataclasses import replace
 
 import pytest
-from conftest import fit_adapter
+from conftest import tiny_assistant
 
 from asa.app.assistant import Assistant
 from asa.app.sides import Side, in_turn, replies, transcript
-from asa.models.profiles import EMBEDDED
-from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools
 
 TOOLS = load_tools("data/tools.json")
@@ -17,8 +14,7 @@ TOOLS = load_tools("data/tools.json")
 
 @pytest.fixture(scope="module")
 def assistant(tiny_model, tiny_tokenizer, prompts) -> Assistant:
-    adapter = fit_adapter(tiny_model, prompts, tuple(tool.domain for tool in TOOLS.values())).adapter
-    return Assistant(adapter, tiny_model, Prompter(tiny_tokenizer, replace(EMBEDDED, max_new_tokens=48), TOOLS))
+    return tiny_assistant(tiny_model, tiny_tokenizer, prompts)
 
 
 def test_both_sides_are_the_assistants_own_answers(assistant):

@@ -5,17 +5,14 @@ import os
 import re
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import fit_adapter
+from conftest import tiny_assistant
 
 from asa.app.asking import AssistantError
 from asa.app.assistant import Assistant
 from asa.engine.decoding import Decoder
-from asa.models.profiles import EMBEDDED
-from asa.models.prompts import Prompter
 from asa.tools.definitions import load_tools
 
 pytest.importorskip("gradio")
@@ -93,9 +90,7 @@ def slowly(steps, seconds: float):
 
 @pytest.fixture(scope="module")
 def assistant(tiny_llama, tiny_tokenizer, prompts) -> Assistant:
-    adapter = fit_adapter(tiny_llama, prompts, tuple(tool.domain for tool in TOOLS.values())).adapter
-    profile = replace(EMBEDDED, max_new_tokens=48, model_id="owner/<i>model</i>")
-    return Assistant(adapter, tiny_llama, Prompter(tiny_tokenizer, profile, TOOLS))
+    return tiny_assistant(tiny_llama, tiny_tokenizer, prompts, model_id="owner/<i>model</i>")
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def main(path: str) -> None:
     first = found["rows"][0]
     later = first["prompt"] + first["asa"]["ids"] + prompts[1][len(prompts[1]) // 2 :]
     found["later"] = {"prompt": later, "asa": answered(later, True, 8), "plain": answered(later, False, 8)}
-    Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
+    Path(path).write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
