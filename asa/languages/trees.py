@@ -6,19 +6,38 @@ Nothing here knows JSON, tools or tokens.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar, dataclass_transform
 
 Ranges = tuple[tuple[int, int], ...]  # of code points, both ends included, in order and apart
 HALVES = (0xD800, 0xDFFF)  # surrogates: no characters
+Kind = TypeVar("Kind")
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True)
+def part(kind: type[Kind]) -> type[Kind]:
+    """A frozen dataclass whose hash is worked out once: trees are large, and are looked up all the time."""
+    made: Any = dataclass(frozen=True)(kind)
+    whole = made.__hash__
+
+    def once(tree: Any) -> int:
+        kept = vars(tree)
+        if "hash" not in kept:
+            kept["hash"] = whole(tree)
+        return kept["hash"]
+
+    made.__hash__ = once
+    return made
+
+
+@part
 class Text:
     """Exactly this text."""
 
     text: str
 
 
-@dataclass(frozen=True)
+@part
 class Token:
     """One token of a model by its id, and the text that it stands for."""
 
@@ -26,28 +45,28 @@ class Token:
     text: str
 
 
-@dataclass(frozen=True)
+@part
 class Letters:
     """One character out of `ranges`."""
 
     ranges: Ranges
 
 
-@dataclass(frozen=True)
+@part
 class Sequence:
     """One part after the other."""
 
     parts: tuple["Language", ...]
 
 
-@dataclass(frozen=True)
+@part
 class Choice:
     """One of the parts; of none, there is no text."""
 
     parts: tuple["Language", ...]
 
 
-@dataclass(frozen=True)
+@part
 class Repeat:
     """A part, at least `low` and at most `high` times."""
 
@@ -56,7 +75,7 @@ class Repeat:
     high: int
 
 
-@dataclass(frozen=True)
+@part
 class Both:
     """What is in both languages."""
 
@@ -64,7 +83,7 @@ class Both:
     other: "Language"
 
 
-@dataclass(frozen=True)
+@part
 class Without:
     """What holds none of the `forbidden` texts; `tail` is the end of what was written."""
 
@@ -73,7 +92,7 @@ class Without:
     tail: str = ""
 
 
-@dataclass(frozen=True)
+@part
 class Span:
     """Some of `chunks`, at least one, as they stand side by side.
 
@@ -84,7 +103,7 @@ class Span:
     open: frozenset[tuple[int, int]] | None = None
 
 
-@dataclass(frozen=True)
+@part
 class Members:
     """Members of a list such as arguments, each at most once, with `between` between them.
 
@@ -116,7 +135,7 @@ class Members:
         return not any(needed for _, needed in self.members)
 
 
-@dataclass(frozen=True)
+@part
 class Lexeme:
     """A part that a lexer takes in one piece, such as a string."""
 
@@ -204,6 +223,7 @@ def may_hold(language: Language, letter: str) -> bool:
             return may_hold(between, letter) or any(may_hold(member, letter) for member, _ in members)
 
 
+@lru_cache(256)
 def without(language: Language, forbidden: tuple[str, ...]) -> Language:
     """A language less what holds one of the `forbidden` texts, in its simplest form."""
     possible = tuple(text for text in forbidden if all(may_hold(language, letter) for letter in text))

@@ -5,9 +5,8 @@ A string is escaped as JSON escapes it, so that nothing but its own quote ends i
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 from asa.languages.patterns import ANY, LONGEST, UnusablePattern, pattern_language
@@ -68,6 +67,7 @@ def quoted(text: str, notation: Notation) -> list[str]:
     return [f"{quote}{escaped(text, quote)}{quote}" for quote in notation.quotes]
 
 
+@lru_cache(4096)  # a pattern asks for the same few characters a thousand times
 def letter(quote: str, ranges: Ranges) -> Language:
     """How one character out of `ranges` is written in a string between two of `quote`."""
     plain = common(ranges, others(union([(0, 31), *letters(quote + "\\").ranges])))
@@ -94,28 +94,28 @@ def string(part: dict[str, Any], notation: Notation) -> Language:
     found = said_with_format(name, copied) if name and copied is not None else []
     ways = []
     for quote in notation.quotes:
-        write = partial(letter, quote)
-        limits: list[Language] = [_pattern(pattern, write)] if pattern else []
+        limits: list[Language] = [_pattern(pattern, quote)] if pattern else []
         if found:
             limits.append(choice(Text(escaped(text, quote)) for text in found))
         elif name:
-            limits.append(_pattern(FORMATS[name], write))
+            limits.append(_pattern(FORMATS[name], quote))
         elif copied is not None:
             limits.append(Span(tuple(escaped(chunk, quote) for chunk in chunks(copied))))
         if low or high is not None:
-            limits.append(repeat(write(ANY), low, max(low, LONGEST) if high is None else high))
-        inner = without(reduce(Both, limits), notation.forbidden) if limits else free_text(write, notation.forbidden)
+            limits.append(repeat(letter(quote, ANY), low, max(low, LONGEST) if high is None else high))
+        inner = without(reduce(Both, limits), notation.forbidden) if limits else free_text(quote, notation.forbidden)
         ways.append(sequence(Text(quote), inner, Text(quote)))
     return Lexeme(choice(ways))
 
 
-def free_text(write: Callable[[Ranges], Language], forbidden: tuple[str, ...]) -> Language:
-    """Texts of at most `LONGEST` characters without any of the forbidden ones.
+@lru_cache(64)
+def free_text(quote: str, forbidden: tuple[str, ...]) -> Language:
+    """Texts of at most `LONGEST` characters, between two of `quote`, without any of the forbidden ones.
 
     Where these begin alike, with a character that they hold once, the way into each of them is left letter by letter:
     a lexer takes that far more easily than "all but what holds one of them".
     """
-    first = forbidden[0][0] if forbidden else ""
+    write, first = partial(letter, quote), forbidden[0][0] if forbidden else ""
     if not forbidden or any(text[0] != first or first in text[1:] for text in forbidden):
         return without(repeat(write(ANY), 0, LONGEST), forbidden)
     begun = dict.fromkeys(text[1:end] for text in forbidden for end in range(1, len(text)))
@@ -128,9 +128,10 @@ def free_text(write: Callable[[Ranges], Language], forbidden: tuple[str, ...]) -
     return sequence(repeat(unit, 0, LONGEST), repeat(left, 0, LONGEST))
 
 
-def _pattern(pattern: str, write: Callable[[Ranges], Language]) -> Language:
+@lru_cache(256)
+def _pattern(pattern: str, quote: str) -> Language:
     try:
-        return pattern_language(pattern, write)
+        return pattern_language(pattern, partial(letter, quote))
     except UnusablePattern as error:
         raise UnsayableSchema(f"pattern {pattern} ({error})") from error
 
