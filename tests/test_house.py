@@ -78,6 +78,10 @@ PathFinder.find_spec = staticmethod(lambda name, *more: None if name.split(".")[
             "import asa.adapter; from asa import ASAAdapter",
             ("sklearn", "scipy", "datasets", "accelerate", "matplotlib", "jsonschema", "peft", "gguf", "nbformat"),
         ),
+        (
+            "import asa.__main__, asa.app.serving, asa.app.vllm_requests, asa.app.served_answers",
+            ("sklearn", "scipy", "datasets", "accelerate", "matplotlib", "peft", "gguf", "nbformat", "vllm"),
+        ),
     ],
 )
 def test_what_is_light_needs_no_more(line, absent):

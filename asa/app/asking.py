@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 from asa.adapter import ASAAdapter, Decision
 from asa.app.answers import Answer, read_calls
+from asa.app.fitted import plain_prompter, shown_alike
 from asa.data.requests import Request
 from asa.engine.calling import CallWriter
 from asa.engine.decoding import Decoder
@@ -25,11 +26,9 @@ from asa.models.prompts import Prompter, Turn
 from asa.support.files import UserError
 from asa.support.processes import gathered
 from asa.tools.definitions import Tool, tools_from_json
-from asa.tools.schemas import shown_schema
 
 AUTO = "auto"
 MOST_NEW_TOKENS = 256  # of an answer, unless others are asked for
-PLAIN_SYSTEM = "You are a helpful assistant."
 ROLES = ("user", "assistant", "tool")
 
 
@@ -82,8 +81,7 @@ class Asker:
 
     @cached_property
     def _without_tools(self) -> Prompter:
-        profile = replace(self.prompter.profile, system=PLAIN_SYSTEM, few_shot=False)
-        return Prompter(self.prompter.tokenizer, profile, {})
+        return plain_prompter(self.prompter)
 
     def lengthened(self, limit: int, with_tools: bool = True) -> Prompter:
         """The same prompts, or plain ones without tools, for answers of up to `limit` tokens."""
@@ -214,8 +212,7 @@ def refuse_other_tools(given: Mapping[str, Tool], own: Mapping[str, Tool]) -> No
     Raises:
         AssistantError: They are others.
     """
-    shown = [{name: shown_schema(tool.schema()) for name, tool in tools.items()} for tools in (given, own)]
-    if shown[0] != shown[1]:
+    if not shown_alike(given, own):
         raise AssistantError(
             f"the adapter was fitted to other tools ({', '.join(own)}) and knows nothing of these "
             f"({', '.join(given)}): fit one to them, python pipeline.py --tools FILE --requests FILE."

@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 from asa.adapter import ASAAdapter
-from asa.adapter_files import HubOptions, written_by
+from asa.adapter_files import HubOptions
 from asa.app.answers import Answer, Compared, Stream
 from asa.app.asking import AUTO, Asked, Asker, AssistantError, Options
-from asa.hook import AdapterError
+from asa.app.fitted import fitted_prompter, fitted_with
 from asa.method.tool_choice import NONE
 from asa.models.layout import CausalModel
 from asa.models.loading import hub_answers, load_model
-from asa.models.profiles import Profile, ProfileError
-from asa.models.prompts import Prompter, PromptError
-from asa.models.saved_profiles import profile_found, profile_from_json
+from asa.models.prompts import Prompter
+from asa.models.saved_profiles import profile_found
 from asa.support.parameters import given_path
 from asa.tools.calls import ToolCall
-from asa.tools.definitions import Tool, tools_from_json
 
 
 def load(source: str | Path, model: str = "", **hub: Unpack[HubOptions]) -> "Assistant":
@@ -56,32 +54,7 @@ def assistant_of(adapter: ASAAdapter, source: str, model: str = "") -> "Assistan
     profile = profile_found(saved, source, adapter.config.get("model_source", ""), model.strip())
     loaded, tokenizer, _ = load_model(profile, hub_answers())
     adapter.check_model(loaded)
-    prompter = Prompter(tokenizer, profile, tools)
-    if (found := prompter.key()) != expected:
-        raise PromptError(
-            f"{profile.model_id}: expected the prompt that the adapter was fitted with ({expected}), found another one "
-            f"({found}): load the tokenizer and chat template of that time, or fit again."
-        )
-    return Assistant(adapter, loaded, prompter)
-
-
-def fitted_with(adapter: ASAAdapter, path: str) -> tuple[Profile, dict[str, Tool], str]:
-    """Profile, tools and prompt hash that an adapter was fitted with; `path` names its config in errors.
-
-    Raises:
-        AdapterError: One is missing or cannot be read, perhaps since another version wrote it.
-        ToolsError: A tool cannot be used.
-    """
-    config = adapter.config
-    for name in ("prompt_hash", "model_source"):
-        if not isinstance(config.get(name, ""), str):
-            raise AdapterError(f"{path}{written_by(config)}: {name} is {config[name]!r}: fit again with this version.")
-    try:
-        return profile_from_json(config["profile"]), tools_from_json(config["tools"], path), config["prompt_hash"]
-    except KeyError as error:
-        raise AdapterError(f"{path}{written_by(config)}: {error} is missing: fit again with this version.") from error
-    except ProfileError as error:
-        raise AdapterError(f"{path}{written_by(config)}: {error}: fit again with this version.") from error
+    return Assistant(adapter, loaded, fitted_prompter(tokenizer, profile, tools, expected))
 
 
 class Assistant:

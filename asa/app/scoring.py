@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from asa.adapter import ASAAdapter
-from asa.app.assistant import assistant_of, fitted_with
+from asa.app.assistant import assistant_of
+from asa.app.fitted import fitted_with
 from asa.data.examples import without_examples
 from asa.data.requests import Request, RequestsError, load_requests
 from asa.engine.answering import answer_all

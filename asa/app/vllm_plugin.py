@@ -4,11 +4,13 @@
 
 vLLM (0.32 was tested) loads every plugin of `vllm.general_plugins` in each of its processes; without `ASA_ADAPTER`
 nothing happens. The adapter reads and pushes one block, once per request, at its last prompt token, wherever that lies
-in the flat batch. A request leaves it out with `vllm_xargs: {"asa": 0}`, or sets `asa_tau` and `asa_dose`. Tools and
-calls are vLLM's.
+in the flat batch; only prompts that begin as those of the fit are steered. A request leaves it out with
+`vllm_xargs: {"asa": 0}`, or sets `asa_tau` and `asa_dose`. Prompts and calls are `vllm_requests`' and `vllm_calls`'.
 """
 
+import contextlib
 import logging
+import math
 import os
 from functools import lru_cache
 from typing import Any
@@ -17,7 +19,9 @@ import torch
 
 from asa.adapter import ASAAdapter
 from asa.hook import AdapterError
+from asa.models.known_prompts import begins_alike
 from asa.models.layout import CausalModel
+from asa.models.saved_profiles import profile_from_json
 
 VARIABLE = "ASA_ADAPTER"
 OFF = ("0", "false", "no", "off")
@@ -35,6 +39,8 @@ def register() -> None:
     adapter_of_process()  # a wrong name ends the start here
     _steer_after_loading()
     _keep_steered_blocks_apart()
+    _refuse_odd_options()
+    _name_tool_parser()
 
 
 @lru_cache(1)
@@ -45,6 +51,24 @@ def adapter_of_process() -> ASAAdapter:
         AdapterError: It cannot be loaded.
     """
     return ASAAdapter.from_pretrained(os.environ[VARIABLE].strip())
+
+
+@lru_cache(1)
+def markers_of_process() -> tuple[str, str]:
+    """What opens and closes a call of that adapter's model.
+
+    Raises:
+        ProfileError: The adapter does not say.
+    """
+    return profile_from_json(adapter_of_process().config.get("profile", {})).markers
+
+
+@lru_cache(1)
+def decided_counter() -> Any:
+    """What `/metrics` says of the decisions: `asa_decisions_total`, by domain and gate."""
+    from prometheus_client import Counter  # comes with vLLM
+
+    return Counter("asa_decisions", "Decisions of the adapter.", ["domain", "gate"])
 
 
 def is_steered(extra: Any) -> bool:
@@ -90,11 +114,15 @@ class Served:
             place = int(batch.num_prompt_tokens[row]) - 1 - first
             if not 0 <= place < int(starts[row + 1] - starts[row]):
                 continue
-            sampling = self.runner.requests[batch.req_ids[row]].sampling_params
-            extra = (sampling and sampling.extra_args) or {}
-            if is_steered(extra):
+            request = self.runner.requests[batch.req_ids[row]]
+            extra = (request.sampling_params and request.sampling_params.extra_args) or {}
+            if is_steered(extra) and self.knows(request.prompt_token_ids):
                 found.append((row, int(starts[row]) + place, extra))
         return found
+
+    def knows(self, prompt: list[int] | None) -> bool:
+        """Whether a prompt begins as those that the adapter was fitted on; one of embeddings alone is not known."""
+        return prompt is not None and begins_alike(prompt, self.adapter.config.get("prefix"))
 
     def _push(self, _block: torch.nn.Module, _given: tuple, output: Any) -> Any:
         """The block's output with the pushes added; vLLM's blocks give (hidden, residual), whose sum is the state."""
@@ -106,10 +134,11 @@ class Served:
             state = hidden[place] if residual is None else hidden[place] + residual[place]
             adapter = self.adapter
             if "asa_tau" in extra or "asa_dose" in extra:
-                adapter = self._tuned(_number(extra.get("asa_tau")), _number(extra.get("asa_dose")))
+                adapter = self._tuned(*setting_in(extra))
             delta, (decision,) = adapter.push(state[None])
             hidden[place] += delta[0].to(hidden.dtype)
             log.info("%s: %s", self.runner.input_batch.req_ids[row], decision)
+            decided_counter().labels(decision.domain, decision.gate).inc()
         return output
 
 
@@ -118,8 +147,27 @@ def is_steered_key(request: Any) -> bool:
     return request.sampling_params is not None and is_steered(request.sampling_params.extra_args)
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def setting_in(extra: Any) -> tuple[float | None, float | None]:
+    """tau and dose in a request's extra arguments; None where it sets none.
+
+    Raises:
+        AdapterError: One is none that can be.
+
+    >>> setting_in({"asa_tau": "0.7"})
+    (0.7, None)
+    """
+    tau, dose = (extra or {}).get("asa_tau"), (extra or {}).get("asa_dose")
+    return _number("asa_tau", tau, 0.5, 1.0, "0.5 or more and below 1"), _number(
+        "asa_dose", dose, 0, math.inf, "0 or more"
+    )
+
+
+def _number(name: str, given: Any, low: float, end: float, allowed: str) -> float | None:
+    """A number from `low` to below `end`; None where none is given."""
+    with contextlib.suppress(TypeError, ValueError):
+        if given is None or low <= float(given) < end:
+            return None if given is None else float(given)
+    raise AdapterError(f"{name} is {str(given)[:40]!r}: give a number, {allowed}.")
 
 
 def check_model(adapter: ASAAdapter, model: str) -> None:
@@ -146,6 +194,31 @@ def _steer_after_loading() -> None:
         Served(adapter, runner).attach()
 
     Worker.load_model = load_and_steer
+
+
+def _refuse_odd_options() -> None:
+    """Refuse a request whose gate or dose cannot be, before it reaches the engine, which would end by it."""
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    check = InputProcessor._validate_params
+
+    def checked(processor: Any, params: Any, *more: Any) -> Any:
+        try:
+            tau, dose = setting_in(getattr(params, "extra_args", None))
+            if (tau, dose) != (None, None):
+                adapter_of_process().tuned(tau, dose)
+        except AdapterError as error:
+            raise VLLMValidationError(str(error), parameter="vllm_xargs") from error
+        return check(processor, params, *more)
+
+    InputProcessor._validate_params = checked
+
+
+def _name_tool_parser() -> None:
+    from vllm.tool_parsers import ToolParserManager
+
+    ToolParserManager.register_lazy_module("asa", "asa.app.vllm_calls", "CallParser")
 
 
 def _keep_steered_blocks_apart() -> None:

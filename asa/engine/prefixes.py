@@ -7,8 +7,8 @@ from collections import OrderedDict
 
 from asa.engine.engine import Engine
 from asa.models.fitting import shared_prefix
+from asa.models.known_prompts import common_start
 from asa.models.layout import CausalModel
-from asa.models.prompts import common_start
 
 KEPT = 4  # engines, each with the keys and values of its prefix
 

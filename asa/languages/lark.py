@@ -98,7 +98,7 @@ class _Writer:
             case Both(one, other):
                 return f"({self.named(Lexeme(one), 'T')} & {self.named(Lexeme(other), 'T')})"
             case Without(part, forbidden, ""):
-                texts = "|".join(map(_escaped, forbidden))
+                texts = "|".join(map(escaped, forbidden))
                 return f"({self.named(Lexeme(part), 'T')} & ~/(?s:.*)({texts})(?s:.*)/)"
             case Span(chunks, None):
                 spans = f"S{len(self.lines)}"
@@ -111,7 +111,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A text within a regular expression."""
     return "".join(letter if letter.isalnum() else f"\\x{{{ord(letter):x}}}" for letter in text)
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from asa.data.requests import Request, RequestsError
-from asa.models.prompts import Prompter, PromptError, Turn, common_start
+from asa.models.known_prompts import common_start
+from asa.models.prompts import Prompter, PromptError, Turn
 
 if TYPE_CHECKING:
     from asa.models.layout import CausalModel

@@ -7,6 +7,7 @@ cache already, cannot be looked at and pass.
 
 import hashlib
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -43,4 +44,15 @@ def begin_alike(ids: torch.Tensor, mask: object, mark: object) -> bool:
         if mask.shape != ids.shape:  # the ids only go on behind a cache
             return True
         rows = [row[seen != 0] for row, seen in zip(ids, mask, strict=True)]
-    return all(prefix_mark(row[: mark["tokens"]].tolist()) == mark for row in rows)
+    return all(begins_alike(row[: mark["tokens"]].tolist(), mark) for row in rows)
+
+
+def begins_alike(prompt: Sequence[int], mark: object) -> bool:
+    """Whether a prompt's token ids begin as `mark` says; of an adapter that keeps none, None, all do."""
+    return not isinstance(mark, dict) or prefix_mark(prompt[: mark["tokens"]]) == mark
+
+
+def common_start(rows: list[list[int]]) -> list[int]:
+    """The tokens that all rows begin with."""
+    equal = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return [column[0] for column in equal]

@@ -50,6 +50,13 @@ def token_table(tokenizer: Any) -> Any:
     return _TABLES[tokenizer]
 
 
+def marker(tokenizer: Any, text: str) -> Text | Token:
+    """What opens or closes a call, as a language: one special token by its id, or letters."""
+    pieces = tokenizer(text, add_special_tokens=False)["input_ids"]
+    special = len(pieces) == 1 and pieces[0] in tokenizer.all_special_ids
+    return Token(pieces[0], text) if special else Text(text)
+
+
 class CallGrammar:
     """The grammars of one model's calls.
 
@@ -72,9 +79,7 @@ class CallGrammar:
         known = tokenizer.get_vocab().items()
         self._completing = {pieces[0]} if len(pieces) == 1 else {number for text, number in known if last in text}
         self._recent = len(pieces) + 2
-        closing = tokenizer(profile.call_end, add_special_tokens=False)["input_ids"]
-        special = len(closing) == 1 and closing[0] in tokenizer.all_special_ids
-        self.end: Language = Token(closing[0], profile.call_end) if special else Text(profile.call_end)
+        self.end = marker(tokenizer, profile.call_end)
         self._made = lru_cache(1024)(self._make)
 
     def begin(self, said: list[int], tools: Mapping[str, Tool], request: str) -> "CallMatcher | None":

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
+from asa.models.known_prompts import common_start
 from asa.models.profiles import Profile
 from asa.models.templates import PROMPT_DATE, broken_up, control_texts, dated_template, system_text
 from asa.support.files import UserError, half_character
@@ -65,7 +66,7 @@ class Prompter:
                     self.messages.append({"role": "user", "content": self._plain(example.request)})
                     self.messages.append({"role": "assistant", "content": self.reaction(tool, example)})
         shown = self._find_shape()
-        self.dated = self._rendered(self._turns("")) != self._rendered(self._turns(""), _OTHER_DATE)
+        self.dated = self._rendered(self.turns("")) != self._rendered(self.turns(""), _OTHER_DATE)
         self.trigger_id = self._find_trigger()
         samples = [self._tokens(request) for request in ("a", "7", "?")]
         first_tokens = (samples[0][0], *tokenizer("a")["input_ids"][:1])  # the template's, the tokenizer's own
@@ -108,8 +109,8 @@ class Prompter:
         refusals = {}
         for self._shape in _SHAPES:
             try:
-                plain = self._rendered(self._turns("7"))
-                if plain not in (self._rendered(self._turns("8")), self._rendered(self._turns("7", marked="8"))):
+                plain = self._rendered(self.turns("7"))
+                if plain not in (self._rendered(self.turns("8")), self._rendered(self.turns("7", marked="8"))):
                     return True
             except PromptError as error:
                 refusals[self._shape] = error
@@ -142,8 +143,13 @@ class Prompter:
             text = re.sub("|".join(map(re.escape, found)), broken_up, text)
         return text
 
-    def _turns(self, request: str, marked: str = "", history: Sequence[Turn] = ()) -> list[dict]:
-        """All turns as the template takes them, `marked` behind the system text."""
+    def turns(self, request: str, history: Sequence[Turn] = (), marked: str = "") -> list[dict]:
+        """All turns as the chat template takes them, each with `role` and `content`, a text or a list of parts.
+
+        Args:
+            request, history: As for `text`.
+            marked: What else stands behind the system text.
+        """
         merged, in_parts = self._shape
         answering = not request and history and history[-1]["role"] == "tool"
         asked = [] if answering else [{"role": "user", "content": self._plain(request)}]
@@ -193,7 +199,7 @@ class Prompter:
         Raises:
             PromptError: The chat template fails.
         """
-        return self._rendered(self._turns(request, history=history))
+        return self._rendered(self.turns(request, history=history))
 
     def ids(self, request: str, history: Sequence[Turn] = ()) -> list[int]:
         """The whole prompt as token ids; the template's special tokens only, so never a second beginning of text.
@@ -242,9 +248,3 @@ class Prompter:
     def key(self) -> str:
         """Hash of all that shapes a prompt but the request."""
         return hashlib.sha256(self.text("").encode()).hexdigest()[:16]
-
-
-def common_start(rows: list[list[int]]) -> list[int]:
-    """The tokens that all rows begin with."""
-    equal = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
-    return [column[0] for column in equal]

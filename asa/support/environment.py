@@ -5,6 +5,7 @@ never are, because exchanging them under a running kernel breaks it. Outside a n
 """
 
 import builtins
+import io
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -46,6 +47,13 @@ def share_cores() -> None:
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def print_any_text() -> None:
+    """Escape what the terminal cannot print, in place of ending the run; a notebook prints everything."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def check_environment() -> None:

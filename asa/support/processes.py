@@ -9,7 +9,6 @@ What the processes tell each other travels between them only; no file is involve
 """
 
 import atexit
-import io
 import os
 import sys
 from collections.abc import Iterable
@@ -69,10 +68,3 @@ def quiet_unless_first() -> None:
     """Let only the first process print; what the others have to say about errors still comes through."""
     if not is_first():
         sys.stdout = open(os.devnull, "w")
-
-
-def print_any_text() -> None:
-    """Escape what the terminal cannot print, in place of ending the run; a notebook prints everything."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")

@@ -50,16 +50,20 @@ def call_grammar(
 
 
 def call_language(
-    tools: Mapping[str, Tool], form: str = "pythonic", request: str | None = None, markers: tuple[str, str] = MARKERS
+    tools: Mapping[str, Tool],
+    form: str = "pythonic",
+    request: str | None = None,
+    markers: tuple[str, str] = MARKERS,
+    most: int = MOST_CALLS,
 ) -> Language:
-    """Return what may stand between the markers of a call; as `call_grammar`."""
+    """Return what may stand between the markers of a call, at `most` so many calls; else as `call_grammar`."""
     if form not in FORMS:
         raise ValueError(f"there is no form {form!r} of calls: use {' or '.join(FORMS)}")
     if not tools:
         raise ToolsError("there is no tool to call: name one, or answer without calls")
     notation = replace(PYTHONIC if form == "pythonic" else JSON, forbidden=(*markers, TURN_END), request=request)
     call = choice(_call(tool, form, notation) for tool in tools.values())
-    block = sequence(Text("["), call, repeat(sequence(COMMA, call), 0, MOST_CALLS - 1), Text("]"))
+    block = sequence(Text("["), call, repeat(sequence(COMMA, call), 0, most - 1), Text("]"))
     if form == "pythonic":
         return block
     around = Lexeme(optional(Text("\n")))

@@ -1,5 +1,6 @@
 """The vLLM plugin without vLLM: where a prompt's last token lies, what is refused. `tests/serving` runs the rest."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from conftest import HIDDEN, fit_adapter, hooks_of
 
 from asa.app import vllm_plugin
-from asa.app.vllm_plugin import Served, check_model, is_steered, register
+from asa.app.vllm_plugin import Served, check_model, is_steered, register, setting_in
 from asa.hook import AdapterError
+from asa.models.known_prompts import prefix_mark
 
 
 def runner_of(rows: list[tuple[int, int, int, dict | None]], model=None, eager: bool = True) -> SimpleNamespace:
@@ -20,8 +22,8 @@ def runner_of(rows: list[tuple[int, int, int, dict | None]], model=None, eager: 
         num_computed_tokens_cpu=np.array(before), num_prompt_tokens=np.array(prompts),
     )  # fmt: skip
     requests = {
-        name: SimpleNamespace(sampling_params=SimpleNamespace(extra_args=given))
-        for name, given in zip(batch.req_ids, extra, strict=True)
+        name: SimpleNamespace(sampling_params=SimpleNamespace(extra_args=given), prompt_token_ids=list(range(length)))
+        for name, given, length in zip(batch.req_ids, extra, prompts, strict=True)
     }
     starts = SimpleNamespace(np=np.concatenate([[0], np.cumsum(now), [0, 0]]).astype(int))  # the rest is stale
     config = SimpleNamespace(enforce_eager=eager)
@@ -33,6 +35,15 @@ def runner_of(rows: list[tuple[int, int, int, dict | None]], model=None, eager: 
 @pytest.fixture(scope="module")
 def adapter(tiny_llama, prompts):
     return fit_adapter(tiny_llama, prompts).adapter
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch) -> Counter:
+    """What `/metrics` would count; prometheus_client comes with vLLM."""
+    found: Counter = Counter()
+    counter = SimpleNamespace(labels=lambda *labels: SimpleNamespace(inc=lambda: found.update([labels])))
+    monkeypatch.setattr(vllm_plugin, "decided_counter", lambda: counter)
+    return found
 
 
 def test_the_last_prompt_token_is_found_wherever_it_lies(adapter):
@@ -47,8 +58,8 @@ def test_the_last_prompt_token_is_found_wherever_it_lies(adapter):
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["one stream", "hidden and residual"])
-def test_only_last_prompt_tokens_are_pushed(adapter, split):
-    """By what the adapter decides on their states; a request may ask for another dose."""
+def test_only_last_prompt_tokens_are_pushed(adapter, split, counted):
+    """By what the adapter decides on their states, which is counted; a request may ask for another dose."""
     rows = [(2, 0, 2, None), (4, 0, 3, None), (2, 1, 1, {"asa_dose": 0}), (1, 0, 1, {"asa_dose": 2 * adapter.dose})]
     states = torch.randn(7, HIDDEN, generator=torch.Generator().manual_seed(0))
     residual = torch.randn(7, HIDDEN, generator=torch.Generator().manual_seed(1)) if split else torch.zeros(7, HIDDEN)
@@ -60,6 +71,41 @@ def test_only_last_prompt_tokens_are_pushed(adapter, split):
     expected = torch.zeros(7, HIDDEN)
     expected[1], expected[6] = plain[0], double[0]
     torch.testing.assert_close(pushed, expected, atol=1e-3, rtol=1e-4)
+    _, decisions = adapter.push(states[[1, 5, 6]])
+    assert counted == Counter((decision.domain, decision.gate) for decision in decisions)
+
+
+def test_prompts_of_another_kind_are_left_alone(adapter, monkeypatch):
+    """The readers know nothing of prompts that do not begin as those of the fit."""
+    monkeypatch.setitem(adapter.config, "prefix", prefix_mark([0, 1, 2]))
+    served = Served(adapter, runner_of([(5, 0, 5, None), (2, 0, 2, None)]))
+    assert [row for row, _, _ in served.last_tokens()] == [0]
+    assert not served.knows(None)
+
+
+@pytest.mark.parametrize(
+    ("extra", "found"),
+    [(None, (None, None)), ({"asa_tau": "0.5", "asa": 1}, (0.5, None)), ({"asa_dose": 0}, (None, 0))],
+)
+def test_gate_and_dose_of_a_request(extra, found):
+    assert setting_in(extra) == found
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"asa_tau": "high"}, "asa_tau is 'high': give a number, 0.5 or more and below 1."),
+        ({"asa_tau": 1}, "asa_tau is '1': give a number, 0.5 or more and below 1."),
+        ({"asa_tau": float("nan")}, "asa_tau is 'nan': give a number, 0.5 or more and below 1."),
+        ({"asa_dose": -1}, "asa_dose is '-1': give a number, 0 or more."),
+        ({"asa_dose": float("inf")}, "asa_dose is 'inf': give a number, 0 or more."),
+        ({"asa_dose": [1]}, "asa_dose is '[1]': give a number, 0 or more."),
+    ],
+)
+def test_a_gate_or_dose_that_cannot_be_is_refused(extra, said):
+    with pytest.raises(AdapterError) as refused:
+        setting_in(extra)
+    assert str(refused.value) == said
 
 
 def test_the_hook_is_put_on_the_adapters_block(adapter, tiny_llama):

@@ -155,9 +155,12 @@ def test_waiting_threads_give_their_core_away_unless_the_user_says_otherwise(giv
     assert done.stdout.strip() == found, done.stderr
 
 
-@pytest.mark.parametrize("name", ["pipeline.py", "asa/__main__.py"])
-def test_nothing_loads_torch_before_threads_are_told(name):
-    text = (Path(__file__).parents[2] / name).read_text("utf-8")
+def test_nothing_loads_torch_before_threads_are_told():
+    """The pipeline's setup comes first; the command line loads nothing until it knows what is wanted."""
+    text = (Path(__file__).parents[2] / "pipeline.py").read_text("utf-8")
     before = text[: text.index("share_cores()")]
     imports = re.findall(r"^(?:from|import) (\S+)", before, re.M)
     assert set(imports) <= {"asa.support.files", "asa.support.environment"}
+    code = "import sys, asa.__main__; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asa.support.processes import dealt, from_first, gathered, print_any_text, progress, this_process
+from asa.support.environment import print_any_text
+from asa.support.processes import dealt, from_first, gathered, progress, this_process
 
 pytestmark = pytest.mark.slow
 
