@@ -58,7 +58,7 @@ from asa.support.files import errors_in_one_sentence
 errors_in_one_sentence()
 
 # %% setup title=Setup hide=true
-from asa.support.environment import check_environment, print_any_text, share_cores
+from asa.support.environment import check_environment, share_cores
 
 share_cores()  # before torch is loaded
 check_environment()  # installs only what is missing, never torch or NumPy
@@ -67,6 +67,7 @@ check_environment()  # installs only what is missing, never torch or NumPy
 import os
 from argparse import ArgumentParser
 
+from asa.support.environment import print_any_text
 from asa.support.processes import quiet_unless_first
 
 parser = ArgumentParser(description="Fit, tune, test and save an activation-steering adapter for tool calling.")

@@ -29,10 +29,11 @@ class CallParser(ToolParser):
     """vLLM's `ToolParser` of the adapter's model."""
 
     supports_required_and_named = False  # a call that is asked for is written in the model's own notation, too
+    engine_based_streaming = True  # `finish_streaming` is called, and a call that was cut is no content
 
     def __init__(self, tokenizer: Any, tools: Any = None):
         super().__init__(tokenizer, tools)
-        self._said = self._called = 0  # characters and calls given so far
+        self._text, self._said, self._called = "", 0, 0  # of a stream: what was written, characters and calls given
 
     def _read(self, text: str, going_on: bool = False) -> Served:
         names = [tool.function.name if hasattr(tool, "function") else tool.name for tool in self.tools]
@@ -55,8 +56,14 @@ class CallParser(ToolParser):
         request: Any,
     ) -> DeltaMessage | None:
         """What is new of an answer that goes on."""
-        ended = self.model_tokenizer.eos_token_id in delta_token_ids
-        found = self._read(current_text, going_on=not ended)
+        self._text += delta_text  # the other texts hold what is left over for parsers of another sort
+        return self._new(self._read(self._text, going_on=True))
+
+    def finish_streaming(self) -> DeltaMessage | None:
+        """What was kept back of an answer that has ended."""
+        return self._new(self._read(self._text))
+
+    def _new(self, found: Served) -> DeltaMessage | None:
         words, new = found.words[self._said :], found.calls[self._called :]
         self._said, first = max(self._said, len(found.words)), self._called
         self._called += len(new)

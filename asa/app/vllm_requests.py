@@ -140,7 +140,8 @@ class Putter:
         if choice == NONE:
             changed["tool_choice"] = NONE
         if not any(body.get(key) for key in ("structured_outputs", "response_format")):
-            most = MOST_CALLS if body.get("parallel_tool_calls", True) else 1
+            single = isinstance(body.get("tool_choice"), dict) or body.get("parallel_tool_calls") is False
+            most = 1 if single else MOST_CALLS
             asked = "\n".join([*(turn["content"] for turn in turns if turn["role"] == "user"), request])
             told = (prompter.tokenizer, prompter.profile, held, choice, asked, prompter.opened, most)
             changed["structured_outputs"] = {"grammar": answer_grammar(*told)}

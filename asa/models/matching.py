@@ -146,6 +146,7 @@ class CallMatcher:
         self.table, self.matcher, self.tight = table, matcher, tight
         self._left, self._read = language, 0  # what may follow the first `_read` bytes of `_written`
         self._written = b""
+        self._ahead: tuple[bytes, Language] = (b"", language)  # what may follow another token, looked at before
         self._ending: list[int] = []  # tokens that end the call, once it must be ended
 
     @property
@@ -184,11 +185,12 @@ class CallMatcher:
     def can_end(self, token: int, left: int) -> bool:
         """Whether `left` tokens behind `token` are enough to end the call."""
         self._catch_up()
+        more = self.table.decode_bytes([token])
         try:
-            text = self._rest(self.table.decode_bytes([token]))
+            after = after_text(self._left, self._rest(more))
         except UnicodeDecodeError:
             return self._read < len(self._written)  # within a character: it must be finished first
-        after = after_text(self._left, text)
+        self._ahead = self._written + more, after
         return after != NOTHING and len(self._tokens(shortest(after))) <= left
 
     def ending(self) -> list[int]:
@@ -210,11 +212,13 @@ class CallMatcher:
 
     def _catch_up(self) -> None:
         """Bring `_left` up to what was written, but for a character's beginning."""
-        try:
-            text = self._rest()
-        except UnicodeDecodeError:
-            return
-        self._left, self._read = after_text(self._left, text), len(self._written)
+        written, after = self._ahead
+        if written != self._written:
+            try:
+                after = after_text(self._left, self._rest())
+            except UnicodeDecodeError:
+                return
+        self._left, self._read = after, len(self._written)
 
     def take(self, token: int) -> int:
         """Go on by a token, which the grammar must allow."""

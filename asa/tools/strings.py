@@ -125,7 +125,7 @@ def free_text(quote: str, forbidden: tuple[str, ...]) -> Language:
         turned.append(sequence(Text(first + beginning), write(others(letters(first + onward).ranges))))
     left = choice(Text(first + beginning) for beginning in begun)  # begun, and the next letter begins anew or ends
     unit = choice([write(others(letters(first).ranges)), sequence(repeat(left, 0, LONGEST), choice(turned))])
-    return sequence(repeat(unit, 0, LONGEST), repeat(left, 0, LONGEST))
+    return Both(sequence(repeat(unit, 0, LONGEST), repeat(left, 0, LONGEST)), repeat(write(ANY), 0, LONGEST))
 
 
 @lru_cache(256)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 
+from asa.languages.patterns import LONGEST
 from asa.languages.reading import after_text, ends, shortest
 from asa.languages.trees import NOTHING
 from asa.tools import check_call, parse_tool_calls, render_call, tools_from_json
@@ -203,3 +204,18 @@ def test_a_copied_string_with_a_format_is_a_word_of_the_request(form):
     assert not may_say("German", asked) and not may_say("Danish", asked) and not may_say("Haitian", asked)
     assert may_say("Danish", "how is that said elsewhere?") and not may_say("Elsewhere", "how is that said elsewhere?")
     assert may_say("Danish", None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("piece", ["a", "<|tool_call_start|", "<", "<|im_end", "\\\\", "é"])
+def test_no_string_goes_on_without_end(form, piece):
+    """Not even one that begins a marker again and again, as a looping model does."""
+    tools = tool_of({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
+    begun = '[do.it(a="' if form == "pythonic" else '[{"name":"do.it","arguments":{"a":"'
+    rest = '")]' if form == "pythonic" else '"}}]'
+    most = LONGEST // len(piece.replace("\\\\", "_"))
+    language = call_language(tools, form)
+    for count, allowed in ((most, True), (most + 1, False)):
+        text = begun + piece * count + rest
+        assert accepts(matcher_of(call_grammar(tools, form)), text) is allowed
+        assert (after_text(language, text) != NOTHING) is allowed
