@@ -277,7 +277,7 @@ def fit_adapter(
     layer = model.config.num_hidden_layers // 2
     fit = make_prompts(tuple(range(2, 32)) * 2, seed=1)
     states = torch.stack([last_token(model, prompt)[0][layer] for prompt in fit]).numpy()
-    along = (states - states.mean(0)) / states.std(0) @ np.random.default_rng(2).standard_normal((HIDDEN, 2))
+    along = (states - states.mean(0)) / states.std(0) @ np.random.default_rng(2).standard_normal((states.shape[1], 2))
     place = np.argsort(np.argsort(along[:, 0])) * len(names) // len(fit)
     domains = [names[number] for number in place]
     labels = np.zeros(len(fit), int)

@@ -41,6 +41,7 @@ def register() -> None:
     _keep_steered_blocks_apart()
     _refuse_odd_options()
     _name_tool_parser()
+    _rotate_all_heads()
 
 
 @lru_cache(1)
@@ -219,6 +220,26 @@ def _name_tool_parser() -> None:
     from vllm.tool_parsers import ToolParserManager
 
     ToolParserManager.register_lazy_module("asa", "asa.app.vllm_calls", "CallParser")
+
+
+def _rotate_all_heads() -> None:
+    """Mend vLLM 0.32 on a CPU for LFM2, whose answers were wrong there with or without an adapter.
+
+    Its kernel takes queries and keys as `[tokens, heads * size]`; LFM2's blocks hand it `[tokens, heads, size]`, of
+    which it rotates the first few tokens alone.
+    """
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+    rotate = RotaryEmbedding.forward_cpu
+
+    def rotated(layer: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None) -> tuple:
+        found = rotate(layer, positions, query.flatten(1), None if key is None else key.flatten(1))
+        return tuple(
+            given if given is None or turned is None else turned.view(given.shape)
+            for turned, given in zip(found, (query, key), strict=True)
+        )
+
+    RotaryEmbedding.forward_cpu = rotated
 
 
 def _keep_steered_blocks_apart() -> None:

@@ -5,7 +5,6 @@ has little room: prompts come in chunks, and requests are thrown out and compute
 """
 
 import json
-import logging
 import os
 from pathlib import Path
 
@@ -20,18 +19,8 @@ ROWS, LATER = FOUND["rows"], FOUND["later"]
 BLOCK, CHUNK, BLOCKS = 32, 96, 44  # tokens of a cache block and of a step; blocks in all
 os.environ |= {"ASA_ADAPTER": FOUND["adapter"], "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
+from logged_decisions import Lines
 from vllm import LLM, SamplingParams
-
-
-class Lines(logging.Handler):
-    """The decisions that are logged, by request."""
-
-    def __init__(self):
-        super().__init__()
-        self.decisions: list = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.decisions.append(record.args)
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +30,6 @@ def llm() -> LLM:
         max_num_batched_tokens=CHUNK, num_gpu_blocks_override=BLOCKS, enable_prefix_caching=True,
         disable_log_stats=False,
     )  # fmt: skip
-
-
-@pytest.fixture
-def lines():
-    handler, logger = Lines(), logging.getLogger("vllm.asa")
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
-    logger.setLevel(before)
 
 
 def asked(llm: LLM, prompts: list[list[int]], extra: list[dict | None], count: int = 8, **more) -> list:
