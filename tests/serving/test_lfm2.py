@@ -17,15 +17,21 @@ FOUND = json.loads(Path(os.environ["ASA_REFERENCES"]).read_text("utf-8"))["lfm2"
 ROWS = FOUND["rows"]
 os.environ |= {"ASA_ADAPTER": FOUND["adapter"], "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
+os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"  # a core for each of two processes; the first is a single one's
+
 from vllm import LLM, SamplingParams
+
+
+def started(**more) -> LLM:
+    return LLM(
+        FOUND["model"], skip_tokenizer_init=True, enforce_eager=True, dtype="float32", max_model_len=256,
+        max_num_seqs=8, max_num_batched_tokens=128, **more,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def llm() -> LLM:
-    return LLM(
-        FOUND["model"], skip_tokenizer_init=True, enforce_eager=True, dtype="float32", max_model_len=256,
-        max_num_seqs=8, max_num_batched_tokens=128,
-    )  # fmt: skip
+    return started()
 
 
 def said(llm: LLM, prompts: list[list[int]], extra: list[dict | None]) -> list[list[int]]:
@@ -51,3 +57,12 @@ def test_it_is_steered_as_by_transformers(llm, lines):
     decided = sorted((decision.domain, decision.gate) for _, decision in lines.decisions)
     assert decided == sorted((row["asa"]["decision"]["domain"], row["asa"]["decision"]["gate"]) for row in ROWS)
     assert any(row["asa"]["ids"] != row["plain"]["ids"] for row in ROWS)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a core for each of two processes is needed")
+def test_it_is_steered_in_two_processes_that_share_its_layers():
+    """Each decides by the whole state, and so alike."""
+    llm = started(tensor_parallel_size=2, distributed_executor_backend="mp")
+    answers = said(llm, [row["prompt"] for row in ROWS for _ in range(2)], [None, {"asa": 0}] * len(ROWS))
+    assert answers[0::2] == [row["asa"]["ids"] for row in ROWS]
+    assert answers[1::2] == [row["plain"]["ids"] for row in ROWS]
