@@ -24,9 +24,10 @@ import torch
 from safetensors.torch import save
 
 from asa.adapter_files import (
-    FORMAT,
+    CHANGED,
     FittedReaders,
     HubOptions,
+    config_text,
     domains_in,
     read_adapter,
     setting_in,
@@ -38,7 +39,7 @@ from asa.models.fingerprint import fingerprint, fingerprint_fault, model_differe
 from asa.models.known_prompts import OTHER_PROMPT, begin_alike
 from asa.models.layout import CausalModel, decoder_layers, is_compiled
 from asa.publishing import Published
-from asa.support.files import VERSION, json_text, write_together
+from asa.support.files import write_together
 
 ARRAYS = ("weight", "bias", "vectors")
 _STEERED: "weakref.WeakSet" = weakref.WeakSet()
@@ -219,23 +220,31 @@ class ASAAdapter(Published):
         """
         folder = os.path.expanduser(folder)
         arrays = save({name: array.cpu().contiguous() for name, array in self.arrays.items()})
-        config = json_text({"format": FORMAT} | self.config | {"asa_version": VERSION})
+        config = config_text(self.config, arrays)
         write_together({
             Path(folder, "adapter.safetensors"): lambda scratch: scratch.write_bytes(arrays),
             Path(folder, "config.json"): lambda scratch: scratch.write_text(config, encoding="utf-8"),
         })  # fmt: skip
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **hub: Unpack[HubOptions]) -> "ASAAdapter":
+    def from_pretrained(cls, source: str | Path, force: bool = False, **hub: Unpack[HubOptions]) -> "ASAAdapter":
         """Load an adapter from a folder or a hub id, of which `hub` says more; nothing is unpickled.
 
+        Args:
+            source: Folder or hub id.
+            force: Load it even if its files were changed since they were saved, as by hand.
+            hub: See `HubOptions`.
+
         Raises:
-            AdapterError: No adapter there, another format version, or a damaged file.
+            AdapterError: No adapter there, another format version, or a damaged or changed file.
         """
-        path, config, arrays = read_adapter(source, **hub)
+        path, config, arrays, untouched = read_adapter(source, **hub)
         try:
-            return cls(config, arrays)
+            adapter = cls(config, arrays)
         except KeyError as error:
             raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error} is missing.") from error
         except (ValueError, TypeError) as error:
             raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error}") from error
+        if not (untouched or force):
+            raise AdapterError(CHANGED.format(path.parent))
+        return adapter

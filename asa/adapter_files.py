@@ -1,9 +1,11 @@
 """The adapter's files: `config.json` and `adapter.safetensors`, read from a folder or the hub and checked.
 
 Every fault is one sentence that names the file and, where it is another, the version that wrote it. Nothing is
-unpickled.
+unpickled. A checksum over both finds what was changed since they were saved; it is no signature, whoever means harm can
+write another.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -13,14 +15,19 @@ from typing import Any, Protocol, TypedDict, Unpack
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from asa.hook import AdapterError
-from asa.support.files import VERSION
+from asa.support.files import VERSION, json_text
 from asa.support.hub import hub_sentence
 
 FORMAT = 1
 FILES = ["config.json", "adapter.safetensors"]
+CHECKSUM = "sha256"  # in the config
+CHANGED = (
+    "{} holds an adapter that was changed since it was saved (its checksum differs): get it again, or, if you changed "
+    "it yourself, load it with force=True and save it."
+)
 
 
 class FittedReaders(Protocol):
@@ -55,11 +62,25 @@ class HubOptions(TypedDict, total=False):
     local_files_only: bool
 
 
-def read_adapter(source: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, dict, dict[str, torch.Tensor]]:
+def checksum(config: dict, arrays: bytes) -> str:
+    """SHA-256 over a config, but for its own checksum, and over the file of arrays, as 64 hex digits."""
+    settings = {name: value for name, value in config.items() if name != CHECKSUM}
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(f"{hashlib.sha256(arrays).hexdigest()} {text}".encode()).hexdigest()
+
+
+def config_text(config: dict, arrays: bytes) -> str:
+    """The text of `config.json`, for what the file of arrays holds."""
+    settings = json.loads(json_text({"format": FORMAT} | config | {"asa_version": VERSION}))
+    return json_text(settings | {CHECKSUM: checksum(settings, arrays)})
+
+
+def read_adapter(source: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, dict, dict[str, torch.Tensor], bool]:
     """An adapter's files, from a folder or a hub id.
 
     Returns:
-        (path of the config, the config, the arrays).
+        (path of the config, the config without its checksum, the arrays, whether the checksum is right; adapters of
+        earlier versions have none, and pass).
 
     Raises:
         AdapterError: No adapter there, another format version, or a damaged file.
@@ -82,7 +103,8 @@ def read_adapter(source: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, d
             raise AdapterError(
                 f"{path} is not an adapter of format {FORMAT}{written_by(config)}: fit again with this version."
             )
-        arrays = load_file(folder / "adapter.safetensors")
+        stored = (folder / "adapter.safetensors").read_bytes()
+        arrays = load(stored)
     except FileNotFoundError as error:
         missing = Path(error.filename or "").name or error
         raise AdapterError(f"{folder} holds no adapter: {missing} is missing.") from error
@@ -90,7 +112,8 @@ def read_adapter(source: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, d
         raise
     except (ValueError, RecursionError, OSError, SafetensorError) as error:
         raise AdapterError(f"{folder} holds a damaged adapter ({error}): save it again.") from error
-    return path, config, arrays
+    untouched = config.pop(CHECKSUM, None) in (None, checksum(config, stored))
+    return path, config, arrays, untouched
 
 
 def written_by(config: Any) -> str:

@@ -79,6 +79,44 @@ def test_a_missing_adapter_is_refused(saved, tmp_path):
         ASAAdapter.from_pretrained(saved)
 
 
+def decides_by(adapter: ASAAdapter) -> tuple:
+    settings = {name: adapter.config[name] for name in ("layer", "alpha", "dose", "tau", "domains", "model")}
+    return settings, {name: array.tolist() for name, array in adapter.arrays.items()}
+
+
+def test_any_flipped_byte_is_refused_or_changes_nothing(saved):
+    """Of the whole config, and of the header and the first numbers of the arrays; never anything but a reason."""
+    before = ASAAdapter.from_pretrained(saved)
+    for name in ("config.json", "adapter.safetensors"):
+        path = saved / name
+        whole = path.read_bytes()
+        count = len(whole) if name == "config.json" else 8 + int.from_bytes(whole[:8], "little") + 16
+        for place in range(count):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+            try:
+                found = ASAAdapter.from_pretrained(saved)
+            except AdapterError as error:
+                assert str(saved) in str(error) or "fit again" in str(error)
+                continue
+            assert decides_by(found) == decides_by(before)
+        path.write_bytes(whole)
+
+
+def test_what_was_changed_by_hand_is_loaded_if_that_is_wanted(saved):
+    """And is whole again once it is saved; an adapter of an earlier version, without a checksum, is loaded as it is."""
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"tau": 0.75}))
+    with pytest.raises(AdapterError, match=r"good holds an adapter that was changed since it was saved .* force=True"):
+        ASAAdapter.from_pretrained(saved)
+    changed = ASAAdapter.from_pretrained(saved, force=True)
+    changed.save(saved)
+    assert ASAAdapter.from_pretrained(saved).tau == 0.75
+    config.pop("sha256")
+    path.write_text(json.dumps(config))
+    assert ASAAdapter.from_pretrained(saved).tau == config["tau"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped header", "text"])
 def test_a_damaged_file_of_arrays_is_refused(saved, damage):
     """Whatever the transfer did to it."""

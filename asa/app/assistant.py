@@ -29,12 +29,13 @@ from asa.support.parameters import given_path
 from asa.tools.calls import ToolCall
 
 
-def load(source: str | Path, model: str = "", **hub: Unpack[HubOptions]) -> "Assistant":
+def load(source: str | Path, model: str = "", force: bool = False, **hub: Unpack[HubOptions]) -> "Assistant":
     """Load an adapter with its model, tokenizer, prompt and tools.
 
     Args:
         source: Adapter folder or hub id.
         model: Model folder or hub id in place of the one that the adapter names; it must hold the same model.
+        force: Load an adapter even if its files were changed since they were saved.
         hub: `revision`, `token`, `cache_dir` and `local_files_only`, for an adapter of the hub.
 
     Raises:
@@ -45,7 +46,7 @@ def load(source: str | Path, model: str = "", **hub: Unpack[HubOptions]) -> "Ass
         ToolsError: The adapter's tools cannot be used.
     """
     source = given_path("source", source)
-    return assistant_of(ASAAdapter.from_pretrained(source, **hub), source, model)
+    return assistant_of(ASAAdapter.from_pretrained(source, force, **hub), source, model)
 
 
 def assistant_of(adapter: ASAAdapter, source: str, model: str = "") -> "Assistant":

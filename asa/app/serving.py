@@ -14,7 +14,7 @@ from pathlib import Path
 from asa.adapter import ASAAdapter
 from asa.app import ASSETS
 from asa.app.fitted import fitted_with
-from asa.app.vllm_plugin import VARIABLE
+from asa.app.vllm_process import VARIABLE
 from asa.app.vllm_requests import MODEL
 from asa.models.profiles import Profile
 from asa.models.saved_profiles import profile_found

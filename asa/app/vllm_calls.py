@@ -22,7 +22,7 @@ from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.tool_parsers.abstract_tool_parser import ToolParser
 
 from asa.app.served_answers import Served, served
-from asa.app.vllm_plugin import markers_of_process
+from asa.app.vllm_process import markers_of_process
 
 
 class CallParser(ToolParser):

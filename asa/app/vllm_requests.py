@@ -14,7 +14,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from asa.app.fitted import fitted_prompter, fitted_with, plain_prompter, shown_alike
-from asa.app.vllm_plugin import OFF, VARIABLE, adapter_of_process
+from asa.app.vllm_process import OFF, VARIABLE, adapter_of_process
 from asa.models.answer_grammar import AUTO, NONE, REQUIRED, answer_grammar
 from asa.models.prompts import Prompter, Turn
 from asa.support.files import UserError

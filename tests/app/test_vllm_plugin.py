@@ -9,7 +9,8 @@ import torch
 from conftest import HIDDEN, fit_adapter, hooks_of
 
 from asa.app import vllm_plugin
-from asa.app.vllm_plugin import Served, check_model, is_steered, register, setting_in
+from asa.app.vllm_plugin import Served, check_model, register
+from asa.app.vllm_process import is_steered, setting_in
 from asa.hook import AdapterError
 from asa.models.known_prompts import prefix_mark
 

@@ -100,9 +100,9 @@ def test_what_stands_behind_a_steered_token_is_not_taken_over(llm, lines):
 
 def test_it_would_be_taken_over_without_keys_of_its_own(llm, lines, monkeypatch):
     """The check above can fail: with vLLM's own keys, blocks behind the steered token are reused."""
-    import asa.app.vllm_plugin as plugin
+    import asa.app.vllm_patches as patches
 
-    monkeypatch.setattr(plugin, "is_steered_key", lambda request: False)
+    monkeypatch.setattr(patches, "is_steered_key", lambda request: False)
     _, _, cached = continued(llm, lines)
     assert cached[0] > len(ROWS[0]["prompt"])
     llm.reset_prefix_cache()
