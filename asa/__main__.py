@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asa.app import ASSETS
 from asa.support.environment import print_any_text, share_cores
-from asa.support.files import UserError, shipped
+from asa.support.files import STOPPED, UserError, shipped
 
 AUTO, MORE = "auto", "outputs/more_tools"
 
@@ -93,6 +93,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if command == ["fit"]:
+            print(f"\n{STOPPED}", file=sys.stderr)
         return 130
     return 0
 

@@ -2,8 +2,8 @@
 
     python benchmarks/serving.py VENV        writes benchmarks/serving.md; VENV as tests/serving.sh makes it
 
-Requests of `data/held_out.jsonl` under the prompt of the fit get 24 tokens each, whatever they say, so that all do equal
-work. Both servers run at the same time and are asked in turn. Whether answers are right is asked elsewhere.
+Requests of `data/held_out.jsonl` under the prompt of the fit get 24 tokens each, whatever they say, so that all do
+equal work. Both servers run at the same time and are asked in turn. Whether answers are right is asked elsewhere.
 """
 
 import asyncio
@@ -156,9 +156,9 @@ def main(venv: Path) -> None:
     ]
     text = [
         "# Serving",
-        f"`python benchmarks/serving.py` wrote this: medians of {ROUNDS} rounds, {os.cpu_count()} cores, vLLM on a CPU, "
-        f"SmolLM2 in fp32, {TOKENS} tokens an answer, eager. Requests per second / median time to the first token; what "
-        "prompts have in common is in every cache.",
+        f"`python benchmarks/serving.py` wrote this: medians of {ROUNDS} rounds, {os.cpu_count()} cores, vLLM on a "
+        f"CPU, SmolLM2 in fp32, {TOKENS} tokens an answer, eager. Requests per second / median time to the first "
+        "token; what prompts have in common is in every cache.",
         markdown_table(["way", *(f"{at_once} at once" for at_once in AT_ONCE)], rows),
         "What the adapter costs within vLLM: how much longer the same requests take than with vLLM alone, round by "
         "round (median). Aimed at: 3 %.",

@@ -6,6 +6,7 @@ the disk refuses a file. Nothing here knows what a file holds, and nothing loads
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 VERSION = "0.2.0"  # of the package; saved adapters say which wrote them
 CHECKPOINT_FORMAT = 2  # raise it when a stage comes to hold something else
+STOPPED = "stopped: start it again, and it goes on behind the last stage that it finished."
 FULL = {os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)}  # what a disk without room says
 
 
@@ -45,11 +47,13 @@ def half_character(text: str) -> str:
 
 
 def errors_in_one_sentence() -> None:
-    """Let a script end in one sentence where the user can mend something; real faults keep their traceback."""
+    """Let a script end in one sentence where the user can mend something, or stops it; faults keep their traceback."""
 
     def said(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, UserError):
             print(f"error: {error}", file=sys.stderr)
+        elif issubclass(kind, KeyboardInterrupt):
+            print(f"\n{STOPPED}", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)
 
@@ -96,6 +100,7 @@ def write_together(files: dict[str | Path, Callable[[Path], object]]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             scratch = path.with_name(f".{os.getpid()}-{path.name}")
             scratches[scratch] = path
+            _remove_left_behind(path)
             write(scratch)
         for scratch, path in scratches.items():
             os.replace(scratch, path)
@@ -103,6 +108,28 @@ def write_together(files: dict[str | Path, Callable[[Path], object]]) -> None:
         for scratch in scratches:
             with contextlib.suppress(OSError):  # the one that stopped the writing is the one to tell
                 scratch.unlink(missing_ok=True)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove what processes that were killed had begun to write in place of `path`."""
+    for scratch in path.parent.glob(f".*-{glob.escape(path.name)}"):
+        number = scratch.name[1:].partition("-")[0]
+        if number.isdigit() and scratch.name == f".{number}-{path.name}" and not _runs(int(number)):
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+
+
+def _runs(number: int) -> bool:
+    """Whether a process of this number runs, on this machine; where that cannot be asked, it does."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def json_text(value: Any) -> str:

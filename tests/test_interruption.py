@@ -1,0 +1,84 @@
+"""Interruption: a pipeline that is killed again and again goes on where it was, to the results of one that was not."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asa.support.files import STOPPED
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+NANO = ROOT / "tests" / "nano"
+POINTS = [*range(1, 11)] * 2  # the first ten die at stages, and ever later; the others as results are written
+DYING = """
+import os, runpy, signal, sys
+from asa.support.environment import share_cores
+share_cores()
+left, replace = int(sys.argv.pop(1)), os.replace
+
+def put(*names):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)  # the file is written, and not yet in its place
+    replace(*names)
+
+os.replace = put
+sys.argv[0] = "pipeline.py"
+runpy.run_path("pipeline.py", run_name="__main__")
+"""
+
+
+def run(out: Path, point: int) -> subprocess.CompletedProcess:
+    """The pipeline, killed as it puts its file number `point` in place; 0: to its end."""
+    given = ["--profile", NANO / "lfm2-nano", "--requests", NANO / "requests.jsonl", "--out", out]
+    command = [sys.executable, "-W", "ignore", "-c", DYING, str(point), *map(str, given)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_control_c_says_how_to_go_on(tmp_path):
+    """In one line, behind whatever bar was under way."""
+    given = ["--profile", NANO / "lfm2-nano", "--requests", NANO / "requests.jsonl", "--out", tmp_path]
+    command = [sys.executable, "-W", "ignore", "pipeline.py", *map(str, given)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "states-cal: took" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode not in (0, None)
+    assert error.splitlines()[-1] == STOPPED and "Traceback" not in error
+
+
+def results(out: Path) -> dict:
+    """Without the seconds."""
+    found = json.loads((out / "results.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("seconds", "stage_seconds")}
+
+
+def test_twenty_killings_change_nothing(tmp_path):
+    """At files of all stages; what a stage had finished is not repeated, and nothing half-written is left."""
+    assert run(tmp_path / "whole", 0).returncode == 0
+    finished: set[str] = set()
+    for point in POINTS:
+        died = run(tmp_path / "killed", point)
+        assert died.returncode == -9, died.stderr[-2000:]
+        again = set(re.findall(r"^([\w/+-]+): took", died.stdout, re.M))
+        assert not again & finished
+        finished = {
+            str(path.relative_to(tmp_path / "killed" / "checkpoints").with_suffix(""))
+            for path in (tmp_path / "killed" / "checkpoints").rglob("*.npz")
+        }
+    last = run(tmp_path / "killed", 0)
+    assert last.returncode == 0 and not re.search(r": took", last.stdout)
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    left = [
+        sorted(str(path.relative_to(tmp_path / one)) for path in (tmp_path / one).rglob("*") if path.is_file())
+        for one in ("killed", "whole")
+    ]
+    assert left[0] == left[1]
