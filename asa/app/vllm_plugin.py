@@ -17,7 +17,7 @@ import torch
 
 from asa.adapter import ASAAdapter
 from asa.app.vllm_patches import keep_steered_blocks_apart, refuse_odd_options, rotate_all_heads
-from asa.app.vllm_process import VARIABLE, adapter_of_process, decided_counter, is_steered, setting_in
+from asa.app.vllm_process import CHECKED, VARIABLE, adapter_of_process, decided_counter, is_steered, setting_in
 from asa.hook import AdapterError
 from asa.models.known_prompts import begins_alike
 from asa.models.layout import CausalModel
@@ -103,7 +103,7 @@ class Served:
         return output
 
 
-def check_model(adapter: ASAAdapter, model: str) -> None:
+def check_model(adapter: ASAAdapter, model: str, revision: str = "main") -> None:
     """Refuse a checkpoint that the adapter was not fitted on; it is loaded once more, by transformers, on the CPU.
 
     Raises:
@@ -111,7 +111,9 @@ def check_model(adapter: ASAAdapter, model: str) -> None:
     """
     from transformers import AutoModelForCausalLM
 
-    loaded: CausalModel = AutoModelForCausalLM.from_pretrained(model, dtype="auto")  # type: ignore[assignment]
+    loaded: CausalModel = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+        model, revision=revision, dtype="auto"
+    )
     adapter.check_model(loaded)
 
 
@@ -123,7 +125,8 @@ def _steer_after_loading() -> None:
     def load_and_steer(worker: Any, **options: Any) -> None:
         load(worker, **options)
         adapter, runner = adapter_of_process(), worker.model_runner
-        check_model(adapter, runner.model_config.model)
+        if os.environ.get(CHECKED) != runner.model_config.model:
+            check_model(adapter, runner.model_config.model, runner.model_config.revision or "main")
         Served(adapter, runner).attach()
 
     Worker.load_model = load_and_steer

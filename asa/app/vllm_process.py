@@ -13,7 +13,7 @@ from asa.adapter import ASAAdapter
 from asa.hook import AdapterError
 from asa.models.saved_profiles import profile_from_json
 
-VARIABLE = "ASA_ADAPTER"
+VARIABLE, CHECKED = "ASA_ADAPTER", "ASA_CHECKED"  # the latter: a model that is known to be the adapter's
 OFF = ("0", "false", "no", "off")
 
 

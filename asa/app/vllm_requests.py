@@ -89,7 +89,8 @@ def prompter_of_process() -> Prompter:
         PromptError: The model's prompts are not those of the fit.
     """
     profile, tools, expected = fitted_with(adapter_of_process(), f"{os.environ[VARIABLE]}/config.json")
-    tokenizer = AutoTokenizer.from_pretrained(os.environ.get(MODEL) or profile.model_id)
+    model = os.environ.get(MODEL) or profile.model_id
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=profile.revision if model == profile.model_id else "main")
     tokenizer.chat_template = profile.chat_template or tokenizer.chat_template
     return fitted_prompter(tokenizer, profile, tools, expected)
 
