@@ -158,7 +158,7 @@ def main(venv: Path) -> None:
         "# Serving",
         f"`python benchmarks/serving.py` wrote this: medians of {ROUNDS} rounds, {os.cpu_count()} cores, vLLM on a "
         f"CPU, SmolLM2 in fp32, {TOKENS} tokens an answer, eager. Requests per second / median time to the first "
-        "token; what prompts have in common is in every cache.",
+        "token; what prompts have in common is in the caches of vLLM and of our engine.",
         markdown_table(["way", *(f"{at_once} at once" for at_once in AT_ONCE)], rows),
         "What the adapter costs within vLLM: how much longer the same requests take than with vLLM alone, round by "
         "round (median). Aimed at: 3 %.",

@@ -79,7 +79,7 @@ PathFinder.find_spec = staticmethod(lambda name, *more: None if name.split(".")[
             ("sklearn", "scipy", "datasets", "accelerate", "matplotlib", "jsonschema", "peft", "gguf", "nbformat"),
         ),
         (
-            "import asa.__main__, asa.app.serving, asa.app.vllm_requests, asa.app.served_answers",
+            "import asa.__main__, asa.app.serving, asa.app.served_answers",
             ("sklearn", "scipy", "datasets", "accelerate", "matplotlib", "peft", "gguf", "nbformat", "vllm"),
         ),
     ],

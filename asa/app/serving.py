@@ -14,9 +14,9 @@ from pathlib import Path
 from asa.adapter import ASAAdapter
 from asa.app import ASSETS
 from asa.app.fitted import fitted_with
+from asa.app.vllm_middleware import MODEL, prompter_of_process
 from asa.app.vllm_plugin import check_model
 from asa.app.vllm_process import CHECKED, VARIABLE
-from asa.app.vllm_requests import MODEL
 from asa.models.profiles import Profile
 from asa.models.saved_profiles import profile_found
 from asa.models.templates import PROMPT_DATE, dated_template
@@ -29,7 +29,7 @@ OWN = {  # option of vLLM -> what it is here
     "--enable-auto-tool-choice": None,
     "--tool-call-parser": "asa",
     "--structured-outputs-config.backend": "guidance",  # reads the grammars of calls
-    "--middleware": "asa.app.vllm_requests.FittedRequests",
+    "--middleware": "asa.app.vllm_middleware.FittedRequests",
 }
 
 
@@ -74,6 +74,7 @@ def serve(arguments: list[str]) -> None:
         from vllm.entrypoints.cli.serve import cmd_init
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+        prompter_of_process()  # refuses here what the server's processes would
         template = Path(folder, "chat_template.jinja")
         template.write_text(bare_template(model, profile), encoding="utf-8")
         own = OWN | {"--chat-template": str(template), "--served-model-name": saved.model_id}

@@ -16,7 +16,7 @@ def keep_steered_blocks_apart() -> None:
 
     def keys(request: Any, start: int, end: int, first_image: int) -> tuple[tuple | None, int]:
         found, following = own(request, start, end, first_image)
-        if end >= request.num_prompt_tokens and is_steered_key(request):
+        if end >= request.num_prompt_tokens and request_is_steered(request):
             found = (*(found or ()), ("asa", request.request_id))
         return found, following
 
@@ -24,7 +24,7 @@ def keep_steered_blocks_apart() -> None:
         module.generate_block_hash_extra_keys = keys
 
 
-def is_steered_key(request: Any) -> bool:
+def request_is_steered(request: Any) -> bool:
     """Whether a request of the scheduler is steered; one that is only embedded is not."""
     return request.sampling_params is not None and is_steered(request.sampling_params.extra_args)
 

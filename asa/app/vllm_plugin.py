@@ -47,10 +47,11 @@ class Served:
     Args:
         adapter: Fitted on the model.
         runner: vLLM's `GPUModelRunner`, on a CPU too.
+        tells: Whether it logs and counts; of processes that share the layers, one does.
     """
 
-    def __init__(self, adapter: ASAAdapter, runner: Any):
-        self.adapter, self.runner = adapter, runner
+    def __init__(self, adapter: ASAAdapter, runner: Any, tells: bool = True):
+        self.adapter, self.runner, self.tells = adapter, runner, tells
         self._tuned = lru_cache(64)(adapter.tuned)
 
     def attach(self) -> None:
@@ -98,8 +99,9 @@ class Served:
                 adapter = self._tuned(*setting_in(extra))
             delta, (decision,) = adapter.push(state[None])
             hidden[place] += delta[0].to(hidden.dtype)
-            log.info("%s: %s", self.runner.input_batch.req_ids[row], decision)
-            decided_counter().labels(decision.domain, decision.gate).inc()
+            if self.tells:
+                log.info("%s: %s", self.runner.input_batch.req_ids[row], decision)
+                decided_counter().labels(decision.domain, decision.gate).inc()
         return output
 
 
@@ -118,6 +120,7 @@ def check_model(adapter: ASAAdapter, model: str, revision: str = "main") -> None
 
 
 def _steer_after_loading() -> None:
+    from vllm.distributed import get_tensor_model_parallel_rank
     from vllm.v1.worker.gpu_worker import Worker
 
     load = Worker.load_model
@@ -127,7 +130,7 @@ def _steer_after_loading() -> None:
         adapter, runner = adapter_of_process(), worker.model_runner
         if os.environ.get(CHECKED) != runner.model_config.model:
             check_model(adapter, runner.model_config.model, runner.model_config.revision or "main")
-        Served(adapter, runner).attach()
+        Served(adapter, runner, tells=get_tensor_model_parallel_rank() == 0).attach()
 
     Worker.load_model = load_and_steer
 

@@ -1,98 +1,32 @@
 """Requests to vLLM's chat API, put as the adapter was fitted: its prompt, a grammar for its calls, and steered or not.
 
-A piece of middleware before vLLM's own server: it changes what comes in, and says in the header `x-asa` what was done.
 A request with the adapter's tools gets the prompt of the fit and is steered; one with other tools gets their prompt and
 is not, or is refused where `ASA_STRICT` is 1. The answer behind a tool's result is in words, as `Assistant.run` has it.
 """
 
 import json
-import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from transformers import AutoTokenizer
-
-from asa.app.fitted import fitted_prompter, fitted_with, plain_prompter, shown_alike
-from asa.app.vllm_process import OFF, VARIABLE, adapter_of_process
+from asa.app.fitted import plain_prompter, shown_alike
+from asa.app.vllm_process import OFF, is_steered
 from asa.models.answer_grammar import AUTO, NONE, REQUIRED, answer_grammar
 from asa.models.prompts import Prompter, Turn
 from asa.support.files import UserError
 from asa.tools.definitions import Tool, render_call, tools_from_json
+from asa.tools.forms import written_name
 from asa.tools.grammar import MOST_CALLS
 
-MODEL, STRICT = "ASA_MODEL", "ASA_STRICT"
-PATH, HEADER = "/v1/chat/completions", b"x-asa"
-Receive = Callable[[], Awaitable[dict]]
-Send = Callable[[dict], Awaitable[None]]
-App = Callable[[dict, Receive, Send], Awaitable[None]]
+STRICT = "ASA_STRICT"
+NOT_THEIRS = (  # of a request: what would make another prompt than that of the fit
+    "add_generation_prompt", "continue_final_message", "chat_template", "chat_template_kwargs", "documents",
+    "truncate_prompt_tokens",
+)  # fmt: skip
 
 
 class RequestError(UserError):
     """A request cannot be put to the model; the message says what to do."""
-
-
-class FittedRequests:
-    """The middleware, as vLLM takes it: `--middleware asa.app.vllm_requests.FittedRequests`."""
-
-    def __init__(self, app: App):
-        self.app, self.put = app, Putter(prompter_of_process(), os.environ.get(STRICT, "").strip() == "1")
-
-    async def __call__(self, scope: dict, receive: Receive, send: Send) -> None:
-        """Pass a request on, a chat's changed."""
-        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", PATH):
-            return await self.app(scope, receive, send)
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        try:
-            asked, said = self.put(json.loads(body))
-        except UserError as error:
-            return await _refused(send, str(error))
-        except ValueError:  # no JSON: vLLM says so
-            asked, said = None, "unsteered: no JSON"
-        changed, waiting = body if asked is None else json.dumps(asked).encode(), True
-        headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
-        scope = scope | {"headers": [*headers, (b"content-length", str(len(changed)).encode())]}
-
-        async def given() -> dict:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                return {"type": "http.request", "body": changed, "more_body": False}
-            return await receive()  # nothing but that the client is gone
-
-        async def told(message: dict) -> None:
-            if message["type"] == "http.response.start":
-                message = message | {"headers": [*message["headers"], (HEADER, said.encode("ascii"))]}
-            await send(message)
-
-        await self.app(scope, given, told)
-
-
-async def _refused(send: Send, said: str) -> None:
-    """Answer as OpenAI's API refuses a request."""
-    body = json.dumps({"error": {"message": said, "type": "BadRequestError", "param": None, "code": 400}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def prompter_of_process() -> Prompter:
-    """The prompts of the adapter that `ASA_ADAPTER` names, for the model that `ASA_MODEL` names.
-
-    Raises:
-        AdapterError: There is no such adapter.
-        PromptError: The model's prompts are not those of the fit.
-    """
-    profile, tools, expected = fitted_with(adapter_of_process(), f"{os.environ[VARIABLE]}/config.json")
-    model = os.environ.get(MODEL) or profile.model_id
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=profile.revision if model == profile.model_id else "main")
-    tokenizer.chat_template = profile.chat_template or tokenizer.chat_template
-    return fitted_prompter(tokenizer, profile, tools, expected)
 
 
 class Putter:
@@ -137,23 +71,31 @@ class Putter:
         if choice == NONE:  # a small model that is shown tools goes on calling them
             prompter = self._plain
         prompter.ids(request, turns)  # refuses what cannot be put
-        changed = body | {"messages": prompter.turns(request, turns), "skip_special_tokens": False}
+        changed = {key: value for key, value in body.items() if key not in NOT_THEIRS}
+        changed |= {"messages": prompter.turns(request, turns), "skip_special_tokens": False}
         if choice == NONE:
             changed["tool_choice"] = NONE
-        if not any(body.get(key) for key in ("structured_outputs", "response_format")):
+        if prompter.profile.turn_end:
+            stop = body.get("stop") or []
+            changed["stop"] = [*([stop] if isinstance(stop, str) else stop), prompter.profile.turn_end]
+        if choice == REQUIRED or not (_constrained(body) or str(extra.pop("asa_grammar", 1)).strip().lower() in OFF):
             single = isinstance(body.get("tool_choice"), dict) or body.get("parallel_tool_calls") is False
-            most = 1 if single else MOST_CALLS
             asked = "\n".join([*(turn["content"] for turn in turns if turn["role"] == "user"), request])
-            told = (prompter.tokenizer, prompter.profile, held, choice, asked, prompter.opened, most)
-            changed["structured_outputs"] = {"grammar": answer_grammar(*told)}
-        asked_off = str(extra.get("asa", 1)).strip().lower() in OFF
-        why = "the request says so" if asked_off else _why_not(fitted, choice, request)
+            told = (prompter.tokenizer, prompter.profile, held, choice, asked, 1 if single else MOST_CALLS)
+            changed |= {"structured_outputs": {"grammar": answer_grammar(*told)}, "response_format": None}
+        why = _why_not(fitted, choice, request) if is_steered(extra) else "the request says so"
         changed["vllm_xargs"] = extra | {"asa": 0 if why else 1}
         return changed, f"unsteered: {why}" if why else "steered"
 
     def _with_tools(self, tools: str) -> Prompter:
         prompter = self.prompter
         return Prompter(prompter.tokenizer, prompter.profile, tools_from_json(json.loads(tools), "tools"))
+
+
+def _constrained(body: dict) -> bool:
+    """Whether a client constrains the answer itself, so that it can hold no call."""
+    form = body.get("response_format")
+    return bool(body.get("structured_outputs")) or (isinstance(form, dict) and form.get("type") not in (None, "text"))
 
 
 def _why_not(fitted: bool, choice: str, request: str) -> str:
@@ -202,10 +144,14 @@ def conversation(messages: list, markers: tuple[str, str]) -> tuple[list[Turn], 
         else:
             turns.append({"role": role, "content": text})
     first = next((turn for turn in turns if turn["role"] == "user"), None)
-    if not first or turns[-1]["role"] == "assistant" or not turns[-1]["content"].strip():
+    if (
+        not first
+        or turns[-1]["role"] == "assistant"
+        or not (turns[-1]["role"] == "tool" or turns[-1]["content"].strip())
+    ):
         raise RequestError("there is nothing to answer: let the last message be the user's, or a tool's.")
     first["content"] = "\n\n".join([*filter(str.strip, system), first["content"]])
-    return (turns, "") if turns[-1]["role"] == "tool" else (turns[:-1], turns[-1]["content"])
+    return (turns, "") if role == "tool" else (turns[:-1], turns[-1]["content"])
 
 
 def _text(content: Any) -> str | None:
@@ -222,7 +168,8 @@ def _calls(calls: Any, number: int, markers: tuple[str, str]) -> str:
     """The calls of an assistant's message, as the model writes them."""
     try:
         named = [(call["function"]["name"], call["function"].get("arguments") or "{}") for call in calls]
-        written = [render_call(name, json.loads(given) if isinstance(given, str) else given) for name, given in named]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        read = [(name, json.loads(given) if isinstance(given, str) else given) for name, given in named]
+        written = [render_call(written_name(name), given) for name, given in read]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"message {number} has tool calls that cannot be read ({error}): mend them.") from error
     return f"{markers[0]}[{', '.join(written)}]{markers[1]}" if written else ""

@@ -15,7 +15,7 @@ Kind = TypeVar("Kind")
 
 
 @dataclass_transform(frozen_default=True)
-def part(kind: type[Kind]) -> type[Kind]:
+def tree_part(kind: type[Kind]) -> type[Kind]:
     """A frozen dataclass whose hash is worked out once: trees are large, and are looked up all the time."""
     made: Any = dataclass(frozen=True)(kind)
     whole = made.__hash__
@@ -27,17 +27,18 @@ def part(kind: type[Kind]) -> type[Kind]:
         return kept["hash"]
 
     made.__hash__ = once
+    made.__getstate__ = lambda tree: {name: of for name, of in vars(tree).items() if name != "hash"}  # a process' own
     return made
 
 
-@part
+@tree_part
 class Text:
     """Exactly this text."""
 
     text: str
 
 
-@part
+@tree_part
 class Token:
     """One token of a model by its id, and the text that it stands for."""
 
@@ -45,28 +46,28 @@ class Token:
     text: str
 
 
-@part
+@tree_part
 class Letters:
     """One character out of `ranges`."""
 
     ranges: Ranges
 
 
-@part
+@tree_part
 class Sequence:
     """One part after the other."""
 
     parts: tuple["Language", ...]
 
 
-@part
+@tree_part
 class Choice:
     """One of the parts; of none, there is no text."""
 
     parts: tuple["Language", ...]
 
 
-@part
+@tree_part
 class Repeat:
     """A part, at least `low` and at most `high` times."""
 
@@ -75,7 +76,7 @@ class Repeat:
     high: int
 
 
-@part
+@tree_part
 class Both:
     """What is in both languages."""
 
@@ -83,7 +84,7 @@ class Both:
     other: "Language"
 
 
-@part
+@tree_part
 class Without:
     """What holds none of the `forbidden` texts; `tail` is the end of what was written."""
 
@@ -92,7 +93,7 @@ class Without:
     tail: str = ""
 
 
-@part
+@tree_part
 class Span:
     """Some of `chunks`, at least one, as they stand side by side.
 
@@ -103,7 +104,7 @@ class Span:
     open: frozenset[tuple[int, int]] | None = None
 
 
-@part
+@tree_part
 class Members:
     """Members of a list such as arguments, each at most once, with `between` between them.
 
@@ -135,7 +136,7 @@ class Members:
         return not any(needed for _, needed in self.members)
 
 
-@part
+@tree_part
 class Lexeme:
     """A part that a lexer takes in one piece, such as a string."""
 

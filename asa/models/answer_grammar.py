@@ -14,7 +14,7 @@ from asa.models.profiles import Profile
 from asa.tools.definitions import Tool
 from asa.tools.grammar import MOST_CALLS, call_language
 
-AUTO, REQUIRED, NONE = ANSWERS = ("auto", "required", "none")
+AUTO, REQUIRED, NONE = "auto", "required", "none"
 
 
 def answer_grammar(
@@ -23,7 +23,6 @@ def answer_grammar(
     tools: Mapping[str, Tool],
     answer: str = AUTO,
     request: str | None = None,
-    opened: str = "",
     most: int = MOST_CALLS,
 ) -> str:
     """The Lark grammar of a whole answer, in llguidance's dialect.
@@ -34,7 +33,6 @@ def answer_grammar(
         tools: The tools that may be called, by name; none where there is to be no call.
         answer: `auto`, words that may end in a call; `required`, a call; `none`, words.
         request: From which strings with `x-copy` take a span; None: they are any text.
-        opened: The tag that the prompt has opened (`Prompter.opened`); a required call closes it first.
         most: Calls in one answer.
 
     Raises:
@@ -47,7 +45,7 @@ def answer_grammar(
     call = call_language(tools, request=request, markers=profile.markers, most=most)
     closed = sequence(call, marker(tokenizer, profile.call_end))
     if answer == REQUIRED:
-        return lark(sequence(Text("</think>" if opened else ""), trigger, closed))
+        return lark(sequence(trigger, closed))
     called = lark(closed).replace("start:", "call:", 1)
     if isinstance(trigger, Token):
         return f"start: WORDS? | WORDS? <[{trigger.number}]> call\n{words}\n{called}"

@@ -10,6 +10,8 @@ import glob
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from typing import Any
 
 VERSION = "0.2.0"  # of the package; saved adapters say which wrote them
 CHECKPOINT_FORMAT = 2  # raise it when a stage comes to hold something else
+HOST = re.sub(r"[^\w.-]", "_", platform.node())  # a disk may be several machines'
 STOPPED = "stopped: start it again, and it goes on behind the last stage that it finished."
 FULL = {os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)}  # what a disk without room says
 
@@ -98,7 +101,7 @@ def write_together(files: dict[str | Path, Callable[[Path], object]]) -> None:
         for path, write in files.items():
             path = Path(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_name(f".{os.getpid()}-{path.name}")
+            scratch = path.with_name(f".{os.getpid()}.{HOST}-{path.name}")
             scratches[scratch] = path
             _remove_left_behind(path)
             write(scratch)
@@ -111,10 +114,11 @@ def write_together(files: dict[str | Path, Callable[[Path], object]]) -> None:
 
 
 def _remove_left_behind(path: Path) -> None:
-    """Remove what processes that were killed had begun to write in place of `path`."""
-    for scratch in path.parent.glob(f".*-{glob.escape(path.name)}"):
-        number = scratch.name[1:].partition("-")[0]
-        if number.isdigit() and scratch.name == f".{number}-{path.name}" and not _runs(int(number)):
+    """Remove what processes of this machine that were killed had begun to write in place of `path`."""
+    rest = f".{HOST}-{path.name}"
+    for scratch in path.parent.glob(f".*{glob.escape(rest)}"):
+        number = scratch.name[1:].removesuffix(rest)
+        if number.isdecimal() and not _runs(int(number)):
             with contextlib.suppress(OSError):
                 scratch.unlink()
 

@@ -76,6 +76,12 @@ def test_only_last_prompt_tokens_are_pushed(adapter, split, counted):
     assert counted == Counter((decision.domain, decision.gate) for decision in decisions)
 
 
+def test_of_processes_that_share_the_layers_one_tells(adapter, counted):
+    served = Served(adapter, runner_of([(1, 0, 1, None)]), tells=False)
+    served._push(None, (), torch.randn(1, HIDDEN))
+    assert not counted
+
+
 def test_prompts_of_another_kind_are_left_alone(adapter, monkeypatch):
     """The readers know nothing of prompts that do not begin as those of the fit."""
     monkeypatch.setitem(adapter.config, "prefix", prefix_mark([0, 1, 2]))

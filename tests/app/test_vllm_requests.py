@@ -1,24 +1,23 @@
-"""Requests to vLLM's chat API without vLLM: how they are put, what is refused, and the middleware around it."""
+"""Requests to vLLM's chat API without vLLM: how they are put, and what is refused."""
 
-import asyncio
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from asa.app import vllm_requests
 from asa.app.fitted import plain_prompter
-from asa.app.vllm_requests import FittedRequests, Putter, RequestError, chosen, conversation
+from asa.app.vllm_requests import Putter, RequestError, chosen, conversation
 from asa.models.profiles import EMBEDDED
 from asa.models.prompts import Prompter, PromptError
 from asa.tools.definitions import ToolsError, load_tools, render_call
 
+TOOLS = Path(__file__).parents[2] / "data" / "tools.json"
 OTHER = [{"type": "function", "function": {"name": "thermometer", "description": "Measures", "parameters": {}}}]
 
 
 @pytest.fixture(scope="module")
 def prompter(tiny_tokenizer):
-    return Prompter(tiny_tokenizer, EMBEDDED, load_tools(Path(__file__).parents[2] / "data" / "tools.json"))
+    return Prompter(tiny_tokenizer, EMBEDDED, load_tools(TOOLS))
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +91,17 @@ def test_a_tools_result_is_answered_in_words(put, prompter, tools):
     ("more", "why", "grammar"),
     [
         ({"vllm_xargs": {"asa": "0"}}, "the request says so", "start: WORDS? |"),
-        ({"tool_choice": "required"}, "tool_choice says whether to call", "start: "),
+        ({"tool_choice": "required"}, "tool_choice says whether to call", 'start: "<tool_call>['),
         ({"tool_choice": "none"}, "tool_choice says whether to call", "start: WORDS?\n"),
-        ({"tools": None}, "the request has no tools", ""),
+        ({"tools": None}, "the request has no tools", None),
         ({"tools": OTHER}, "the tools are not the adapter's", "start: WORDS? |"),
     ],
 )
 def test_what_is_not_steered_says_why(put, tools, more, why, grammar):
     body, said = put(asked(tools) | more)
     assert said == f"unsteered: {why}" and body["vllm_xargs"]["asa"] == 0
-    assert body.get("structured_outputs", {}).get("grammar", "").startswith(grammar)
+    found = body.get("structured_outputs", {}).get("grammar")
+    assert found is None if grammar is None else found.startswith(grammar)
 
 
 def test_other_tools_are_shown_in_the_same_form(put, prompter):
@@ -118,8 +118,39 @@ def test_other_tools_are_refused_where_that_is_wanted(prompter, tools):
 
 
 def test_a_clients_own_constraint_stays(put, tools):
-    body, _ = put(asked(tools, response_format={"type": "json_object"}))
-    assert "structured_outputs" not in body
+    """But where a call is required; an answer that is to be text is free; and the grammar may be left out."""
+    form = {"type": "json_object"}
+    body, _ = put(asked(tools, response_format=form))
+    assert "structured_outputs" not in body and body["response_format"] == form
+    required, _ = put(asked(tools, response_format=form, tool_choice="required"))
+    assert required["structured_outputs"]["grammar"] and required["response_format"] is None
+    text, _ = put(asked(tools, response_format={"type": "text"}))
+    assert text["structured_outputs"]["grammar"]
+    free, _ = put(asked(tools, vllm_xargs={"asa_grammar": 0}))
+    assert "structured_outputs" not in free and free["vllm_xargs"] == {"asa": 1}
+
+
+def test_what_would_make_another_prompt_is_left_out(put, tools):
+    body, _ = put(asked(tools, add_generation_prompt=False, chat_template="x", chat_template_kwargs={"a": 1}))
+    assert not {"add_generation_prompt", "chat_template", "chat_template_kwargs"} & body.keys()
+
+
+@pytest.mark.parametrize(("stop", "found"), [(None, ["\n"]), ("###", ["###", "\n"]), (["a", "b"], ["a", "b", "\n"])])
+def test_what_ends_a_profiles_turn_ends_the_answer(tiny_tokenizer, tools, stop, found):
+    prompter = Prompter(tiny_tokenizer, replace(EMBEDDED, turn_end="\n"), load_tools(TOOLS))
+    assert Putter(prompter)(asked(tools, stop=stop))[0]["stop"] == found
+
+
+def test_a_tool_whose_name_no_call_can_write(put, prompter):
+    """Goes on by the name that the client knows, back and forth; and its result may be empty."""
+    odd = [{"type": "function", "function": {"name": "ns::f", "parameters": {"type": "object", "properties": {}}}}]
+    turns = [
+        {"role": "user", "content": "Do it."},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "ns::f", "arguments": "{}"}}]},
+        {"role": "tool", "content": ""},
+    ]
+    body, said = put({"messages": turns, "tools": odd})
+    assert said == "unsteered: the tools are not the adapter's" and "[ns_f()]" in shown(prompter, body)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +185,7 @@ def test_a_tool_choice_that_names_none_is_refused(prompter, choice):
         ([7], "message 1 has no role that is known"),
         ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "1 has tool calls"),
         ([{"role": "assistant", "tool_calls": 3}], "message 1 has tool calls that cannot be read"),
+        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 10**5}}]}], "1 has tool"),
     ],
 )  # fmt: skip
 def test_messages_of_no_use_are_refused(messages, said):
@@ -171,71 +203,3 @@ def test_what_cannot_be_put_is_refused(put, tools):
 def test_what_is_no_chat_is_left_to_vllm(put):
     assert put([1]) == ([1], "unsteered: no messages")
     assert put({"prompt": "Hi"})[0] == {"prompt": "Hi"}
-
-
-@pytest.fixture
-def answered(prompter, monkeypatch):
-    """Send a body to the middleware: (what the server got, (status, headers, body) that the client got)."""
-    monkeypatch.setattr(vllm_requests, "prompter_of_process", lambda: prompter)
-    monkeypatch.setenv("ASA_STRICT", "1")
-    got: list[bytes] = []
-
-    async def server(scope, receive, send):
-        message = await receive()
-        assert dict(scope["headers"])[b"content-length"] == str(len(message["body"])).encode()
-        got.append(message["body"])
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"{}"})
-
-    def run(path: str, *parts: bytes) -> tuple[list[bytes], list[dict]]:
-        sent: list[dict] = []
-        coming = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
-        coming.append({"type": "http.request", "body": b"", "more_body": False})
-
-        async def receive():
-            return coming.pop(0) if coming else {"type": "http.disconnect"}
-
-        async def send(message):
-            sent.append(message)
-
-        headers = [(b"content-length", str(sum(map(len, parts))).encode())]
-        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
-        asyncio.run(FittedRequests(server)(scope, receive, send))
-        return got, sent
-
-    return run
-
-
-def test_the_middleware_changes_a_chat_and_says_what_was_done(answered, tools):
-    whole = json.dumps(asked(tools)).encode()
-    (body,), (start, _) = answered("/v1/chat/completions", whole[:50], whole[50:])
-    assert json.loads(body)["vllm_xargs"] == {"asa": 1}
-    assert start["headers"] == [(b"x-asa", b"steered")]
-
-
-def test_the_middleware_refuses_as_the_api_does(answered):
-    got, (start, body) = answered("/v1/chat/completions", json.dumps(asked(OTHER)).encode())
-    assert not got and start["status"] == 400
-    assert json.loads(body["body"])["error"]["message"].startswith("the adapter was fitted to other tools")
-
-
-@pytest.mark.parametrize(
-    ("path", "body"), [("/v1/completions", b'{"prompt": 1}'), ("/v1/chat/completions", b"{no json")]
-)
-def test_the_middleware_leaves_the_rest_alone(answered, path, body):
-    assert answered(path, body)[0] == [body]
-
-
-def test_a_client_that_is_gone_is_left(prompter, monkeypatch):
-    monkeypatch.setattr(vllm_requests, "prompter_of_process", lambda: prompter)
-    sent = []
-
-    async def gone():
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
-    asyncio.run(FittedRequests(None)(scope, gone, send))
-    assert sent == []

@@ -49,12 +49,6 @@ def test_what_an_answer_may_be(tiny_tokenizer, profile, answer, text, found):
     assert read(tiny_tokenizer, answer_grammar(tiny_tokenizer, profile, {"now": NOW}, answer), said) == found
 
 
-def test_an_opened_thought_is_closed_before_a_call_that_is_required(tiny_tokenizer):
-    grammar = answer_grammar(tiny_tokenizer, PLAIN, {"now": NOW}, REQUIRED, opened="<think>")
-    assert read(tiny_tokenizer, grammar, "</think><tool_call>[now()]</tool_call>") == (True, True)
-    assert not read(tiny_tokenizer, grammar, "<tool_call>")[0]
-
-
 def test_one_call_alone(tiny_tokenizer):
     grammar = answer_grammar(tiny_tokenizer, PLAIN, {"now": NOW}, most=1)
     assert read(tiny_tokenizer, grammar, "<tool_call>[now()]</tool_call>") == (True, True)

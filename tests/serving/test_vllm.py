@@ -102,7 +102,7 @@ def test_it_would_be_taken_over_without_keys_of_its_own(llm, lines, monkeypatch)
     """The check above can fail: with vLLM's own keys, blocks behind the steered token are reused."""
     import asa.app.vllm_patches as patches
 
-    monkeypatch.setattr(patches, "is_steered_key", lambda request: False)
+    monkeypatch.setattr(patches, "request_is_steered", lambda request: False)
     _, _, cached = continued(llm, lines)
     assert cached[0] > len(ROWS[0]["prompt"])
     llm.reset_prefix_cache()

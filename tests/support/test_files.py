@@ -18,7 +18,7 @@ from asa.adapter import ASAAdapter
 from asa.evaluation.figures import save_figure
 from asa.method.original_files import write_quickstart_files
 from asa.support.checkpoints import Checkpoints
-from asa.support.files import UserError, Writer, write_atomic, write_json, write_together
+from asa.support.files import HOST, UserError, Writer, write_atomic, write_json, write_together
 
 ROOT = Path(__file__).parents[2]
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -104,6 +104,17 @@ def test_files_that_belong_together_are_all_new_or_all_old(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
     write_together(new | {tmp_path / "b": lambda scratch: scratch.write_text("new")})
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    """But not what a living one, or one of another machine, is writing; nor what only looks like it."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = [f".{gone.pid}.{HOST}-a", f".{os.getppid()}.{HOST}-a", f".{gone.pid}.elsewhere-a", f".².{HOST}-a", ".b-a"]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    write_atomic(tmp_path / "a", lambda scratch: scratch.write_text("whole"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "a"])
 
 
 def test_a_stage_that_cannot_be_kept_gives_its_result(tmp_path, monkeypatch, capsys):
