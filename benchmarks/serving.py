@@ -68,7 +68,7 @@ def server(venv: Path, adapter: str) -> Iterator[str]:
         process.wait()
 
 
-def asked(url: str, prompts: list[list[int]], at_once: int, extra: dict) -> tuple[float, float]:
+def asked(url: str, prompts: list[list[int]], at_once: int, extra: dict, tokens: int = TOKENS) -> tuple[float, float]:
     """(requests per second, median seconds to the first token) of streamed completions."""
     firsts: list[float] = []
 
@@ -76,7 +76,7 @@ def asked(url: str, prompts: list[list[int]], at_once: int, extra: dict) -> tupl
         body = {
             "model": str(model_from_wheel(EMBEDDED.wheel)),
             "prompt": prompt,
-            "max_tokens": TOKENS,
+            "max_tokens": tokens,
             "temperature": 0,
         }
         body |= {"ignore_eos": True, "stream": True, "vllm_xargs": extra}

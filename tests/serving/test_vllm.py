@@ -120,3 +120,17 @@ def test_samples_of_one_request_are_all_steered(llm):
     (output,) = asked(llm, [ROWS[0]["prompt"]], [None], n=3, temperature=0.01, seed=0, logprobs=1)
     assert {tuple(one.token_ids[:4]) for one in output.outputs} == {tuple(ROWS[0]["asa"]["ids"][:4])}
     assert all(len(one.logprobs) == 8 for one in output.outputs)
+
+
+def test_a_request_that_is_given_up_in_mid_prefill_leaves_nothing(llm, lines):
+    """It is never decided on, and those that come next are answered as ever."""
+    llm.reset_prefix_cache()
+    engine = llm.llm_engine
+    engine.add_request("given up", {"prompt_token_ids": ROWS[0]["prompt"]}, SamplingParams(max_tokens=8))
+    engine.step()
+    assert len(ROWS[0]["prompt"]) > CHUNK and not lines.decisions
+    engine.abort_request(["given up"])
+    assert not engine.has_unfinished_requests()
+    answers = said(asked(llm, [row["prompt"] for row in ROWS[:3]], [None, {"asa": 0}, None]))
+    assert answers == [ROWS[0]["asa"]["ids"][:8], ROWS[1]["plain"]["ids"][:8], ROWS[2]["asa"]["ids"][:8]]
+    assert len(lines.decisions) == 2
