@@ -101,7 +101,6 @@ quiet_unless_first()
 print_any_text()
 
 # %% parameters-read title=Check_the_parameters hide=true
-from asa.support.claims import claim
 from asa.support.parameters import (
     ParameterError, given_layers, given_path, one_of, output_folder, whole_number, yes_or_no,
 )  # fmt: skip
@@ -120,7 +119,6 @@ if QUICK and PROOF:
     raise ParameterError("QUICK and PROOF are both set: a quick look proves nothing, so leave one of them out.")
 SEED, DEMO_ROWS = whole_number("SEED", SEED, 0), whole_number("DEMO_ROWS", DEMO_ROWS, 6)
 CHAT = yes_or_no("CHAT", CHAT)
-claim(OUT)  # for this run alone
 
 # %% [markdown] requests-text
 # ## Requests and tools
@@ -208,8 +206,10 @@ print(f"\nThis request {'needs a tool' if request.label else 'needs no tool'}.")
 from asa.data.splits import requests_key
 from asa.models.fingerprint import weights_key
 from asa.support.checkpoints import Checkpoints
+from asa.support.claims import claim
 from asa.support.files import key_of
 
+claim(OUT)  # for this run alone
 checkpoints = Checkpoints(f"{OUT}/checkpoints")
 writer = checkpoints.writer
 data_key = requests_key({name: rows for name, rows in dealt.items() if name != "spare"})

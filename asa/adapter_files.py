@@ -1,8 +1,8 @@
 """The adapter's files: `config.json` and `adapter.safetensors`, read from a folder or the hub and checked.
 
 Every fault is one sentence that names the file and, where it is another, the version that wrote it. Nothing is
-unpickled. A checksum over both finds what was changed since they were saved; it is no signature, whoever means harm can
-write another.
+unpickled. A checksum finds what they decide by and was changed since they were saved; it is no signature, whoever means
+harm can write another.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from asa.support.hub import hub_sentence
 FORMAT = 1
 FILES = ["config.json", "adapter.safetensors"]
 CHECKSUM = "sha256"  # in the config
+DECIDING = ("layer", "alpha", "dose", "tau", "domains", "model", "prefix")  # prompt and tools have hash and checks
 CHANGED = (
     "{} holds an adapter that was changed since it was saved (its checksum differs): get it again, or, if you changed "
     "it yourself, load it with force=True and save it."
@@ -63,9 +64,8 @@ class HubOptions(TypedDict, total=False):
 
 
 def checksum(config: dict, arrays: bytes) -> str:
-    """SHA-256 over a config, but for its own checksum, and over the file of arrays, as 64 hex digits."""
-    settings = {name: value for name, value in config.items() if name != CHECKSUM}
-    text = json.dumps(settings, sort_keys=True)
+    """SHA-256 over what a config decides by and over the file of arrays, as 64 hex digits."""
+    text = json.dumps({name: config.get(name) for name in DECIDING}, sort_keys=True)
     return hashlib.sha256(f"{hashlib.sha256(arrays).hexdigest()} {text}".encode()).hexdigest()
 
 
