@@ -221,6 +221,7 @@ def test_an_answer_can_be_stopped(page, monkeypatch):
     page.click("Stop")
     page.until(lambda: page.said("baseline", "talk") == before)
     page.until(lambda: page.find("#request textarea").get_attribute("value") == "Tell me more")  # may be changed
+    page.until(lambda: not page.find("#stop").is_enabled())  # until then nothing else can be sent
     monkeypatch.undo()
     page.find("#request textarea").send_keys(Keys.CONTROL, "a")
     page.ask("Hi")
