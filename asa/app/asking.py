@@ -26,6 +26,7 @@ from asa.models.prompts import Prompter, Turn
 from asa.support.files import UserError
 from asa.support.processes import gathered
 from asa.tools.definitions import Tool, tools_from_json
+from asa.tools.parser import without_opening
 
 AUTO = "auto"
 MOST_NEW_TOKENS = 256  # of an answer, unless others are asked for
@@ -174,8 +175,7 @@ class Asked:
         if self._rules.calls(ids):
             return ""
         said = self._rules.said(ids).rstrip("\N{REPLACEMENT CHARACTER}")
-        starts = (trigger[:size] for trigger in self._rules.markers[:1] for size in range(len(trigger) - 1, 0, -1))
-        return said.removesuffix(next((start for start in starts if said.endswith(start)), "")).rstrip()
+        return without_opening(said, self._rules.markers[0]).rstrip()
 
     def answers(self) -> list[Answer]:
         """The answers `[N]`, their calls written."""

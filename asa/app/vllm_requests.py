@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from asa.app.fitted import plain_prompter, shown_alike
-from asa.app.vllm_process import OFF, is_steered
+from asa.app.vllm_process import is_on, is_steered
 from asa.models.answer_grammar import AUTO, NONE, REQUIRED, answer_grammar
 from asa.models.prompts import Prompter, Turn
 from asa.support.files import UserError
@@ -78,7 +78,7 @@ class Putter:
         if prompter.profile.turn_end:
             stop = body.get("stop") or []
             changed["stop"] = [*([stop] if isinstance(stop, str) else stop), prompter.profile.turn_end]
-        if choice == REQUIRED or not (_constrained(body) or str(extra.pop("asa_grammar", 1)).strip().lower() in OFF):
+        if choice == REQUIRED or (not _constrained(body) and is_on(extra.pop("asa_grammar", 1))):
             single = isinstance(body.get("tool_choice"), dict) or body.get("parallel_tool_calls") is False
             asked = "\n".join([*(turn["content"] for turn in turns if turn["role"] == "user"), request])
             told = (prompter.tokenizer, prompter.profile, held, choice, asked, 1 if single else MOST_CALLS)

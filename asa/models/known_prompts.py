@@ -44,10 +44,10 @@ def begin_alike(ids: torch.Tensor, mask: object, mark: object) -> bool:
         if mask.shape != ids.shape:  # the ids only go on behind a cache
             return True
         rows = [row[seen != 0] for row, seen in zip(ids, mask, strict=True)]
-    return all(begins_alike(row[: mark["tokens"]].tolist(), mark) for row in rows)
+    return all(begins_as(row[: mark["tokens"]].tolist(), mark) for row in rows)
 
 
-def begins_alike(prompt: Sequence[int], mark: object) -> bool:
+def begins_as(prompt: Sequence[int], mark: object) -> bool:
     """Whether a prompt's token ids begin as `mark` says; of an adapter that keeps none, None, all do."""
     return not isinstance(mark, dict) or prefix_mark(prompt[: mark["tokens"]]) == mark
 

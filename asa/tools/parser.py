@@ -52,6 +52,16 @@ def parse_tool_calls(
     return calls
 
 
+def without_opening(text: str, opening: str) -> str:
+    """Return the beginning of an answer less an end that may still become what opens a call.
+
+    >>> without_opening("Let me see. <tool", "<tool_call>")
+    'Let me see. '
+    """
+    beginnings = (opening[:size] for size in range(len(opening) - 1, 0, -1))
+    return text.removesuffix(next(filter(text.endswith, beginnings), ""))
+
+
 def spoken(text: str, markers: tuple[str, str] = ("", "")) -> str:
     """Return an answer without its thinking.
 

@@ -1,14 +1,12 @@
 """`asa serve` without vLLM: what it needs is said in one sentence, and the template it serves by is the model's."""
 
 import sys
-from dataclasses import replace
 
 import pytest
 
 import asa.__main__
 import asa.app.serving
 from asa.app.serving import bare_template, serve
-from asa.models.profiles import EMBEDDED
 from asa.models.templates import PROMPT_DATE
 
 TOOL = {"type": "function", "function": {"name": "thermometer", "description": "", "parameters": {}}}
@@ -28,13 +26,12 @@ def test_help_names_its_own_options(capsys):
     assert ended.value.code == 0 and "--adapter" in out and "vllm serve --help" in out
 
 
-def test_a_template_lists_no_tools_of_its_own(tiny_folder, tiny_tokenizer):
+def test_a_template_lists_no_tools_of_its_own(tiny_tokenizer):
     """They stand in the prompt already; and its date is the fit's."""
     turns, given = [{"role": "user", "content": "Hi"}], {"tokenize": False, "add_generation_prompt": True}
-    own = bare_template(str(tiny_folder), EMBEDDED)
+    own = bare_template(tiny_tokenizer.get_chat_template())
     shown = tiny_tokenizer.apply_chat_template(turns, tools=[TOOL], chat_template=own, **given)
     assert shown == tiny_tokenizer.apply_chat_template(turns, **given)
-    listing = replace(EMBEDDED, chat_template="{{ tools | length if tools else 'none' }} {{ strftime_now('%Y') }}")
-    listed = bare_template(str(tiny_folder), listing)
+    listed = bare_template("{{ tools | length if tools else 'none' }} {{ strftime_now('%Y') }}")
     said = tiny_tokenizer.apply_chat_template(turns, tools=[TOOL], chat_template=listed, **given)
     assert said == f"none {PROMPT_DATE:%Y}"

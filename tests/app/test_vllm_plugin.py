@@ -10,7 +10,7 @@ from conftest import HIDDEN, fit_adapter, hooks_of
 
 from asa.app import vllm_plugin
 from asa.app.vllm_plugin import Served, check_model, register
-from asa.app.vllm_process import is_steered, setting_in
+from asa.app.vllm_process import is_steered, tuning_in
 from asa.hook import AdapterError
 from asa.models.known_prompts import prefix_mark
 
@@ -95,7 +95,7 @@ def test_prompts_of_another_kind_are_left_alone(adapter, monkeypatch):
     [(None, (None, None)), ({"asa_tau": "0.5", "asa": 1}, (0.5, None)), ({"asa_dose": 0}, (None, 0))],
 )
 def test_gate_and_dose_of_a_request(extra, found):
-    assert setting_in(extra) == found
+    assert tuning_in(extra) == found
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_gate_and_dose_of_a_request(extra, found):
 )
 def test_a_gate_or_dose_that_cannot_be_is_refused(extra, said):
     with pytest.raises(AdapterError) as refused:
-        setting_in(extra)
+        tuning_in(extra)
     assert str(refused.value) == said
 
 
