@@ -129,7 +129,7 @@ CHAT = yes_or_no("CHAT", CHAT)
 
 # %% requests
 from asa.data.examples import deal_requests
-from asa.data.requests import choose_requests, load_requests
+from asa.data.requests import choose_requests, further_requests
 from asa.data.splits import FULL, QUICK as QUICK_SHARES
 from asa.evaluation.comparisons import show_samples
 from asa.models.loading import hub_answers
@@ -148,7 +148,7 @@ for tool in tools.values():
         print(f"{tool.given_name!r} is written {tool.name} in calls.")
 domains = domains_of(tools)
 requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, shipped("data"), domains)
-others = load_requests(shipped("data/requests.jsonl"), domains) if benchmark == "alpaca" else []
+others = further_requests(shipped("data"), domains) if benchmark == "alpaca" else []
 shares = QUICK_SHARES if QUICK else FULL
 tools, dealt, left_out = deal_requests(requests, others, tools, profile.few_shot, SEED, shares)
 print(f"profile {profile.name} ({profile.model_id}): {profile_why}")
@@ -278,7 +278,7 @@ facts = {
     "model_id": kept.model_id, "model_source": model_source, "model": fingerprint(model), "seed": SEED,
     "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(), "profile": profile_to_json(kept),
     "prefix": prefix_mark(prompter.prefix()), "tools": tools_to_json(tools), "data_hash": data_key,
-    "benchmark": benchmark,
+    "benchmark": benchmark, "trigger_id": rules.trigger_id, "look_ahead": True,
 }  # fmt: skip
 recipe = Recipe(read["cal"], known, domains, found.strength, found.own)
 doses, betas = (QUICK_DOSES, QUICK_BETAS) if QUICK else (DOSES, BETAS)
@@ -302,6 +302,22 @@ from asa.evaluation.figures import plot_cosines
 
 writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), domains, mark)
 
+# %% [markdown] calibration-text
+# ## How many false calls?
+# Requests that the readers did not learn from say how sure the probe must be for a wanted share of false calls:
+# `adapter.with_target_fpr(0.05)`. The adapter takes that with it.
+
+# %% calibration
+from asa.method.calibration import calibration, held_back
+
+more = key_of(keys["readers"], found.to_json(), vars(chosen))
+adapter = recipe.adapter(chosen, facts)
+adapter.config["calibration"] = checkpoints.stage(
+    "calibration", more, lambda: calibration(*held_back(recipe, valid, chosen.layer, SEED))
+)
+for share in (0.02, 0.05, 0.1):
+    print(f"For {share:.0%} false calls the gate opens from p(tool) {adapter.with_target_fpr(share).threshold:.2f} on.")
+
 # %% [markdown] tool-choice-text
 # ## Which tool, and a call that fits
 # Behind the decision to call, the call is written under a grammar of the tools' schemas, so that it always parses, fits
@@ -312,8 +328,7 @@ writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), d
 # %% tool-choice
 from asa.method.tool_choice import ROUTED, choose_sureness
 
-adapter = recipe.adapter(chosen, facts)
-more = key_of(keys["readers"], found.to_json(), vars(chosen), vars(papers), GRAMMAR and tools_to_json(tools))
+more = key_of(more, vars(papers), GRAMMAR and tools_to_json(tools), adapter.look_ahead)
 tool_choice = {}
 if call_writer:
     asked = (valid.requests, adapter.push(torch.from_numpy(valid.states[:, chosen.layer]))[1], call_writer)
@@ -333,6 +348,7 @@ from asa.data.references import load_references
 from asa.evaluation.answered import answer_test
 from asa.evaluation.collected import called_by, collect_results, run_of
 from asa.evaluation.tables import calls_in_words, rate_lines
+from asa.evaluation.targets import targets_in_words
 
 adapters = {"asa": adapter, "asa_paper": adapter if papers == chosen else recipe.adapter(papers, facts)}
 prefilled = Prefilled(engine, test.prompts, rules.trigger_id, "TEST prefill")
@@ -351,6 +367,7 @@ results = collect_results(
 scores = results.scores.test
 measures = ("precision", "recall", "f1", "fpr", "accuracy")
 print(rate_lines({name: scores[name] for name in ("baseline", "asa_paper", "asa", "probe")}, measures))
+print(targets_in_words(results.scores.target_fpr))
 print(calls_in_words(results.scores.calls))
 
 # %% [markdown] proof-text

@@ -6,10 +6,10 @@ adapter was fitted on (see `fingerprint`). It changes no weights.
 
 Decision: z = (h - mean) / std; d = argmax router(z); p = sigmoid(probe_d(z)); g = +1 if p >= tau, -1 if p <= 1 - tau,
 else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2, section 3 (v3 of the paper describes another method).
+Looking ahead is ours: where the unsteered model's next token is what the gate wants, nothing is pushed.
 """
 
 import contextlib
-import math
 import os
 import threading
 import warnings
@@ -23,21 +23,13 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from asa.adapter_files import (
-    CHANGED,
-    FittedReaders,
-    HubOptions,
-    config_text,
-    domains_in,
-    read_adapter,
-    setting_in,
-    written_by,
-)
-from asa.decision import Decision, Trace, gate_of, sigmoid
-from asa.hook import AdapterError, Steering, generating_model
-from asa.models.fingerprint import fingerprint, fingerprint_fault, model_difference
+from asa.adapter_checks import domains_in, layer_in, refuse_odd_arrays, refuse_other_model, setting_in, threshold_for
+from asa.adapter_files import CHANGED, HubOptions, config_text, read_adapter, written_by
+from asa.decision import AdapterError, Decision, Trace, gate_of
+from asa.folding import FittedReaders, folded, read_scores
+from asa.hook import Steering, generating_model
 from asa.models.known_prompts import OTHER_PROMPT, begin_alike
-from asa.models.layout import CausalModel, decoder_layers, is_compiled
+from asa.models.layout import CausalModel, is_compiled
 from asa.publishing import Published
 from asa.support.files import write_together
 
@@ -50,8 +42,8 @@ class ASAAdapter(Published):
     """Decides per request and steers one block of a model.
 
     Args:
-        config: `layer`, `alpha`, `dose`, `tau`, `domains`, `model` (a `fingerprint`), and whatever else is worth
-            keeping.
+        config: `layer`, `alpha`, `dose`, `tau`, `domains`, `model` (a `fingerprint`); where they are known,
+            `trigger_id` and `look_ahead`, whether it does so by default; and whatever else is worth keeping.
         arrays: `weight` `[2D, H]` (router rows, then probe rows), `bias` `[2D]`, `vectors` `[D, H]` (unit), all fp32.
 
     Raises:
@@ -60,24 +52,16 @@ class ASAAdapter(Published):
 
     def __init__(self, config: dict, arrays: dict[str, torch.Tensor]):
         self.config = config
-        self.layer = int(setting_in(config, "layer", "a whole number, 0 or more", lambda value: value == int(value)))
+        self.layer = layer_in(config)
         self.tau = setting_in(config, "tau", "in [0.5, 1)", lambda value: 0.5 <= value < 1)
         self.alpha, self.dose = (setting_in(config, name, "a finite number, 0 or more") for name in ("alpha", "dose"))
         self.domains = domains_in(config)
-        if fault := fingerprint_fault(config["model"]):
-            raise AdapterError(f"{fault}: fit again.")
-        if self.layer >= config["model"].get("num_hidden_layers", math.inf):
-            raise AdapterError(
-                f"layer {self.layer} is none of the model's {config['model']['num_hidden_layers']}: fit again."
-            )
+        self.look_ahead = config.get("look_ahead") is True and type(config.get("trigger_id")) is int
+        self.threshold = None
+        if "threshold" in config:
+            self.threshold = setting_in(config, "threshold", "in [0, 1]", lambda value: value <= 1)
         self.arrays = {name: arrays[name].float() for name in ARRAYS}
-        count, width = len(self.domains), int(setting_in(config["model"], "hidden_size", "a whole number"))
-        expected = {"weight": (2 * count, width), "bias": (2 * count,), "vectors": (count, width)}
-        for name, shape in expected.items():
-            if tuple(self.arrays[name].shape) != shape:
-                raise AdapterError(f"adapter array {name} has shape {tuple(self.arrays[name].shape)}, not {shape}.")
-            if not self.arrays[name].isfinite().all():
-                raise AdapterError(f"adapter array {name} holds NaN or infinity: fit again.")
+        refuse_odd_arrays(self.arrays, len(self.domains), config["model"])
         along = self.alpha * self.arrays["vectors"]
         self._warned = False  # of a prompt that it knows nothing of
         self._pushes = torch.cat([-along, torch.zeros_like(along), along])  # `[3D, H]`, all there are, gate by gate
@@ -85,14 +69,7 @@ class ASAAdapter(Published):
     @classmethod
     def from_readers(cls, readers: FittedReaders, vectors: np.ndarray, config: dict) -> "ASAAdapter":
         """Fold a layer's scaler, router and probes (`probes.Readers`) and its vectors `[D, H]` into an adapter."""
-        router = readers.router
-        router_weight, router_bias = router.coef_, router.intercept_
-        if len(readers.domains) <= 2:  # scikit-learn keeps one row for two classes: class 1 against class 0
-            router_weight = np.vstack([0 * router_weight[0], router_weight[0]])[: len(readers.domains)]
-            router_bias = np.array([0.0, router_bias[0]])[: len(readers.domains)]
-        probes = [readers.probes[domain] for domain in readers.domains]
-        weight = np.vstack([router_weight, *[probe.coef_ for probe in probes]]) / readers.scaler.scale_
-        bias = np.concatenate([router_bias, *[probe.intercept_ for probe in probes]]) - weight @ readers.scaler.mean_
+        weight, bias = folded(readers)
         arrays = {"weight": weight, "bias": bias, "vectors": vectors}
         return cls(config, {name: torch.tensor(value, dtype=torch.float32) for name, value in arrays.items()})
 
@@ -116,34 +93,49 @@ class ASAAdapter(Published):
         scores = torch.addmm(self.arrays["bias"], hidden.detach().float(), self.arrays["weight"].T).cpu().numpy()
         if not np.isfinite(scores).all():
             raise ValueError(f"hidden states at layer {self.layer} are not finite: load the model in another dtype.")
-        decided = []
-        count = len(self.domains)
-        for row in scores.tolist():
-            router, probes = row[:count], row[count:]
-            highest = max(router)
-            domain = router.index(highest)
-            p_tool, p_domain = sigmoid(probes[domain]), 1 / sum(math.exp(score - highest) for score in router)
-            decided.append((domain, p_tool, gate_of(p_tool, self.tau), p_domain))
-        return decided
+        return [
+            (domain, p_tool, gate_of(p_tool, self.tau, self.threshold), p_domain)
+            for domain, p_tool, p_domain in map(read_scores, scores.tolist())
+        ]
 
-    def push(self, hidden: torch.Tensor) -> tuple[torch.Tensor, list[Decision]]:
-        """The push g * alpha * v_d `[B, H]` (fp32) for hidden states `[B, H]`, and the decisions behind it."""
+    def push(self, hidden: torch.Tensor, opens: torch.Tensor | None = None) -> tuple[torch.Tensor, list[Decision]]:
+        """The push g * alpha * v_d `[B, H]` (fp32) for hidden states `[B, H]`, and the decisions behind it.
+
+        Where `opens` `[B]` (bool, whether the unsteered next token opens a call) is given, rows are not pushed whose
+        gate wants just that.
+        """
         decided = self._decided(hidden)
-        rows = np.array([(gate + 1) * len(self.domains) + domain for domain, _, gate, _ in decided], np.int64)
-        delta = torch.embedding(self._pushes, torch.from_numpy(rows).to(hidden.device))
-        return delta, [Decision(self.domains[d], p, g, self.layer, self.dose * abs(g), r) for d, p, g, r in decided]
+        seen = [None] * len(decided) if opens is None else opens.tolist()
+        rows, decisions = [], []
+        for (domain, p_tool, gate, p_domain), opened in zip(decided, seen, strict=True):
+            by = 0 if opened is not None and gate == (1 if opened else -1) else gate
+            rows.append((by + 1) * len(self.domains) + domain)
+            given = (self.domains[domain], p_tool, gate, self.layer, self.dose * abs(by), p_domain, opened)
+            decisions.append(Decision(*given))
+        return torch.embedding(self._pushes, torch.tensor(rows, device=hidden.device)), decisions
 
     def tuned(self, tau: float | None = None, dose: float | None = None) -> "ASAAdapter":
-        """The same readers and vectors with another gate or dose; what is not given stays.
+        """The same readers and vectors with another gate or dose; what is not given stays, and tau ends a threshold.
 
         Raises:
             AdapterError: A value is out of range, or there is no dose to go by, since the adapter was fitted to 0.
         """
+        config = {name: value for name, value in self.config.items() if tau is None or name != "threshold"}
         tau, dose = self.tau if tau is None else tau, self.dose if dose is None else dose
         if self.dose == 0 != dose:
             raise AdapterError("the adapter pushes by dose 0, which no other dose can be derived from: fit again.")
         alpha = self.alpha * dose / self.dose if self.dose else 0.0
-        return ASAAdapter(self.config | {"tau": tau, "dose": dose, "alpha": alpha}, self.arrays)
+        return ASAAdapter(config | {"tau": tau, "dose": dose, "alpha": alpha}, self.arrays)
+
+    def with_target_fpr(self, fpr: float) -> "ASAAdapter":
+        """The same, its gate open for a share `fpr` of the requests that need no tool, and closed for all others.
+
+        One threshold takes tau's place (see `method.calibration`); on requests of another kind the share may differ.
+
+        Raises:
+            AdapterError: `fpr` is not between 0 and 1, or the adapter was fitted before there was this.
+        """
+        return ASAAdapter(self.config | {"threshold": threshold_for(self.config, fpr)}, self.arrays)
 
     def check_model(self, model: CausalModel) -> None:
         """Refuse a model that the adapter was not fitted on.
@@ -151,19 +143,10 @@ class ASAAdapter(Published):
         Raises:
             AdapterError: Type, width, depth, vocabulary, embeddings or blocks differ, or it has no such layer.
         """
-        try:
-            problem = model_difference(fingerprint(model), self.config["model"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise AdapterError(
-                f"the adapter's fingerprint of its model is damaged ({error}): save it again."
-            ) from error
-        if problem:
-            raise AdapterError(f"the adapter {problem}")
-        if not 0 <= self.layer < len(decoder_layers(model)):
-            raise AdapterError(f"the adapter steers layer {self.layer}, which the model does not have: fit again.")
+        refuse_other_model(model, self.config["model"], self.layer)
 
     @contextlib.contextmanager
-    def steer(self, model: torch.nn.Module, strict: bool = False) -> Iterator[Trace]:
+    def steer(self, model: torch.nn.Module, strict: bool = False, look_ahead: bool | None = None) -> Iterator[Trace]:
         """Steer `model` inside a `with`: once per answer, at the last prompt token.
 
         With `generate`, an answer is one call. With plain forward calls, an answer begins with the first call and with
@@ -174,6 +157,8 @@ class ASAAdapter(Published):
                 though single blocks may be.
             strict: Refuse a prompt that does not begin as those that the adapter was fitted on, whose readers know
                 nothing of it; else the first one is warned of.
+            look_ahead: See first what the unsteered model does, and push only where the gate wants other; it costs a
+                token per answer, and outside `generate` a prompt. None: as the adapter was fitted.
 
         Yields:
             A `Trace`, filled as answers are given: one decision a row.
@@ -182,7 +167,7 @@ class ASAAdapter(Published):
             AdapterError: Another model, a compiled one, or one that is being steered already; `generate` ran code that
                 it had compiled before, without the push; or the last prompt token is not where it should be: a batch
                 is padded on the right, a row holds several requests, a cache holds the whole prompt already, or plain
-                calls bring a prompt in chunks; or `strict` and another prompt.
+                calls bring a prompt in chunks; or `strict` and another prompt; or one cannot look ahead.
         """
         inner = generating_model(model)
         if is_compiled(inner, within=model):
@@ -190,13 +175,17 @@ class ASAAdapter(Published):
                 "a compiled model ignores hooks set later: steer the uncompiled one, or compile its blocks one by one."
             )
         self.check_model(inner)
+        trigger_id = self.config.get("trigger_id") if (self.look_ahead if look_ahead is None else look_ahead) else None
+        if look_ahead and trigger_id is None:
+            raise AdapterError("the adapter does not say which token opens a call: steer with look_ahead=False.")
         trace = Trace()
         with _STEERED_LOCK:
             if inner in _STEERED:
                 raise AdapterError("this model is being steered already (another with-block or thread): one at a time.")
             _STEERED.add(inner)
         try:
-            with Steering(self, inner, trace.decisions, partial(self._refuse_unknown, strict)).attached():
+            known = partial(self._refuse_unknown, strict)
+            with Steering(self, inner, trace.decisions, known, trigger_id).attached():
                 yield trace
         finally:
             _STEERED.discard(inner)
@@ -241,10 +230,9 @@ class ASAAdapter(Published):
         path, config, arrays, untouched = read_adapter(source, **hub)
         try:
             adapter = cls(config, arrays)
-        except KeyError as error:
-            raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error} is missing.") from error
-        except (ValueError, TypeError) as error:
-            raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {error}") from error
+        except (KeyError, ValueError, TypeError) as error:
+            what = f"{error} is missing." if isinstance(error, KeyError) else error
+            raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {what}") from error
         if not (untouched or force):
             raise AdapterError(CHANGED.format(path.parent))
         return adapter

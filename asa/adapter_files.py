@@ -7,44 +7,27 @@ harm can write another.
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from asa.hook import AdapterError
+from asa.decision import AdapterError
 from asa.support.files import VERSION, json_text
 from asa.support.hub import hub_sentence
 
 FORMAT = 1
 FILES = ["config.json", "adapter.safetensors"]
 CHECKSUM = "sha256"  # in the config
-DECIDING = ("layer", "alpha", "dose", "tau", "domains", "model", "prefix")  # prompt and tools have hash and checks
+# what the checksum covers, where it is there; prompt and tools have hash and checks of their own
+DECIDING = ("layer", "alpha", "dose", "tau", "domains", "model", "prefix", "look_ahead", "trigger_id", "threshold")
 CHANGED = (
     "{} holds an adapter that was changed since it was saved (its checksum differs): get it again, or, if you changed "
     "it yourself, load it with force=True and save it."
 )
-
-
-class FittedReaders(Protocol):
-    """What an adapter that no file holds yet is folded from: what it needs of `method.probes.Readers`.
-
-    Attributes:
-        domains: Names, in order.
-        scaler: Of scikit-learn, as are router and probes.
-        router: Scaled state -> domain index.
-        probes: Domain -> probe of the scaled state.
-    """
-
-    domains: list[str]
-    scaler: Any
-    router: Any
-    probes: dict[str, Any]
 
 
 class HubOptions(TypedDict, total=False):
@@ -65,7 +48,7 @@ class HubOptions(TypedDict, total=False):
 
 def checksum(config: dict, arrays: bytes) -> str:
     """SHA-256 over what a config decides by and over the file of arrays, as 64 hex digits."""
-    text = json.dumps({name: config.get(name) for name in DECIDING}, sort_keys=True)
+    text = json.dumps({name: config[name] for name in DECIDING if name in config}, sort_keys=True)
     return hashlib.sha256(f"{hashlib.sha256(arrays).hexdigest()} {text}".encode()).hexdigest()
 
 
@@ -120,22 +103,3 @@ def written_by(config: Any) -> str:
     """Which version of this package wrote an adapter's config, in brackets; empty where it is this one."""
     version = config.get("asa_version", "before 0.2.0") if isinstance(config, dict) else VERSION
     return "" if version == VERSION else f" (written by asa {version}, read by {VERSION})"
-
-
-def setting_in(config: dict, name: str, wanted: str, fits: Callable[[float], bool] = lambda _: True) -> float:
-    """A setting that must be a finite number, not negative, and what `fits` says."""
-    value = config[name]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and 0 <= value < math.inf and fits(value)):
-        raise AdapterError(f"{name} must be {wanted}, not {value!r}: fit again.")
-    return float(value)
-
-
-def domains_in(config: dict) -> list[str]:
-    """The domains, which must be names, each once."""
-    found = config["domains"]
-    if not (isinstance(found, list) and found and all(isinstance(name, str) and name for name in found)):
-        raise AdapterError(f"domains must be a list of names, not {found!r}: fit again.")
-    if len(set(found)) < len(found):
-        raise AdapterError(f"domains {found} name one twice: fit again.")
-    return list(found)

@@ -3,6 +3,12 @@
 import math
 from dataclasses import dataclass, field
 
+from asa.support.files import UserError
+
+
+class AdapterError(UserError):
+    """An adapter cannot be loaded, does not fit the model, or cannot steer a call; the message says what to do."""
+
 
 @dataclass
 class Decision:
@@ -13,8 +19,10 @@ class Decision:
         p_tool: Probability that the request needs a tool.
         gate: +1 push toward a call, -1 away, 0 leave alone.
         layer: Index of the steered block.
-        dose: Length of the push over the mean length of a state, 0 where the gate is 0.
+        dose: Length of the push over the mean length of a state, 0 where nothing is pushed: the gate is 0, or the model
+            was looked at ahead and does what the gate wants.
         p_domain: Probability that the router gives the domain.
+        opens: Whether the unsteered model's next token opens a call; None where it was not looked ahead.
     """
 
     domain: str
@@ -23,6 +31,7 @@ class Decision:
     layer: int
     dose: float
     p_domain: float
+    opens: bool | None = None
 
 
 @dataclass
@@ -32,12 +41,16 @@ class Trace:
     decisions: list[Decision] = field(default_factory=list)
 
 
-def gate_of(p_tool: float, tau: float) -> int:
+def gate_of(p_tool: float, tau: float, threshold: float | None = None) -> int:
     """The gate of one request; `method.steering.gates` is the same of many, also in the last bit of 1 - tau.
 
-    >>> gate_of(0.9, 0.9), gate_of(0.1, 0.9), gate_of(0.2, 0.9)
-    (1, -1, 0)
+    A threshold takes tau's place: +1 from there on, else -1.
+
+    >>> gate_of(0.9, 0.9), gate_of(0.1, 0.9), gate_of(0.2, 0.9), gate_of(0.2, 0.9, threshold=0.2)
+    (1, -1, 0, 1)
     """
+    if threshold is not None:
+        return 1 if p_tool >= threshold else -1
     if max(p_tool, 1 - p_tool) < tau:
         return 0
     return 1 if p_tool >= 0.5 else -1

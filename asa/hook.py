@@ -2,7 +2,8 @@
 
 `Steering` hooks one block and wraps the model's `generate` for the time of a `with`, and is always removed. It acts
 once per answer, at the last prompt token, under left padding, a KV cache, a cache of a prompt's beginning and chunked
-prefill. What it cannot see through it refuses: right padding, and calls in which a row is not one request (packed
+prefill. Where it looks ahead (see `look_ahead`), rows whose gate wants what the model would do anyway are left alone.
+What it cannot see through it refuses: right padding, and calls in which a row is not one request (packed
 sequences, paged attention). It does not decide: the adapter does, from the hidden states that it is given.
 """
 
@@ -15,19 +16,14 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 import torch
 from transformers import GenerationMixin
 
+from asa.decision import AdapterError
+from asa.look_ahead import look_ahead
 from asa.models.layout import CausalModel, block_output, decoder_layers
-from asa.support.files import UserError
+from asa.one_request import ONE_REQUEST, refuse_packing, refuse_right_padding
 
-# Arguments by which transformers, flash attention and state-space models mark several requests in one row.
-PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_seqlen_q", "seq_idx", "block_table")
 BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
-ONE_REQUEST = "a row holds more than one request (packed or paged): steer a batch with one request per row."
 
 Output = TypeVar("Output", torch.Tensor, tuple)  # of a decoder block
-
-
-class AdapterError(UserError):
-    """An adapter cannot be loaded, does not fit the model, or cannot steer a call; the message says what to do."""
 
 
 def generating_model(model: object) -> CausalModel:
@@ -62,8 +58,8 @@ class Pushing(Protocol):
 
     layer: int
 
-    def push(self, hidden: torch.Tensor) -> tuple[torch.Tensor, list]:
-        """The push `[B, H]` for hidden states `[B, H]`, and a decision for each."""
+    def push(self, hidden: torch.Tensor, opens: torch.Tensor | None = None) -> tuple[torch.Tensor, list]:
+        """The push `[B, H]` for hidden states `[B, H]`, and a decision for each; `opens` `[B]`: see `look_ahead`."""
 
 
 class Steering:
@@ -74,12 +70,20 @@ class Steering:
         model: Of `generating_model`.
         decisions: Filled as answers are given: one per row.
         look: Called with every batch of prompts `[B, T]` that is seen from its beginning on, and its padding mask.
+        trigger_id: Token that opens a call, where the unsteered model is to be looked at ahead of a push; else None.
     """
 
     def __init__(
-        self, adapter: Pushing, model: CausalModel, decisions: list, look: Callable[[torch.Tensor, object], None]
+        self,
+        adapter: Pushing,
+        model: CausalModel,
+        decisions: list,
+        look: Callable[[torch.Tensor, object], None],
+        trigger_id: int | None = None,
     ):
         self.adapter, self.model, self.decisions, self.look = adapter, model, decisions, look
+        self.trigger_id, self.looking = trigger_id, False  # whether a call is one that only looks
+        self.opens: torch.Tensor | None = None  # `[B]` bool, of this answer's rows, where it was looked ahead
         self.prompt_length: int | None = None  # set while generate runs
         self.waiting = True  # nothing has been decided for this answer yet
         self.column: int | None = None  # where this forward call holds the last prompt token, if it does
@@ -130,8 +134,10 @@ class Steering:
             raise AdapterError("generate ran compiled code, unsteered: call it with disable_compile=True.")
         return answer
 
-    def _look(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        """Before a forward call: does it hold the last prompt token?"""
+    def _look(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Before a forward call: does it hold the last prompt token? Gives other arguments, where there are to be."""
+        if self.looking:
+            return None
         given = _by_name(module, args, kwargs)
         past = given.get("past_key_values")
         seen = 0 if past is None else past.get_seq_length()
@@ -143,10 +149,28 @@ class Steering:
                 refuse_right_padding(given.get("attention_mask"), int(seen) + self.column)
                 if self.prompt_length is None and not seen:
                     self.look(ids, given.get("attention_mask"))
+                if self.trigger_id is not None and self.waiting:
+                    return (), self._looked_ahead(module, given, ids.shape[1], self.trigger_id)
         except AdapterError as error:
             if threading.get_ident() != self.thread:
                 self.refused = error
             raise
+        return None
+
+    def _looked_ahead(self, module: torch.nn.Module, given: dict, width: int, trigger_id: int) -> dict:
+        """See what the unsteered model says next; the arguments of the call that is left to do."""
+        column, self.column, self.looking = self.column, None, True
+        try:
+            if column != width - 1:
+                raise AdapterError(
+                    "candidates stand behind the prompt (assisted decoding): steer with look_ahead=False there."
+                )
+            in_generate = self.prompt_length is not None
+            self.opens, given = look_ahead(module, given, width, trigger_id, may_split=in_generate)
+        finally:
+            self.looking = False
+        self.column = _prompt(given).shape[1] - 1
+        return given
 
     def _column(self, seen: int, width: int) -> int | None:
         """Which of a call's `width` tokens, `seen` of them before it, is the last prompt token; None: none."""
@@ -164,7 +188,7 @@ class Steering:
         """After the block: push the last prompt token."""
         if self.column is not None:
             hidden = block_output(output)
-            delta, decisions = self.adapter.push(hidden[:, self.column])
+            delta, decisions = self.adapter.push(hidden[:, self.column], self.opens)
             with torch.no_grad():
                 # the one column, in place: no copy of the whole tensor; in fp32 and rounded once, as the engine does it
                 hidden[:, self.column] += delta.to(hidden.device)
@@ -192,44 +216,3 @@ def _prompt(given: dict) -> torch.Tensor:
     if ids is None:
         raise AdapterError("the model was called without a prompt: give input_ids or inputs_embeds.")
     return ids
-
-
-def refuse_right_padding(mask: object, last: int) -> None:
-    """Refuse a padding mask `[B, T]` that hides column `last` of any row."""
-    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and not mask[:, last : last + 1].all():
-        raise AdapterError("the batch is padded on the right: set tokenizer.padding_side = 'left'.")
-
-
-def refuse_packing(given: dict, width: int) -> None:
-    """Refuse a forward call, of `width` tokens per row and the arguments `given`, in which a row is not one request."""
-    cache = given.get("past_key_values")
-    paged = given.get("cache") is not None or (cache is not None and not hasattr(cache, "get_seq_length"))
-    if paged or any(given.get(name) is not None for name in PACKING):
-        raise AdapterError(ONE_REQUEST)
-    mask, positions = given.get("attention_mask"), given.get("position_ids")
-    if isinstance(mask, torch.Tensor) and mask.dim() == 4 and _last_sees_less(mask):
-        raise AdapterError(ONE_REQUEST)
-    if width > 1 and isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.max() > 1:  # numbered segments
-        raise AdapterError(ONE_REQUEST)
-    if not isinstance(positions, torch.Tensor) or positions.dim() != 2:
-        return
-    if mask is None and len(positions) > 1 and (positions[:, -1] != positions[0, -1]).any():
-        raise AdapterError("rows end at different positions and there is no attention_mask: pass the one they have.")
-    if width > 1 and _starts_again(positions, mask):
-        raise AdapterError(ONE_REQUEST)
-
-
-def _last_sees_less(mask: torch.Tensor) -> bool:
-    """Whether the last token of a mask `[B, 1, T, S]` is kept from a token that an earlier one sees."""
-    seen = mask if mask.dtype == torch.bool else mask == 0
-    return bool((seen.any(dim=-2) & ~seen[..., -1, :]).any())
-
-
-def _starts_again(positions: torch.Tensor, mask: object) -> bool:
-    """Whether positions `[B, T]` go on by other steps than 1 behind a row's padding."""
-    odd = positions.diff(dim=1) != 1
-    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] >= positions.shape[1]:
-        real = mask[:, -positions.shape[1] :] != 0
-        return bool((odd & real[:, 1:] & real[:, :-1]).any())
-    begun = (~odd).cumsum(dim=1) > 0  # a mask that cannot be read: padding is what comes before the first step of 1
-    return bool((odd & (begun | (mask is None))).any())

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from asa.hook import AdapterError
+from asa.decision import AdapterError
 from asa.support.files import write_together
 from asa.support.hub import hub_sentence, said_by
 

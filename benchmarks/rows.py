@@ -120,7 +120,7 @@ def our_answers(bench: Bench, engine: Engine, prompts, adapter: ASAAdapter, limi
     """(baseline, steered) answers `[N]`, from the prefill on."""
     reading, batches = read_prompts(engine, prompts, bench.trigger_id, "prefill")
     plain = answer_all(batches, limit, bench.closed, "baseline")
-    steered, _ = answer_steered(batches, reading.states, {"asa": adapter}, plain, limit, bench.closed, "ASA")["asa"]
+    steered, _ = answer_steered(batches, reading, {"asa": adapter}, plain, limit, bench.closed, "ASA")["asa"]
     return list(zip(plain, steered, strict=True))
 
 

@@ -12,6 +12,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ def server(venv: Path, adapter: str) -> Iterator[str]:
     command = [str(venv / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", model, *options]
     given = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     given |= {"VLLM_CPU_KVCACHE_SPACE": "2", "ASA_ADAPTER": adapter, "VLLM_LOGGING_LEVEL": "WARNING"}
+    counters = tempfile.TemporaryDirectory()
+    given["PROMETHEUS_MULTIPROC_DIR"] = counters.name  # the decisions are counted in another process than answers
     process = subprocess.Popen(command, env=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -66,6 +69,7 @@ def server(venv: Path, adapter: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+        counters.cleanup()
 
 
 def asked(url: str, prompts: list[list[int]], at_once: int, extra: dict, tokens: int = TOKENS) -> tuple[float, float]:

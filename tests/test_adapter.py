@@ -15,6 +15,8 @@ from asa import AdapterError, ASAAdapter
 from asa.decision import gate_of
 from asa.method.steering import gates
 
+CALIBRATION = {"unneeded": [0.0, 0.1, 0.2, 0.6, 0.9], "needed": [0.3, 0.8, 0.9, 0.95, 1.0]}
+
 # --- decisions
 
 
@@ -62,6 +64,59 @@ def test_the_gate_is_the_one_that_was_tuned():
         chances = np.array([n / 1000 for n in range(1001)] + [1 - tau, tau])
         assert [gate_of(p, tau) for p in chances.tolist()] == gates(chances, tau).tolist()
     assert gate_of(0.1, 0.9) == -1 and 0.1 > 1 - 0.9
+
+
+def test_no_push_where_the_model_does_what_the_gate_wants(adapter, fitted):
+    """All other rows are pushed as ever; the gates stay, and the record says what was seen."""
+    plain, before = adapter.push(fitted.states)
+    gates = torch.tensor([decision.gate for decision in before])
+    assert set(gates.tolist()) == {-1, 0, 1}
+    for opens in (gates == 1, gates == -1, torch.ones(len(gates), dtype=torch.bool)):
+        delta, after = adapter.push(fitted.states, opens)
+        agreed = gates == torch.where(opens, 1, -1)
+        assert torch.equal(delta, plain * ~agreed[:, None])
+        assert [decision.gate for decision in after] == gates.tolist()
+        assert [decision.dose > 0 for decision in after] == ((gates != 0) & ~agreed).tolist()
+        assert [decision.opens for decision in after] == opens.tolist()
+    assert {decision.opens for decision in before} == {None}
+
+
+def test_a_wanted_share_of_false_calls_sets_the_gate():
+    """One threshold, from the quantiles that travel with the adapter; nothing is left to the model."""
+    state = torch.zeros(1, HIDDEN)
+    for fpr, threshold in ((0.25, 0.6), (0.5, 0.2), (0.125, 0.75), (0.999, 0.0004)):
+        for p, gate in ((threshold + 1e-3, 1), (threshold - 1e-3, -1)):
+            if not 0 < p < 1:
+                continue
+            wanted = changed(simple([p]), calibration=CALIBRATION).with_target_fpr(fpr)
+            assert wanted.threshold == pytest.approx(threshold) and wanted.decide(state)[2].item() == gate
+
+
+def test_the_threshold_stays_until_tau_is_set(adapter, tmp_path):
+    """Through files and another dose; the adapter that was asked keeps its own gate."""
+    known = changed(adapter, calibration=CALIBRATION)
+    wanted = known.with_target_fpr(0.25)
+    wanted.save(tmp_path)
+    assert known.threshold is None and wanted.threshold == wanted.tuned(dose=0.1).threshold == pytest.approx(0.6)
+    assert ASAAdapter.from_pretrained(tmp_path).threshold == wanted.threshold
+    assert wanted.tuned(tau=0.7).threshold is None and wanted.tuned(tau=0.7).tau == 0.7
+
+
+@pytest.mark.parametrize("fpr", [0, 1, -0.1, 1.5, float("nan"), True, "0.1", None])
+def test_a_share_that_is_none_is_refused(adapter, fpr):
+    with pytest.raises(AdapterError, match="between 0 and 1"):
+        changed(adapter, calibration=CALIBRATION).with_target_fpr(fpr)
+
+
+@pytest.mark.parametrize(
+    "calibration", [None, {}, 5, {"unneeded": []}, {"unneeded": "x"}, {"unneeded": [0.1, None]}, {"unneeded": [[0.1]]},
+                    {"unneeded": [float("nan")] * 3}]
+)  # fmt: skip
+def test_a_calibration_that_is_none_is_refused(adapter, calibration):
+    with pytest.raises(AdapterError, match=r"fit again|save it again"):
+        changed(adapter, calibration=calibration).with_target_fpr(0.05)
+    with pytest.raises(AdapterError, match="fit again"):
+        adapter.with_target_fpr(0.05)
 
 
 def test_every_row_has_its_own_route_and_push():

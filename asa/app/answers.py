@@ -14,8 +14,6 @@ from asa.tools.calls import ToolCall, ToolCallError
 from asa.tools.definitions import Tool, check_call
 from asa.tools.parser import parse_tool_calls
 
-PUSHED = {1: "pushed toward a call", 0: "not pushed", -1: "pushed away from a call"}  # a gate in words
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -25,7 +23,7 @@ class Answer:
         text: What the model says, without thoughts and without what ends its turn; a call in the model's own notation.
         calls: The calls in it that can be read, in order.
         faults: What is wrong with its calls, a sentence each; empty where all of them fit the tools' schemas.
-        decision: Of the adapter, with gate 0 where nothing was pushed; None where it was not asked.
+        decision: Of the adapter; None where it was not asked.
         messages: The conversation up to here, as `history` of the next request.
         seconds: What it took; of several requests at once, all of them together.
         cut: Whether it goes on beyond the tokens that it was given (`max_new_tokens`).
@@ -103,6 +101,17 @@ class Stream:
         while self.answer is None:
             list(self)
         return self.answer
+
+
+def push_in_words(decision: Decision) -> str:
+    """What was done to an answer.
+
+    >>> push_in_words(Decision("math", 0.9, 1, 5, 0.0, 0.8, opens=True))
+    'not pushed: the model calls anyway'
+    """
+    if decision.opens is not None and decision.gate == (1 if decision.opens else -1):
+        return f"not pushed: the model {'calls' if decision.opens else 'answers in words'} anyway"
+    return {1: "pushed toward a call", 0: "not pushed", -1: "pushed away from a call"}[decision.gate]
 
 
 def read_calls(text: str, tools: Mapping[str, Tool], markers: tuple[str, str]) -> list[tuple[ToolCall | None, str]]:

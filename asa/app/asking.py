@@ -9,12 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import TypedDict
+
+import torch
 
 from asa.adapter import ASAAdapter, Decision
 from asa.app.answers import Answer, read_calls
 from asa.app.fitted import plain_prompter, shown_alike
 from asa.data.requests import Request
+from asa.engine.batch import LastToken
 from asa.engine.calling import CallWriter
 from asa.engine.decoding import Decoder
 from asa.engine.prefixes import Prefixes
@@ -158,12 +161,13 @@ class Asked:
         self.decoder = Decoder[int](engine, limit, ended, opening, avoid)
         self.decisions: dict[int, Decision] = {}
         for batch in engine.batches(prompts, ""):
-            push = self._decide(batch.rows, batch.last_token().states) if steer else None
+            push = self._decide(batch.rows, batch.last_token()) if steer else None
             self.decoder.add(batch.begin(batch.rows), push if tool_choice == AUTO else None)
 
-    def _decide(self, rows: list[int], states: Any) -> tuple[int, Any]:
-        """Decide for states `[B, layers, H]`; the push, as a decoder takes it."""
-        delta, decisions = self._adapter.push(states[:, self._adapter.layer])
+    def _decide(self, rows: list[int], last: LastToken) -> tuple[int, torch.Tensor]:
+        """Decide; the push, as a decoder takes it."""
+        opens = last.logits.argmax(-1) == self._rules.trigger_id if self._adapter.look_ahead else None
+        delta, decisions = self._adapter.push(last.states[:, self._adapter.layer], opens)
         if self._choice != AUTO:  # it is settled whether to call: nothing is pushed
             decisions = [replace(decision, gate=0, dose=0.0) for decision in decisions]
         self.decisions |= dict(zip(rows, decisions, strict=True))

@@ -7,7 +7,7 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 
-from asa.app.answers import PUSHED, read_calls
+from asa.app.answers import push_in_words, read_calls
 from asa.decision import Decision
 from asa.models.prompts import Turn
 from asa.tools.calls import ToolCall
@@ -84,6 +84,6 @@ def strip(decision: Decision | None, tau: float, error: str = "") -> str:
     bar = f'<span class="asa-bar"><i style="width: {100 * decision.p_tool:.1f}%"></i>{marks}</span>'
     return (
         f'<div class="asa-strip"><b>{html.escape(decision.domain)}</b><span>p(tool) {decision.p_tool:.3f}</span>{bar}'
-        f"<span>gate {decision.gate:+d}: {PUSHED[decision.gate]}</span><span>dose {decision.dose:.2f}, "
+        f"<span>gate {decision.gate:+d}: {push_in_words(decision)}</span><span>dose {decision.dose:.2f}, "
         f"layer {decision.layer}</span></div>"
     )

@@ -6,7 +6,7 @@ What a model says is printed with its control characters escaped, so that it can
 from collections.abc import Callable, Iterable, Mapping
 
 from asa.adapter import Decision
-from asa.app.answers import PUSHED, Answer
+from asa.app.answers import Answer, push_in_words
 from asa.app.asking import AssistantError, Options
 from asa.app.assistant import Assistant
 from asa.evaluation.comparisons import CONTROL
@@ -25,7 +25,7 @@ def decision_line(answer: Answer) -> str:
 
 def decided(decision: Decision) -> str:
     """A decision in words."""
-    return f"{decision.domain}, p(tool) {decision.p_tool:.3f}, {PUSHED[decision.gate]}"
+    return f"{decision.domain}, p(tool) {decision.p_tool:.3f}, {push_in_words(decision)}"
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from asa.app.vllm_process import adapter_of_process, is_steered, tuning_in
-from asa.hook import AdapterError
+from asa.decision import AdapterError
 
 
 def keep_steered_blocks_apart() -> None:

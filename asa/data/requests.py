@@ -1,7 +1,8 @@
 """Labelled requests: what people ask, and whether it needs a tool.
 
 Three sources give the same `Request`: Alpaca rows named by `data/annotations.csv` (joined by row and hash, the text
-itself is never kept), the hand-written `data/requests.jsonl`, and a user's own file (`rows`). No label is guessed.
+itself is never kept), the hand-written `data/requests.jsonl` and `data/readers.jsonl`, and a user's own file (`rows`).
+No label is guessed.
 """
 
 import csv
@@ -115,6 +116,11 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
 def printable_name(name: str) -> str:
     """A file's name as text: bytes of it that are not UTF-8, which Python keeps as lone surrogates, are escaped."""
     return name.encode(errors="backslashreplace").decode()
+
+
+def further_requests(data: str | Path, domains: list[str]) -> list[Request]:
+    """The project's own requests in the folder `data`, from which readers learn beside Alpaca's."""
+    return [row for name in ("requests.jsonl", "readers.jsonl") for row in load_requests(Path(data, name), domains)]
 
 
 def choose_requests(

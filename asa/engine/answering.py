@@ -12,6 +12,7 @@ import torch
 from asa.adapter import ASAAdapter, Decision
 from asa.engine.batch import Batch
 from asa.engine.decoding import Decoder
+from asa.engine.states import Reading
 from asa.models.matching import CallMatcher
 from asa.support.processes import gathered, progress
 
@@ -77,7 +78,7 @@ def answer_chosen(
 
 def answer_steered(
     batches: list[Batch],
-    states: np.ndarray,
+    reading: Reading,
     adapters: Mapping[str, ASAAdapter],
     unsteered: list[list[int]] | None,
     limit: int,
@@ -86,13 +87,14 @@ def answer_steered(
 ) -> dict[str, tuple[list[list[int]], list[Decision]]]:
     """Greedy answers steered by each of several adapters, and the decisions behind them.
 
-    Rows with gate 0 keep their unsteered answer.
+    Rows that are not pushed keep their unsteered answer: those with gate 0 and, where an adapter looks ahead, those
+    where the model does what the gate wants.
 
     Args:
         batches: The requests' batches.
-        states: `[N, layers, H]` of the unsteered model.
+        reading: What the unsteered model holds.
         adapters: Run -> what decides and pushes.
-        unsteered: `[N]` unsteered answers; None: those of the rows with gate 0 are generated.
+        unsteered: `[N]` unsteered answers; None: those of the rows that are not pushed are generated.
         limit: Maximum new tokens per row.
         closed: As in `Batch.decode`.
         what: Name of the progress bar.
@@ -103,16 +105,17 @@ def answer_steered(
     pushes: dict[str, Push] = {}
     decisions: dict[str, list[Decision]] = {}
     for run, adapter in adapters.items():
-        delta, decisions[run] = adapter.push(torch.from_numpy(states[:, adapter.layer]))
+        opens = torch.from_numpy(reading.called) if adapter.look_ahead else None
+        delta, decisions[run] = adapter.push(torch.from_numpy(reading.states[:, adapter.layer]), opens)
         pushes[run] = (adapter.layer, delta.numpy())
-    gated = {run: np.array([decision.gate != 0 for decision in made]) for run, made in decisions.items()}
-    left = ~np.all(list(gated.values()), axis=0)  # rows that some adapter leaves as they are
+    moved = {run: np.array([decision.dose > 0 for decision in made]) for run, made in decisions.items()}
+    left = ~np.all(list(moved.values()), axis=0)  # rows that some adapter leaves as they are
     if unsteered is not None:
         plain = dict(enumerate(unsteered))
     else:
-        plain = answer_chosen(batches, left, limit, closed, f"{what}, gate 0") if left.any() else {}
-    parts = {run: chosen_parts(batches, gated[run]) for run in adapters}
-    rows = sum(bool(gated[run][row]) for run in adapters for batch in batches for row in batch.rows)
+        plain = answer_chosen(batches, left, limit, closed, f"{what}, not pushed") if left.any() else {}
+    parts = {run: chosen_parts(batches, moved[run]) for run in adapters}
+    rows = sum(bool(moved[run][row]) for run in adapters for batch in batches for row in batch.rows)
     steered = _answers(parts, pushes, rows, limit, closed, what)
     return {run: (in_order(plain | steered[run]), decisions[run]) for run in adapters}
 

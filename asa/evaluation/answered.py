@@ -14,7 +14,7 @@ from asa.data.splits import Split
 from asa.engine.answering import answer_all, answer_steered
 from asa.engine.batch import Batch
 from asa.engine.calling import CallWriter
-from asa.engine.states import Prefilled
+from asa.engine.states import Prefilled, Reading
 from asa.evaluation.ablations import Steered, run_ablations
 from asa.method.recipe import Recipe
 from asa.method.tool_choice import ROUTED, held_tools
@@ -58,7 +58,7 @@ def calls_written(
 
 def steered_answers(
     batches: list[Batch],
-    states: np.ndarray,
+    reading: Reading,
     adapters: dict[str, ASAAdapter],
     unsteered: list[list[int]],
     requests: list[Request],
@@ -69,7 +69,7 @@ def steered_answers(
 ) -> dict[str, tuple[list[list[int]], list[Decision]]]:
     """As `answer_steered`, the calls written by `writer` where there is one; arguments as of `answer_test`."""
     ended = rules.ended if writer is None else rules.settled  # the writer needs no more than the decision
-    found = answer_steered(batches, states, adapters, unsteered, rules.limit, ended, what)
+    found = answer_steered(batches, reading, adapters, unsteered, rules.limit, ended, what)
     if writer is None:
         return found
     return {run: (calls_written(said, requests, made, sure, writer), made) for run, (said, made) in found.items()}
@@ -113,7 +113,7 @@ def answer_test(
         same = adapters["asa_paper"] is adapters["asa"]  # greedy: the same setting gives the same answers
         runs = {"asa": adapters["asa"]} if same else adapters
         said = steered_answers(
-            prefilled.batches, states, runs, plain, test.requests, rules, "TEST, steered", writer, sure
+            prefilled.batches, prefilled.reading, runs, plain, test.requests, rules, "TEST, steered", writer, sure
         )
         found: dict[str, list] = {run: said["asa" if same else run][0] for run in adapters}
         found["decisions"] = [vars(decision) for decision in said["asa"][1]]

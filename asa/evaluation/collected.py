@@ -9,6 +9,7 @@ from asa.evaluation.answered import RUNS, Answered
 from asa.evaluation.calls import call_steps
 from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
 from asa.evaluation.results import Benchmark, Chosen, Paired, Readings, Results, Run, Scores, Tuning
+from asa.evaluation.targets import target_rates
 from asa.evaluation.validity import call_validity
 from asa.method.directions import NECESSITY
 from asa.method.recipe import Recipe, Sweep, Tuned
@@ -83,6 +84,7 @@ def collect_results(
                 for name in ("baseline", "asa")
             },
             validity={name: call_validity(texts[name], tools, rules.markers) for name in RUNS},
+            target_fpr=target_rates(adapter, answered.decisions, labels),
             calls={name: call_steps(test.requests, texts[name], tools, rules.markers, references) for name in RUNS},
             ablations={
                 name: trigger_metrics(np.array(outcome), labels, seed) for name, outcome in answered.ablations.items()

@@ -11,6 +11,7 @@ from pathlib import Path
 from asa.evaluation.metrics import difference, gap_closed
 from asa.evaluation.results import Results
 from asa.evaluation.tables import calls_table, markdown_table, printed, rate_with_interval, with_interval, with_reasons
+from asa.evaluation.targets import targets_section
 from asa.method.directions import NECESSITY
 from asa.support.files import write_atomic
 
@@ -80,6 +81,7 @@ def _sections(results: Results, proof: Sequence[str]) -> list[str]:
         _first_token_table(results),
         "## Per domain",
         _domain_table(scores.per_domain),
+        *targets_section(scores.target_fpr),
         "## After the trigger: is the call any good (rates over answers that call)",
         _validity_table(scores.validity),
         *_calls_section(scores.calls, results.tuning.tool_choice),

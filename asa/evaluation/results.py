@@ -12,6 +12,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from asa.support.files import UserError
 
+EARLIER_LACK = ("calls", "target_fpr", "tool_choice")  # keys that files of earlier runs may lack
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -68,6 +70,8 @@ class Scores:
         validity: Run -> `format`, `tool` and `arguments` -> `metrics.rate_of`.
         ablations: Variant -> scores, by the next token.
         calls: Run -> steps from a call to the job done (`calls.call_steps`); files of earlier runs have none.
+        target_fpr: What the gate does when it is set by a wanted share of false calls (`targets.target_rates`); files
+            of earlier runs have none.
     """
 
     test: dict
@@ -80,6 +84,7 @@ class Scores:
     validity: dict
     ablations: dict
     calls: dict = field(default_factory=dict)
+    target_fpr: list = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class Results:
         whole, value = asdict(self), dict[str, Any]()
         for name, hint in get_type_hints(Results).items():
             value |= whole[name] if is_dataclass(hint) else {name: whole[name]}
-        return {key: part for key, part in value.items() if part or key not in ("calls", "tool_choice")}  # earlier runs
+        return {key: part for key, part in value.items() if part or key not in EARLIER_LACK}
 
     @classmethod
     def from_json(cls, value: Any, source: str | Path = "results.json") -> "Results":

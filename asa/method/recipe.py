@@ -225,6 +225,6 @@ def tune(
     )
     unsteered = confusion(valid.called, valid.labels)
     best = recipe.adapter(best_setting(scored, unsteered["fpr"]), facts)
-    asked = (batches, reading.states, {"asa": best}, None, rules.room, rules.settled, "VALID, steered")
+    asked = (batches, reading, {"asa": best}, None, rules.room, rules.settled, "VALID, steered")
     steered, _ = answer_steered(*asked)["asa"]
     return Tuned(scored, unsteered, confusion(rules.called(steered), valid.labels))

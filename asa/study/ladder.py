@@ -26,6 +26,7 @@ from asa.tools.definitions import Tool
 
 EXAMPLES = (0, 2, 4, 8)  # example turns of the prompt variants
 FORCED = "trigger forced or forbidden"
+LOOKING = "looking ahead"  # pushed only where gate and model disagree
 IN_WORDS = "I can answer that in words. "  # Probe&Prefill's opening where no tool is needed
 
 
@@ -135,6 +136,7 @@ def run_prompts(
 def run_ladder(
     answers: Answers,
     states: np.ndarray,
+    called: np.ndarray,
     steered: dict[str, Steered],
     main: str,
     said: dict[str, list[list[int]]],
@@ -148,9 +150,10 @@ def run_ladder(
     Args:
         answers: Of the requests.
         states: `[N, layers, H]`.
+        called: `[N]` bool, whether the unsteered model's next token opens a call.
         steered: Direction -> its parts.
         main: The direction whose gate the rivals obey.
-        said: Direction -> answers under the whole method, where they are known.
+        said: Direction -> answers under the whole method, looking ahead, where they are known.
         kept: Gives a rung's answers by its name, and makes them where they are not kept.
         domains: `[N]`.
         prompter: Of the unsteered model's prompt.
@@ -171,8 +174,10 @@ def run_ladder(
     rungs = {name: kept(name, ask) for name, ask in rivals.items()}
     for direction, parts in steered.items():
         layer, variants = parts.setting.layer, pushes(parts, states, domains, seed)
+        agreed = np.where(called, 1, -1) == gates(parts.readers.p_tool(states[:, layer]), parts.setting.tau)
+        variants[LOOKING] = np.where(agreed[:, None], 0, variants["full"])
         if direction in said:
-            answers.remember(layer, variants["full"], said[direction])
+            answers.remember(layer, variants[LOOKING], said[direction])
         for name, push in variants.items():
             rung = f"{direction}: {name}"
             rungs[rung] = kept(rung, partial(answers.pushed, layer, push, rung))

@@ -33,7 +33,7 @@ from asa.study.curves import dose_curves, drawn_layers, layer_curve
 from asa.study.damage import Spared, forced_kl, kl_by_gate, next_token_kl
 from asa.study.gates import compare_gates
 from asa.study.geometry import geometry, output_row
-from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
+from asa.study.ladder import FORCED, LOOKING, Answers, run_ladder, run_prompts
 from asa.study.learning import DRAWS, SIZES, learning_curve
 from asa.study.lora import LEARNING_RATE, RANK, answer_by_lora
 from asa.study.robustness import pooled, run_robustness
@@ -121,14 +121,14 @@ class Study:
             lora = self.checkpoints.stage("proof-lora", key, self._lora)
             rungs[f"LoRA, rank {RANK}"] = lora.pop("answers")
         answers = Answers(lambda: self.prefilled.batches, baseline, rules)
-        states = self.checkpoints.stage("states-test", self.keys["run"], lambda: vars(self.prefilled.reading))["states"]
+        reading = self.checkpoints.stage("states-test", self.keys["run"], lambda: vars(self.prefilled.reading))
         best = self.tuned.best_of_each
         parts = {kind: steered_parts(self.recipe, setting) for kind, setting in best.items()}
-        direction = self.tuned.best().direction
-        said = {}
-        if self.call_writer is None:  # else the ladder, whose calls are the model's own, cannot take them over
-            said = {direction: self.answered.answers["asa"], NECESSITY: self.answered.answers["asa_paper"]}
-        rungs |= run_ladder(answers, states, parts, direction, said, self._kept, test.domains, prompter, self.seed)
+        direction, asa = self.tuned.best().direction, self.answered.answers
+        # the ladder's calls are the model's own: it cannot take over those that were held to a grammar
+        said = {} if self.call_writer else {direction: asa["asa"], NECESSITY: asa["asa_paper"]}
+        states, seen, kept, place = reading["states"], reading["called"], self._kept, test.domains
+        rungs |= run_ladder(answers, states, seen, parts, direction, said, kept, place, prompter, self.seed)
         return rungs, lora
 
     def _lora(self) -> dict:
@@ -141,7 +141,7 @@ class Study:
         """Rung -> how far the requests that need a tool get; None where calls are written freely."""
         if self.call_writer is None:
             return None
-        free = {"baseline": rungs["baseline"], "ASA": rungs[f"{self.tuned.best().direction}: full"]}
+        free = {"baseline": rungs["baseline"], "ASA": rungs[f"{self.tuned.best().direction}: {LOOKING}"]}
         given = (self.test, self.answered.decisions, self.sure, self.call_writer, self._kept)
         written = call_rungs(free, self.answered.answers["asa"], rungs[FORCED], *given)
         if lora:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import HIDDEN, hooks_of, tiny_assistant
 
+from asa.adapter import ASAAdapter
 from asa.app.answers import Stream
 from asa.app.asking import AssistantError
 from asa.app.assistant import Assistant
-from asa.hook import AdapterError
+from asa.decision import AdapterError
 from asa.method.tool_choice import ToolChoiceError
 from asa.models.answers import AnswerRules
 from asa.models.profiles import EMBEDDED
@@ -42,17 +43,21 @@ def generated(assistant: Assistant, text: str, steer: bool, limit: int) -> tuple
     return assistant.prompter.answer(new), trace.decisions
 
 
-@pytest.mark.parametrize("steer", [False, True])
-def test_answers_are_those_of_generate(assistant, steer):
+@pytest.mark.parametrize(("steer", "look_ahead"), [(False, False), (True, False), (True, True)])
+def test_answers_are_those_of_generate(assistant, steer, look_ahead):
     """Greedy, one decision each, alone and side by side, and no hook stays."""
-    before = hooks_of(assistant.model)
+    before, facts = hooks_of(assistant.model), {"look_ahead": look_ahead, "trigger_id": assistant.prompter.trigger_id}
+    adapter = ASAAdapter(assistant.adapter.config | facts, assistant.adapter.arrays)
+    assistant = Assistant(adapter, assistant.model, assistant.prompter)
     together = assistant(REQUESTS, steer=steer, grammar=False, max_new_tokens=12)
     for text, answer in zip(REQUESTS, together, strict=True):
         alone = assistant(text, steer=steer, grammar=False, max_new_tokens=12)
         said, decisions = generated(assistant, text, steer, 12)
         assert alone.text == answer.text == said.split("<|im_end|>")[0].strip()
         if steer:
-            assert (alone.decision.domain, alone.decision.gate) == (decisions[0].domain, decisions[0].gate)
+            known = ("domain", "gate", "dose", "opens")
+            assert [getattr(alone.decision, name) for name in known] == [getattr(decisions[0], name) for name in known]
+            assert not (look_ahead and alone.decision.gate == -1 and alone.decision.dose)  # none calls by itself
             assert alone.decision.p_tool == pytest.approx(decisions[0].p_tool, abs=1e-3)
         else:
             assert alone.decision is None

@@ -4,13 +4,24 @@ import csv
 import hashlib
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import datasets
 import pandas as pd
 import pytest
 
-from asa.data.requests import Request, RequestsError, choose_requests, load_alpaca, load_requests
+from asa.data.duplicates import apart_from, near_duplicate_groups
+from asa.data.examples import without_examples
+from asa.data.requests import (
+    Request,
+    RequestsError,
+    choose_requests,
+    further_requests,
+    load_alpaca,
+    load_requests,
+)
+from asa.tools.definitions import load_tools
 
 DATA = Path(__file__).parents[2] / "data"
 ALPACA = Path(__file__).parents[2] / "shared" / "alpaca" / "train-00000-of-00001.parquet"
@@ -276,3 +287,16 @@ def test_other_tools_need_other_requests(domains, alpaca):
     known = "code, math, search, translation"
     with pytest.raises(RequestsError, match=rf"are {', '.join(domains)} and .* have {known}: .*--requests"):
         choose_requests("", alpaca, True, str(DATA), domains)
+
+
+def test_readers_requests_are_balanced_and_stand_nowhere_else():
+    """Every domain and label gives as many, none resembles another, nor one of the other files or of the examples."""
+    domains = ["math", "code", "search", "translation"]
+    own, readers, held_out = (load_requests(DATA / f"{n}.jsonl", domains) for n in ("requests", "readers", "held_out"))
+    assert further_requests(DATA, domains) == own + readers
+    counted = Counter((request.domain, request.label) for request in readers)
+    assert len(counted) == 8 and set(counted.values()) == {len(readers) // 8}
+    texts = [request.text for request in readers]
+    assert len(near_duplicate_groups(texts)) == len(texts)
+    assert apart_from([request.text for request in own + held_out], readers) == readers
+    assert without_examples(readers, load_tools(DATA / "tools.json")) == readers

@@ -193,13 +193,14 @@ def test_the_hand_written_set_splits():
     assert near_duplicates_across(splits) == []
 
 
-def test_words_alone_do_not_give_the_hand_written_labels_away():
-    """A bag of words stays at .88: a probe that does better reads more than a keyword."""
-    requests = load_requests(DATA / "requests.jsonl", DOMAINS)
+@pytest.mark.parametrize(("name", "most"), [("requests", 0.88), ("readers", 0.8)])
+def test_words_alone_do_not_give_the_hand_written_labels_away(name, most):
+    """A bag of words stays below: a probe that does better reads more than a keyword."""
+    requests = load_requests(DATA / f"{name}.jsonl", DOMAINS)
     bag = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=1000))
     folds = StratifiedKFold(10, shuffle=True, random_state=0)
     scores = cross_val_score(bag, [r.text for r in requests], [r.label for r in requests], cv=folds)
-    assert scores.mean() <= 0.88
+    assert scores.mean() <= most
 
 
 def test_spare_requests_are_what_no_split_took_and_nothing_like_it():

@@ -1,5 +1,6 @@
 """Running over splits: readings and answers, row by row, against the plain way."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -77,9 +78,9 @@ def test_unsteered_answers_come_in_the_order_of_the_prompts(tiny_model, engine, 
     assert answer_all(batches, LIMIT, closed, "test") == [generated(tiny_model, prompt, LIMIT) for prompt in prompts]
 
 
-def steered(batches, states, adapter, unsteered):
+def steered(batches, reading, adapter, unsteered):
     """Answers and decisions of one adapter."""
-    return answer_steered(batches, states, {"asa": adapter}, unsteered, LIMIT, closed, "test")["asa"]
+    return answer_steered(batches, reading, {"asa": adapter}, unsteered, LIMIT, closed, "test")["asa"]
 
 
 def test_steered_answers(tiny_model, engine, prompts, fitted):
@@ -88,7 +89,7 @@ def test_steered_answers(tiny_model, engine, prompts, fitted):
     adapter = fitted.adapter
     kept = [[-row] for row in range(len(prompts))]  # no model says this
     given = [list(answer) for answer in kept]
-    answers, decisions = steered(batches, reading.states, adapter, given)
+    answers, decisions = steered(batches, reading, adapter, given)
     assert given == kept
     gates = [decision.gate for decision in decisions]
     assert set(gates) == {-1, 0, 1}
@@ -108,7 +109,7 @@ def test_steered_answers_are_those_of_the_engine(engine, prompts, fitted):
     """Token for token what `Batch.decode` says to the same push over the whole batch."""
     reading, batches = read_prompts(engine, prompts, 9, "test")
     unsteered = answer_all(batches, LIMIT, closed, "test")
-    answers, decisions = steered(batches, reading.states, fitted.adapter, unsteered)
+    answers, decisions = steered(batches, reading, fitted.adapter, unsteered)
     for batch in batches:
         delta, _ = fitted.adapter.push(torch.from_numpy(reading.states[batch.rows, fitted.adapter.layer]))
         assert [answers[row] for row in batch.rows] == batch.decode(LIMIT, closed, push=(fitted.adapter.layer, delta))
@@ -120,8 +121,8 @@ def test_adapters_that_answer_together_say_what_each_says_alone(engine, prompts,
     reading, batches = read_prompts(engine, prompts, 9, "test")
     unsteered = answer_all(batches, LIMIT, closed, "test")
     adapters = {"one": fitted.adapter, "two": fit_like(fitted, layer=0, dose=0.9, tau=0.5)}
-    both = answer_steered(batches, reading.states, adapters, unsteered, LIMIT, closed, "test")
-    assert both == {run: steered(batches, reading.states, each, unsteered) for run, each in adapters.items()}
+    both = answer_steered(batches, reading, adapters, unsteered, LIMIT, closed, "test")
+    assert both == {run: steered(batches, reading, each, unsteered) for run, each in adapters.items()}
     assert both["one"][0] != both["two"][0]
     assert {decision.gate for decision in both["one"][1]} > {decision.gate for decision in both["two"][1]}
 
@@ -130,9 +131,25 @@ def test_rows_with_gate_0_are_answered_where_no_answer_is_given(engine, prompts,
     """And no other row is answered twice."""
     reading, batches = read_prompts(engine, prompts, 9, "test")
     unsteered = answer_all(batches, LIMIT, closed, "test")
-    expected = steered(batches, reading.states, fitted.adapter, unsteered)
-    assert steered(batches, reading.states, fitted.adapter, None) == expected
+    expected = steered(batches, reading, fitted.adapter, unsteered)
+    assert steered(batches, reading, fitted.adapter, None) == expected
     assert any(decision.gate == 0 for decision in expected[1])
+
+
+def test_looking_ahead(engine, prompts, fitted):
+    """Rows where the model does what the gate wants keep their answer; the others are answered as without it."""
+    reading, batches = read_prompts(engine, prompts, 9, "test")
+    unsteered = [[-row] for row in range(len(prompts))]
+    always, decisions = steered(batches, reading, fitted.adapter, unsteered)
+    gates = np.array([decision.gate for decision in decisions])
+    looking = fit_like(fitted, look_ahead=True, trigger_id=9)
+    for called in (np.ones(len(gates), bool), np.zeros(len(gates), bool), gates == 1):
+        seen = replace(reading, called=called)
+        agreed = gates == np.where(called, 1, -1)
+        assert 0 < agreed.sum() < len(gates)
+        answers, made = steered(batches, seen, looking, unsteered)
+        assert answers == [unsteered[row] if agreed[row] else always[row] for row in range(len(prompts))]
+        assert [decision.opens for decision in made] == called.tolist()
 
 
 def test_only_pushed_rows_are_generated_again(engine, prompts, fitted, monkeypatch):
@@ -142,9 +159,9 @@ def test_only_pushed_rows_are_generated_again(engine, prompts, fitted, monkeypat
     add, sizes = Decoder.add, []
     monkeypatch.setattr(Decoder, "add", lambda self, rows, push: sizes.append(len(rows.names)) or add(self, rows, push))
     unsteered = [[5]] * len(prompts)
-    answers, decisions = steered(batches, reading.states, adapter, unsteered)
+    answers, decisions = steered(batches, reading, adapter, unsteered)
     assert (answers, sizes, {decision.gate for decision in decisions}) == (unsteered, [], {0})
-    _, decisions = steered(batches, reading.states, fitted.adapter, unsteered)
+    _, decisions = steered(batches, reading, fitted.adapter, unsteered)
     assert sum(sizes) == sum(decision.gate != 0 for decision in decisions) < len(prompts)
 
 

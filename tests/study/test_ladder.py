@@ -263,6 +263,7 @@ def plain(delta) -> tuple | None:
 AXIS = np.eye(4, dtype=np.float32)
 ROUTED = np.array([0, 1, 1, 0, 0])
 DOMAINS = ["math", "code", "code", "code", "math"]  # the router errs in row 3
+CALLED = np.array([True, False, False, False, True])
 
 
 def fake_readers(*p_tool: float) -> SimpleNamespace:
@@ -287,6 +288,7 @@ UNSTEERED = [[row] for row in range(5)]
 VARIANTS = [
     "full", "no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains",
     "random direction 1", "random direction 2", "random direction 3", "global only", "domain only",
+    "looking ahead",
 ]  # fmt: skip
 RUNGS = [
     "trigger forced or forbidden", "Probe&Prefill",
@@ -312,7 +314,7 @@ def climb(kept=lambda rung, ask: ask()) -> tuple[dict[str, list], dict[str, dict
     answers = Answers(lambda: [FakeBatch([4, 0, 2]), FakeBatch([3, 1])], UNSTEERED, RULES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asa.engine.answering, "Decoder", FakeDecoder)
-        rungs = run_ladder(answers, states, steered, "action", said, kept, DOMAINS, prompter, seed=3)
+        rungs = run_ladder(answers, states, CALLED, steered, "action", said, kept, DOMAINS, prompter, seed=3)
     return rungs, {kind: pushes(parts, states, DOMAINS, 3) for kind, parts in steered.items()}
 
 
@@ -335,15 +337,15 @@ def test_rivals_obey_the_main_direction_s_gate():
 
 
 def test_every_ablation_answers_under_its_own_push_at_its_direction_s_layer():
-    """Where a push is that of the whole method, its known answer is taken."""
+    """Where a push is that of the whole method, looking ahead, its known answer is taken."""
     rungs, pushed = climb()
     for kind, layer in (("necessity", 0), ("action", 1)):
         for name, push in pushed[kind].items():
             for row, answer in enumerate(rungs[f"{kind}: {name}"]):
                 if not push[row].any():
                     assert answer == UNSTEERED[row]
-                elif kind == "action" and np.array_equal(push[row], pushed[kind]["full"][row]):
-                    assert answer == [900 + row]
+                elif kind == "action" and row in (2, 4) and np.array_equal(push[row], pushed[kind]["full"][row]):
+                    assert answer == [900 + row]  # the rows that are pushed where it looks ahead
                 else:
                     assert answer == (row, layer, plain(push[row]), (), None)
 
@@ -351,7 +353,7 @@ def test_every_ablation_answers_under_its_own_push_at_its_direction_s_layer():
 def test_ablations_differ_from_the_whole_method_where_they_should():
     rungs, _ = climb()
     full = rungs["action: full"]
-    assert full == [[900], [1], [902], [903], [904]]
+    assert [full[row] for row in (1, 2, 4)] == [[1], [902], [904]]
     changed = {
         name: [row for row in range(5) if rungs[f"action: {name}"][row] != full[row]]
         for name in ("no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains")
@@ -364,6 +366,7 @@ def test_ablations_differ_from_the_whole_method_where_they_should():
         "oracle router": [3],  # whose own domain's probe is not sure
         "mismatched domains": [0, 2, 3, 4],
     }
+    assert rungs["action: looking ahead"] == [[0], [1], [902], [3], [904]]  # rows 0 and 3 do so anyway
     assert rungs["action: +1 only"][3:] == [[3], [4]] and rungs["action: oracle router"][3] == [3]
 
 

@@ -1,0 +1,81 @@
+"""Checks: what an adapter's settings and arrays must be, and on which model it may act.
+
+Every fault is one sentence. Nothing is read or repaired here.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from asa.decision import AdapterError
+from asa.models.fingerprint import fingerprint, fingerprint_fault, model_difference
+from asa.models.layout import CausalModel, decoder_layers
+
+
+def setting_in(config: dict, name: str, wanted: str, fits: Callable[[float], bool] = lambda _: True) -> float:
+    """A setting that must be a finite number, not negative, and what `fits` says."""
+    value = config[name]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value < math.inf and fits(value)):
+        raise AdapterError(f"{name} must be {wanted}, not {value!r}: fit again.")
+    return float(value)
+
+
+def domains_in(config: dict) -> list[str]:
+    """The domains, which must be names, each once."""
+    found = config["domains"]
+    if not (isinstance(found, list) and found and all(isinstance(name, str) and name for name in found)):
+        raise AdapterError(f"domains must be a list of names, not {found!r}: fit again.")
+    if len(set(found)) < len(found):
+        raise AdapterError(f"domains {found} name one twice: fit again.")
+    return list(found)
+
+
+def refuse_odd_arrays(arrays: dict[str, torch.Tensor], count: int, model: dict) -> None:
+    """Refuse arrays that do not fit `count` domains and the fingerprint `model`, or are not finite."""
+    width = int(setting_in(model, "hidden_size", "a whole number"))
+    expected = {"weight": (2 * count, width), "bias": (2 * count,), "vectors": (count, width)}
+    for name, shape in expected.items():
+        if tuple(arrays[name].shape) != shape:
+            raise AdapterError(f"adapter array {name} has shape {tuple(arrays[name].shape)}, not {shape}.")
+        if not arrays[name].isfinite().all():
+            raise AdapterError(f"adapter array {name} holds NaN or infinity: fit again.")
+
+
+def layer_in(config: dict) -> int:
+    """The block that is steered, which the fitted model must have."""
+    layer = int(setting_in(config, "layer", "a whole number, 0 or more", lambda value: value == int(value)))
+    if fault := fingerprint_fault(config["model"]):
+        raise AdapterError(f"{fault}: fit again.")
+    if layer >= config["model"].get("num_hidden_layers", math.inf):
+        raise AdapterError(f"layer {layer} is none of the model's {config['model']['num_hidden_layers']}: fit again.")
+    return layer
+
+
+def refuse_other_model(model: CausalModel, fitted: dict, layer: int) -> None:
+    """Refuse a model other than that of the fingerprint `fitted`, or without such a layer."""
+    try:
+        problem = model_difference(fingerprint(model), fitted)
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f"the adapter's fingerprint of its model is damaged ({error}): save it again.") from error
+    if problem:
+        raise AdapterError(f"the adapter {problem}")
+    if not 0 <= layer < len(decoder_layers(model)):
+        raise AdapterError(f"the adapter steers layer {layer}, which the model does not have: fit again.")
+
+
+def threshold_for(config: dict, fpr: float) -> float:
+    """The p_tool that a share `fpr` of requests without need reaches, by the quantiles that the config keeps."""
+    if isinstance(fpr, bool) or not isinstance(fpr, int | float) or not 0 < fpr < 1:
+        raise AdapterError(f"the share of false calls is {fpr!r}: give a number between 0 and 1.")
+    try:
+        quantiles = np.array(config["calibration"]["unneeded"], float)
+        return float(np.interp(1 - fpr, np.linspace(0, 1, len(quantiles)), quantiles))
+    except KeyError as error:
+        raise AdapterError(
+            "the adapter was fitted without what a wanted share of false calls needs: fit again."
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f"the adapter's calibration is damaged ({error}): save it again.") from error

@@ -1,0 +1,75 @@
+"""Looking ahead: would the model, left alone, open a call? Asked in the forward call that holds the last prompt token.
+
+Where the gate wants what the model would do anyway, a push changes the answer for nothing. Within `generate` the prompt
+is run up to its last token, and that token once more on a copy of the cache, which costs one token per answer. Calls
+whose output holds more than the last token's logits are run twice instead. It neither decides nor pushes.
+"""
+
+import copy
+from typing import Any
+
+import torch
+
+from asa.decision import AdapterError
+
+SPLIT = {
+    "input_ids",
+    "inputs_embeds",
+    "position_ids",
+    "token_type_ids",
+}  # a token each; positions may have rows in front
+WHOLE = {"attention_mask", "past_key_values", "logits_to_keep", "use_cache", "return_dict"}
+KEPT = ("output_hidden_states", "output_attentions")  # of the whole prompt
+
+
+def look_ahead(
+    model: torch.nn.Module, given: dict[str, Any], width: int, trigger_id: int, may_split: bool
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Ask the model for its next token.
+
+    Args:
+        model: Called without hooks that push.
+        given: A forward call's arguments; it holds `width` tokens of a row, the last prompt token at their end.
+        width: How many.
+        trigger_id: Token that opens a call.
+        may_split: Whether the call's output may hold the last token alone.
+
+    Returns:
+        `[B]` bool, whether the likeliest next token opens a call; and the arguments of the call that is left to do.
+
+    Raises:
+        AdapterError: The cache holds gradients, so that it cannot be copied.
+    """
+    cache = given.get("past_key_values")
+    with torch.no_grad():
+        if may_split and cache is not None and width > 1 and _splits(given, width):
+            model(**_columns(given, 0, width - 1))
+            given = _columns(given, width - 1, width)
+        try:
+            trial = given | {"past_key_values": copy.deepcopy(cache), "use_cache": cache is not None}
+        except RuntimeError as error:
+            raise AdapterError("the cache holds gradients and cannot be copied: call under torch.no_grad().") from error
+        opens = model(**trial).logits[:, -1].argmax(-1) == trigger_id
+    return opens, given
+
+
+def _splits(given: dict[str, Any], width: int) -> bool:
+    """Whether a call of `width` tokens can be run in two."""
+    there = {name for name, value in given.items() if value is not None and value is not False}
+    mask = given.get("attention_mask")
+    plain = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 2)
+    return plain and there <= SPLIT | WHOLE and not any(given.get(name) for name in KEPT)
+
+
+def _columns(given: dict[str, Any], first: int, end: int) -> dict[str, Any]:
+    """The arguments of a call with the tokens `first` to `end` alone."""
+    part = dict(given)
+    for name in SPLIT & set(given):
+        value = given[name]
+        if value is not None:
+            part[name] = value[:, first:end] if name == "inputs_embeds" else value[..., first:end]
+    mask, ids = given.get("attention_mask"), given.get("input_ids")
+    width = (given["inputs_embeds"] if ids is None else ids).shape[1]
+    if mask is not None:
+        part["attention_mask"] = mask[:, : mask.shape[1] - width + end]
+    return part
