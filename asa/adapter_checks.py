@@ -4,6 +4,7 @@ Every fault is one sentence. Nothing is read or repaired here.
 """
 
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +19,7 @@ def setting_in(config: dict, name: str, wanted: str, fits: Callable[[float], boo
     """A setting that must be a finite number, not negative, and what `fits` says."""
     value = config[name]
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and 0 <= value < math.inf and fits(value)):
+    if not (number and 0 <= value <= sys.float_info.max and fits(value)):
         raise AdapterError(f"{name} must be {wanted}, not {value!r}: fit again.")
     return float(value)
 

@@ -26,6 +26,7 @@ from asa.models.profiles import EMBEDDED
 from asa.models.wheels import model_from_wheel
 
 TOKENS, AT_ONCE, EVERY, PROMPTS = 24, 32, 10, 120
+RETRIES = 2  # as OpenAI's client does
 
 
 def memory() -> float:
@@ -40,19 +41,25 @@ def decided(url: str) -> int:
     return round(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("asa_decisions_total{")))
 
 
-async def answer(client: httpx.AsyncClient, url: str, prompt: list[int], steered: int) -> tuple[int, ...]:
-    """The tokens of one answer; empty where there is none."""
+async def answer(
+    client: httpx.AsyncClient, url: str, prompt: list[int], steered: int, again: Counter
+) -> tuple[int, ...]:
+    """The tokens of one answer; empty where there is none. Broken connections are taken up `RETRIES` times."""
     body = {"model": str(model_from_wheel(EMBEDDED.wheel)), "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
     body |= {"ignore_eos": True, "return_token_ids": True, "vllm_xargs": {"asa": steered}}
-    try:
-        reply = (await client.post(f"{url}/v1/completions", json=body)).raise_for_status()
-    except httpx.HTTPError:
-        return ()
-    return tuple(reply.json()["choices"][0]["token_ids"])
+    for _ in range(1 + RETRIES):
+        try:
+            reply = (await client.post(f"{url}/v1/completions", json=body)).raise_for_status()
+            return tuple(reply.json()["choices"][0]["token_ids"])
+        except httpx.TransportError as error:  # such as a connection that the server closed as it was used again
+            again[type(error).__name__] += 1
+        except httpx.HTTPStatusError:
+            break
+    return ()
 
 
 async def at_rate(
-    url: str, asks: list[tuple[list[int], int]], rate: float, seconds: float
+    url: str, asks: list[tuple[list[int], int]], rate: float, seconds: float, again: Counter
 ) -> tuple[list[tuple[int, tuple[int, ...]]], list[tuple[float, float, int]], float]:
     """Ask in turn, `rate` a second.
 
@@ -64,7 +71,7 @@ async def at_rate(
     begun = time.perf_counter()
 
     async def one(client: httpx.AsyncClient, number: int) -> tuple[int, tuple[int, ...]]:
-        return number, await answer(client, url, *asks[number])
+        return number, await answer(client, url, *asks[number], again)
 
     async def watch() -> None:
         for reading in itertools.count():
@@ -89,7 +96,7 @@ def quiet(url: str, asks: list[tuple[list[int], int]]) -> list[tuple[int, ...]]:
 
     async def everyone() -> list[tuple[int, ...]]:
         async with httpx.AsyncClient(timeout=None) as client:
-            return [await answer(client, url, *ask) for ask in asks]
+            return [await answer(client, url, *ask, Counter()) for ask in asks]
 
     return asyncio.run(everyone())
 
@@ -99,11 +106,12 @@ def main(venv: Path, seconds: float) -> None:
     assistant = load(ASSETS)
     texts = [request.text for request in load_requests(ROOT / "data" / "held_out.jsonl")]
     asks = [(assistant.prompter.ids(text), steered) for text in texts[:PROMPTS] for steered in (0, 1)]
-    with server(venv, str(ASSETS)) as url:
+    with server(venv, str(ASSETS), cache_gib=1) as url:
         prompts = [prompt for prompt, _ in asks[: 3 * AT_ONCE]]
         capacity = statistics.median(asked(url, prompts, AT_ONCE, {}, TOKENS)[0] for _ in range(3))
         expected, before = quiet(url, asks), decided(url)
-        answers, readings, took = asyncio.run(at_rate(url, asks, 2 * capacity, seconds))
+        again: Counter = Counter()
+        answers, readings, took = asyncio.run(at_rate(url, asks, 2 * capacity, seconds, again))
         decisions = decided(url) - before
     changed = sum(plain != pushed for plain, pushed in zip(expected[::2], expected[1::2], strict=True))
     said = Counter((number, tokens) for number, tokens in answers)
@@ -124,6 +132,7 @@ def main(venv: Path, seconds: float) -> None:
             ["", "requests"],
             [
                 ["asked", len(answers)],
+                ["connections that broke, asked again", again.total()],
                 ["without a whole answer", lost],
                 ["to be steered", wanted],
                 ["decided on by the adapter", decisions],
@@ -131,7 +140,8 @@ def main(venv: Path, seconds: float) -> None:
                 ["any token other than on the quiet server", other],
             ],
         ),
-        "Memory of the server's processes:",
+        "Memory of the server's processes. vLLM's cache of keys and values, 1 GiB, becomes part of it as it is filled "
+        "for the first time, with or without an adapter.",
         markdown_table(
             ["after", "MiB", "requests under way"], [[f"{at:.0f} s", f"{size:.0f}", open_] for at, size, open_ in shown]
         ),

@@ -43,7 +43,7 @@ SERVED = ("vLLM alone", "vLLM, steered", "vLLM, adapter loaded, not steered")
 
 
 @contextmanager
-def server(venv: Path, adapter: str) -> Iterator[str]:
+def server(venv: Path, adapter: str, cache_gib: int = 2) -> Iterator[str]:
     """The address of vLLM's server, with or without the adapter."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -52,7 +52,7 @@ def server(venv: Path, adapter: str) -> Iterator[str]:
     options = ["--port", str(port), "--dtype", "float32", "--max-model-len", "1024", "--enforce-eager"]
     command = [str(venv / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", model, *options]
     given = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    given |= {"VLLM_CPU_KVCACHE_SPACE": "2", "ASA_ADAPTER": adapter, "VLLM_LOGGING_LEVEL": "WARNING"}
+    given |= {"VLLM_CPU_KVCACHE_SPACE": str(cache_gib), "ASA_ADAPTER": adapter, "VLLM_LOGGING_LEVEL": "WARNING"}
     counters = tempfile.TemporaryDirectory()
     given["PROMETHEUS_MULTIPROC_DIR"] = counters.name  # the decisions are counted in another process than answers
     process = subprocess.Popen(command, env=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

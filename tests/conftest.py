@@ -18,6 +18,12 @@ import pytest
 import small_prompts
 import torch
 from proofs import make_proof
+from reliability import (  # noqa: F401 (hooks, and a fixture)
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_terminal_summary,
+    tried,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma3ForCausalLM,

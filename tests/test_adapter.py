@@ -169,6 +169,7 @@ def test_right_padding_is_refused_whatever_the_cache(tiny_model, adapter, prompt
         said(tiny_model, padded(prompts[:3], side="right"), cache_implementation="static")
 
 
+@pytest.mark.shows("An error inside `steer`, in the model or in the adapter leaves no hook and no changed bit")
 def test_nothing_is_left_behind(tiny_model, adapter, prompts):
     """After a normal end, an exception inside, one inside generate, and a refusal: own hooks and own generate only."""
     before, plain = hooks_of(tiny_model), said(tiny_model, padded(prompts[:3]))
@@ -201,7 +202,8 @@ def test_nothing_is_left_behind(tiny_model, adapter, prompts):
 
 
 @pytest.mark.slow
-def test_threads_that_come_at_the_same_moment(tiny_llama, prompts, monkeypatch):
+@pytest.mark.shows("Of threads that want one model at the same moment one gets in, the others are refused")
+def test_threads_that_come_at_the_same_moment(tiny_llama, prompts, monkeypatch, tried):
     """Only one gets in: looking whether a model is free and taking it are one step."""
     adapter = fit_adapter(tiny_llama, prompts).adapter
     monkeypatch.setattr(ASAAdapter, "check_model", lambda self, model: barrier.wait(20))
@@ -232,6 +234,7 @@ def test_threads_that_come_at_the_same_moment(tiny_llama, prompts, monkeypatch):
         leave.set()
         sys.setswitchinterval(interval)
     assert hooks_of(tiny_llama) == before
+    tried(4 * 40, "threads")
 
 
 @pytest.mark.slow

@@ -84,7 +84,8 @@ def decides_by(adapter: ASAAdapter) -> tuple:
     return settings, {name: array.tolist() for name, array in adapter.arrays.items()}
 
 
-def test_any_flipped_byte_is_refused_or_changes_nothing(saved):
+@pytest.mark.shows("An adapter of which any byte was changed is refused, or decides as before")
+def test_any_flipped_byte_is_refused_or_changes_nothing(saved, tried):
     """Of the whole config, and of the header and the first numbers of the arrays; never anything but a reason."""
     before = ASAAdapter.from_pretrained(saved)
     for name in ("config.json", "adapter.safetensors"):
@@ -100,6 +101,7 @@ def test_any_flipped_byte_is_refused_or_changes_nothing(saved):
                 continue
             assert decides_by(found) == decides_by(before)
         path.write_bytes(whole)
+        tried(count, f"bytes of {name}")
 
 
 def test_what_was_changed_by_hand_is_loaded_if_that_is_wanted(saved):
@@ -205,6 +207,7 @@ def test_a_hub_id(saved, monkeypatch):
     assert len(asked) == 2
 
 
+@pytest.mark.shows("A hostile pickle beside an adapter is not opened")
 def test_nothing_is_unpickled(saved):
     """A pickle in the folder is never opened."""
     (saved / "router.pkl").write_bytes(b"cos\nabort\n(tR.")

@@ -154,6 +154,7 @@ def test_files_that_are_missing_are_written_and_edited_ones_are_kept(tmp_path, m
     )
 
 
+@pytest.mark.shows("The notebook's archive is refused if it was altered, before a file is written")
 def test_an_altered_archive_is_refused(tmp_path, monkeypatch):
     """Before a file is written; the archive is one line, since GitHub shows folded cells unfolded."""
     cell, folder = build(write_toy(tmp_path / "repo"))["files"], tmp_path / "empty"

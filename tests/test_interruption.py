@@ -1,6 +1,7 @@
 """Interruption: a pipeline that is killed again and again goes on where it was, to the results of one that was not."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -42,11 +43,13 @@ def run(out: Path, point: int) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.shows("Ctrl-C ends a run in one line that says how to go on")
 def test_control_c_says_how_to_go_on(tmp_path):
     """In one line, behind whatever bar was under way."""
     given = ["--profile", NANO / "lfm2-nano", "--requests", NANO / "requests.jsonl", "--out", tmp_path]
     command = [sys.executable, "-W", "ignore", "pipeline.py", *map(str, given)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | {"PYTHONUNBUFFERED": "1"}}
+    process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
     while "states-cal: took" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -61,7 +64,11 @@ def results(out: Path) -> dict:
     return {name: value for name, value in found.items() if name not in ("seconds", "stage_seconds")}
 
 
-def test_twenty_killings_change_nothing(tmp_path):
+@pytest.mark.shows(
+    "A run that is killed again and again goes on to the results of one that was not, repeats no "
+    "finished stage and leaves nothing half-written"
+)
+def test_twenty_killings_change_nothing(tmp_path, tried):
     """At files of all stages; what a stage had finished is not repeated, and nothing half-written is left."""
     assert run(tmp_path / "whole", 0).returncode == 0
     finished: set[str] = set()
@@ -82,3 +89,4 @@ def test_twenty_killings_change_nothing(tmp_path):
         for one in ("killed", "whole")
     ]
     assert left[0] == left[1]
+    tried(len(POINTS), "kills")

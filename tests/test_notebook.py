@@ -59,6 +59,7 @@ def test_notebook_runs_in_an_empty_folder_with_nothing_but_itself(notebook_runs)
     assert "reused" not in printed
 
 
+@pytest.mark.shows("A notebook that is run again reuses every stage")
 def test_second_run_reuses_every_stage_and_says_so(notebook_runs):
     """The second run computes no stage and gives the same results."""
     _, (_, first), (printed, second) = notebook_runs

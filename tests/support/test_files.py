@@ -172,6 +172,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 1, 5, 12])  # KB: some fail as they begin, some in the middle
+@pytest.mark.shows("A full disk costs a sentence, and nothing is half-written")
 def test_on_a_full_disk_nothing_is_half_written(small_disk, tiny_lfm2, prompts, room):
     """Stage, figure, adapter and quick-start files, each by its own library; old files stay whole."""
     fitted = fit_adapter(tiny_lfm2, prompts)
@@ -223,6 +224,7 @@ def runs(tiny_folder, small_requests, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.shows("A run on a full disk goes on and names what it could not write")
 def test_a_full_disk_at_the_tuning_stage_costs_the_file_alone(runs):
     """The run goes on to the demo and ends with status 1 and one sentence; each missing file has one before."""
     out, done, _ = runs

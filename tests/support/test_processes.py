@@ -75,6 +75,7 @@ def runs(tiny_folder, small_requests, tmp_path_factory):
     return done
 
 
+@pytest.mark.shows("Two processes that share a run's work give its results")
 def test_two_processes_give_the_same_results(runs):
     """Every number is the same, not just close; times alone differ."""
     one, two = (json.loads((out / "results.json").read_text()) for _, out in runs.values())

@@ -148,6 +148,7 @@ schemas = of_objects(simple | of_lists(simple) | of_objects(simple))
 @pytest.mark.parametrize("form", FORMS)
 @given(schema=schemas, seed=st.integers(0, 2**32))
 @FEW
+@pytest.mark.shows("Whatever the grammar of a random schema lets through is read and fits the schema")
 def test_a_finished_call_is_valid_and_fits(form, schema, seed):
     tools = tool_of(schema[0])
     text = walk(matcher_of(call_grammar(tools, form)), random.Random(seed))
@@ -156,6 +157,7 @@ def test_a_finished_call_is_valid_and_fits(form, schema, seed):
 
 @given(data=st.data())
 @FEW
+@pytest.mark.shows("Every call that fits a random schema can be written under its grammar")
 def test_every_valid_call_can_be_written(data):
     schema, arguments = data.draw(schemas)
     tools, given_ones = tool_of(schema), data.draw(arguments)
@@ -208,6 +210,7 @@ def test_a_copied_string_with_a_format_is_a_word_of_the_request(form):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("piece", ["a", "<|tool_call_start|", "<", "<|im_end", "\\\\", "é"])
+@pytest.mark.shows("A model that repeats itself for ever ends its call all the same")
 def test_no_string_goes_on_without_end(form, piece):
     """Not even one that begins a marker again and again, as a looping model does."""
     tools = tool_of({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})

@@ -335,12 +335,14 @@ PIECES += [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("piece", PIECES, ids=ascii)
-def test_long_repetition(piece):
+@pytest.mark.shows("100,000 characters of one thing are read or refused, without work that grows with their square")
+def test_long_repetition(piece, tried):
     """100 kB of one thing, where work that grows with the square of the length would show."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check(f"{START}[{piece * (100_000 // len(piece))})]{END}")
         check("[f(a=" + piece * (100_000 // len(piece)) + ")]")
+    tried(len(PIECES), "pieces")
 
 
 @pytest.mark.slow
@@ -351,13 +353,15 @@ def test_one_megabyte():
     check(f"{START}[" + "f(a='x 'y', b=\"" * 70_000)
 
 
-def test_random_texts():
+@pytest.mark.shows("Any mixture of what matters to the parser is read or refused")
+def test_random_texts(tried):
     """Any mixture of what matters to the parser."""
     generator = random.Random(0)
     for _ in range(2000):
         text = "".join(generator.choices(PIECES, k=generator.randint(1, 60)))
         check(text)
         check(START + text)
+    tried(4000, "answers")
 
 
 @pytest.mark.parametrize("text", ["<think>", "</think>", "a <think>b</think> c"])
