@@ -282,7 +282,7 @@ facts = {
 }  # fmt: skip
 recipe = Recipe(read["cal"], known, domains, found.strength, found.own)
 doses, betas = (QUICK_DOSES, QUICK_BETAS) if QUICK else (DOSES, BETAS)
-tuning_key = key_of(keys["readers"], found.to_json(), layers, doses, betas, TAUS)
+tuning_key = key_of(keys["readers"], found.to_json(), layers, doses, betas, TAUS, facts["look_ahead"])
 tuned = checkpoints.typed(
     Tuned, "tuning", tuning_key, lambda: tune(prefilled, valid, recipe, layers, doses, betas, rules, facts)
 )
@@ -308,15 +308,15 @@ writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), d
 # `adapter.with_target_fpr(0.05)`. The adapter takes that with it.
 
 # %% calibration
-from asa.method.calibration import calibration, held_back
+from asa.method.calibration import TARGETS, calibration, held_back
 
-more = key_of(keys["readers"], found.to_json(), vars(chosen))
+keys["chosen"] = key_of(keys["readers"], found.to_json(), vars(chosen), vars(papers), facts["look_ahead"])
 adapter = recipe.adapter(chosen, facts)
 adapter.config["calibration"] = checkpoints.stage(
-    "calibration", more, lambda: calibration(*held_back(recipe, valid, chosen.layer, SEED))
+    "calibration", keys["chosen"], lambda: calibration(*held_back(recipe, valid, chosen.layer, SEED))
 )
-for share in (0.02, 0.05, 0.1):
-    print(f"For {share:.0%} false calls the gate opens from p(tool) {adapter.with_target_fpr(share).threshold:.2f} on.")
+for share in TARGETS:
+    print(f"For {share:.0%} false calls the gate opens from p(tool) {adapter.with_target_fpr(share).threshold:.3f} on.")
 
 # %% [markdown] tool-choice-text
 # ## Which tool, and a call that fits
@@ -328,12 +328,12 @@ for share in (0.02, 0.05, 0.1):
 # %% tool-choice
 from asa.method.tool_choice import ROUTED, choose_sureness
 
-more = key_of(more, vars(papers), GRAMMAR and tools_to_json(tools), adapter.look_ahead)
+keys["choice"] = key_of(keys["chosen"], GRAMMAR and tools_to_json(tools))
 tool_choice = {}
 if call_writer:
     asked = (valid.requests, adapter.push(torch.from_numpy(valid.states[:, chosen.layer]))[1], call_writer)
     tool_choice = checkpoints.stage(
-        "tool-choice", more, lambda: {"choice": ROUTED, "sure": choose_sureness(*asked)}
+        "tool-choice", keys["choice"], lambda: {"choice": ROUTED, "sure": choose_sureness(*asked)}
     )  # fmt: skip
     adapter.config["tool_choice"] = tool_choice
     print(f"The router says which tool where its domain has a probability of {tool_choice['sure']} or more.")
@@ -352,7 +352,7 @@ from asa.evaluation.targets import targets_in_words
 
 adapters = {"asa": adapter, "asa_paper": adapter if papers == chosen else recipe.adapter(papers, facts)}
 prefilled = Prefilled(engine, test.prompts, rules.trigger_id, "TEST prefill")
-more = key_of(more, tool_choice)
+more = key_of(keys["choice"], tool_choice)
 keys["test"] = key_of(keys["baseline"], more)
 sure = tool_choice.get("sure", 0.0)
 answered = answer_test(

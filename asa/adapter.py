@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from asa.adapter_checks import domains_in, layer_in, refuse_odd_arrays, refuse_other_model, setting_in, threshold_for
+from asa.adapter_checks import domains_in, layer_in, look_ahead_in, refuse_odd_arrays, refuse_other_model, setting_in
 from asa.adapter_files import CHANGED, HubOptions, config_text, read_adapter, written_by
-from asa.decision import AdapterError, Decision, Trace, gate_of
+from asa.decision import AdapterError, Decision, Trace, gate_of, threshold_of_share
 from asa.folding import FittedReaders, folded, read_scores
 from asa.hook import Steering, generating_model
 from asa.models.known_prompts import OTHER_PROMPT, begin_alike
@@ -34,6 +34,7 @@ from asa.publishing import Published
 from asa.support.files import write_together
 
 ARRAYS = ("weight", "bias", "vectors")
+MEASURED = ("test", "valid")  # what a config says of its own gate
 _STEERED: "weakref.WeakSet" = weakref.WeakSet()
 _STEERED_LOCK = threading.Lock()
 
@@ -56,7 +57,7 @@ class ASAAdapter(Published):
         self.tau = setting_in(config, "tau", "in [0.5, 1)", lambda value: 0.5 <= value < 1)
         self.alpha, self.dose = (setting_in(config, name, "a finite number, 0 or more") for name in ("alpha", "dose"))
         self.domains = domains_in(config)
-        self.look_ahead = config.get("look_ahead") is True and type(config.get("trigger_id")) is int
+        self.look_ahead = look_ahead_in(config)
         self.threshold = None
         if "threshold" in config:
             self.threshold = setting_in(config, "threshold", "in [0, 1]", lambda value: value <= 1)
@@ -114,6 +115,11 @@ class ASAAdapter(Published):
             decisions.append(Decision(*given))
         return torch.embedding(self._pushes, torch.tensor(rows, device=hidden.device)), decisions
 
+    @property
+    def edges(self) -> set[float]:
+        """The p_tool at which the gate changes."""
+        return {self.tau, 1 - self.tau} if self.threshold is None else {self.threshold}
+
     def tuned(self, tau: float | None = None, dose: float | None = None) -> "ASAAdapter":
         """The same readers and vectors with another gate or dose; what is not given stays, and tau ends a threshold.
 
@@ -135,7 +141,8 @@ class ASAAdapter(Published):
         Raises:
             AdapterError: `fpr` is not between 0 and 1, or the adapter was fitted before there was this.
         """
-        return ASAAdapter(self.config | {"threshold": threshold_for(self.config, fpr)}, self.arrays)
+        config = {name: value for name, value in self.config.items() if name not in MEASURED}
+        return ASAAdapter(config | {"threshold": threshold_of_share(self.config, fpr)}, self.arrays)
 
     def check_model(self, model: CausalModel) -> None:
         """Refuse a model that the adapter was not fitted on.
@@ -157,8 +164,8 @@ class ASAAdapter(Published):
                 though single blocks may be.
             strict: Refuse a prompt that does not begin as those that the adapter was fitted on, whose readers know
                 nothing of it; else the first one is warned of.
-            look_ahead: See first what the unsteered model does, and push only where the gate wants other; it costs a
-                token per answer, and outside `generate` a prompt. None: as the adapter was fitted.
+            look_ahead: See first what the unsteered model's likeliest token does, and push only where the gate wants
+                other. It costs a token per answer; outside `generate`, or without a cache, a prompt. None: as fitted.
 
         Yields:
             A `Trace`, filled as answers are given: one decision a row.

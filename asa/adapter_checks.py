@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from asa.decision import AdapterError
@@ -67,16 +66,14 @@ def refuse_other_model(model: CausalModel, fitted: dict, layer: int) -> None:
         raise AdapterError(f"the adapter steers layer {layer}, which the model does not have: fit again.")
 
 
-def threshold_for(config: dict, fpr: float) -> float:
-    """The p_tool that a share `fpr` of requests without need reaches, by the quantiles that the config keeps."""
-    if isinstance(fpr, bool) or not isinstance(fpr, int | float) or not 0 < fpr < 1:
-        raise AdapterError(f"the share of false calls is {fpr!r}: give a number between 0 and 1.")
-    try:
-        quantiles = np.array(config["calibration"]["unneeded"], float)
-        return float(np.interp(1 - fpr, np.linspace(0, 1, len(quantiles)), quantiles))
-    except KeyError as error:
-        raise AdapterError(
-            "the adapter was fitted without what a wanted share of false calls needs: fit again."
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise AdapterError(f"the adapter's calibration is damaged ({error}): save it again.") from error
+def look_ahead_in(config: dict) -> bool:
+    """Whether the adapter is to look ahead, for which it must know the token that opens a call."""
+    wanted, token = config.get("look_ahead", False), config.get("trigger_id")
+    vocabulary = config["model"].get("vocab_size", math.inf)
+    if type(wanted) is not bool:
+        raise AdapterError(f"look_ahead must be true or false, not {wanted!r}: fit again.")
+    if token is not None and not (type(token) is int and 0 <= token < vocabulary):
+        raise AdapterError(f"trigger_id must be one of the model's tokens, not {token!r:.40}: fit again.")
+    if wanted and token is None:
+        raise AdapterError("the adapter looks ahead and has no trigger_id, the token that opens a call: fit again.")
+    return wanted

@@ -22,8 +22,9 @@ from asa.support.hub import hub_sentence
 FORMAT = 1
 FILES = ["config.json", "adapter.safetensors"]
 CHECKSUM = "sha256"  # in the config
-# what the checksum covers, where it is there; prompt and tools have hash and checks of their own
-DECIDING = ("layer", "alpha", "dose", "tau", "domains", "model", "prefix", "look_ahead", "trigger_id", "threshold")
+# what the checksum covers; prompt and tools have hash and checks of their own
+DECIDING = ("layer", "alpha", "dose", "tau", "domains", "model", "prefix")
+MAY_DECIDE = ("look_ahead", "trigger_id", "threshold", "calibration")  # where they are there
 CHANGED = (
     "{} holds an adapter that was changed since it was saved (its checksum differs): get it again, or, if you changed "
     "it yourself, load it with force=True and save it."
@@ -48,7 +49,10 @@ class HubOptions(TypedDict, total=False):
 
 def checksum(config: dict, arrays: bytes) -> str:
     """SHA-256 over what a config decides by and over the file of arrays, as 64 hex digits."""
-    text = json.dumps({name: config[name] for name in DECIDING if name in config}, sort_keys=True)
+    covered = {name: config.get(name) for name in DECIDING} | {
+        name: config[name] for name in MAY_DECIDE if name in config
+    }
+    text = json.dumps(covered, sort_keys=True)
     return hashlib.sha256(f"{hashlib.sha256(arrays).hexdigest()} {text}".encode()).hexdigest()
 
 

@@ -1,7 +1,10 @@
-"""Decisions: what an adapter decided for a request, and the record of a `steer` block."""
+"""Decisions: what an adapter decides for a request and by which gate, and the record of a `steer` block."""
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
+
+import numpy as np
 
 from asa.support.files import UserError
 
@@ -54,6 +57,26 @@ def gate_of(p_tool: float, tau: float, threshold: float | None = None) -> int:
     if max(p_tool, 1 - p_tool) < tau:
         return 0
     return 1 if p_tool >= 0.5 else -1
+
+
+def threshold_of_share(config: dict, share: float) -> float:
+    """The p_tool that a share of the requests without need reaches, by the quantiles that an adapter's config keeps.
+
+    Raises:
+        AdapterError: The share is not between 0 and 1, or there are no such quantiles.
+    """
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share < 1:
+        raise AdapterError(f"the share of false calls is {share!r}: give a number between 0 and 1.")
+    if "calibration" not in config:
+        raise AdapterError("the adapter was fitted without what a wanted share of false calls needs: fit again.")
+    try:
+        quantiles = np.array(config["calibration"]["unneeded"], float)
+        orderly = quantiles.ndim == 1 and quantiles.size > 1 and 0 <= quantiles[0] and quantiles[-1] <= 1
+    except (KeyError, TypeError, ValueError):
+        orderly = False
+    if not orderly or not (np.diff(quantiles) >= 0).all():
+        raise AdapterError("the adapter's calibration is no ascending list of probabilities: fit again.")
+    return float(np.interp(1 - float(share), np.linspace(0, 1, len(quantiles)), quantiles))
 
 
 def sigmoid(score: float) -> float:

@@ -1,11 +1,14 @@
 """Looking ahead: would the model, left alone, open a call? Asked in the forward call that holds the last prompt token.
 
 Where the gate wants what the model would do anyway, a push changes the answer for nothing. Within `generate` the prompt
-is run up to its last token, and that token once more on a copy of the cache, which costs one token per answer. Calls
-whose output holds more than the last token's logits are run twice instead. It neither decides nor pushes.
+is run up to its last token, and that token once more on a copy of the cache, which costs one token per answer and the
+cache's size for that moment. Calls whose output holds more than the last token's, or that bring no cache, run the whole
+prompt twice instead. What the model would do is its likeliest token: where answers are drawn, it may do otherwise. It
+neither decides nor pushes.
 """
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -38,17 +41,23 @@ def look_ahead(
         `[B]` bool, whether the likeliest next token opens a call; and the arguments of the call that is left to do.
 
     Raises:
-        AdapterError: The cache holds gradients, so that it cannot be copied.
+        AdapterError: The cache cannot be copied.
     """
     cache = given.get("past_key_values")
     with torch.no_grad():
         if may_split and cache is not None and width > 1 and _splits(given, width):
             model(**_columns(given, 0, width - 1))
             given = _columns(given, width - 1, width)
+        trial = given | {"use_cache": cache is not None, "return_dict": True}
         try:
-            trial = given | {"past_key_values": copy.deepcopy(cache), "use_cache": cache is not None}
-        except RuntimeError as error:
-            raise AdapterError("the cache holds gradients and cannot be copied: call under torch.no_grad().") from error
+            trial["past_key_values"] = copy.deepcopy(cache)
+        except (RuntimeError, TypeError) as error:  # it holds gradients, or is moved between devices as it is used
+            kind = type(cache).__name__
+            raise AdapterError(
+                f"this {kind} cannot be copied to look ahead: call under torch.no_grad(), or with look_ahead=False."
+            ) from error
+        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+            trial["logits_to_keep"] = 1
         opens = model(**trial).logits[:, -1].argmax(-1) == trigger_id
     return opens, given
 

@@ -6,6 +6,7 @@ A test says what it shows by `@pytest.mark.shows("...")`, and how often it tried
 written by such a run; another test says whether each of these tests has its row.
 """
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,8 @@ import pytest
 HEAD = """# Reliability
 
 What was done to it, how often, and the test that does it. `python -m pytest -m shows --reliability docs/reliability.md`
-runs them all and writes this page; the counts are the tests' own, with `ASA_FUZZ_BYTES=10000000` for what is damaged at
-random. What is trusted and what is not stands in
-[security.md](security.md).
+runs them all and writes this page; the counts are the tests' own, with `ASA_FUZZ_BYTES={}` for what is damaged at
+random. What is trusted and what is not stands in [security.md](security.md).
 
 | what | tried | outcome | test |
 |---|---|---|---|
@@ -69,4 +69,4 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         often = "; ".join(dict.fromkeys(counted.get(name, []))) or "once"
         held = "holds" if outcomes.get(name) == {"passed"} else ", ".join(sorted(outcomes.get(name, {"not run"})))
         lines.append(f"| {what} | {often} | {held} | [{test}](../{path_of}) |\n")
-    Path(path).write_text(HEAD + "".join(lines), encoding="utf-8")
+    Path(path).write_text(HEAD.format(os.environ.get("ASA_FUZZ_BYTES", "200000")) + "".join(lines), encoding="utf-8")

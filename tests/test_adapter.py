@@ -110,7 +110,7 @@ def test_a_share_that_is_none_is_refused(adapter, fpr):
 
 @pytest.mark.parametrize(
     "calibration", [None, {}, 5, {"unneeded": []}, {"unneeded": "x"}, {"unneeded": [0.1, None]}, {"unneeded": [[0.1]]},
-                    {"unneeded": [float("nan")] * 3}]
+                    {"unneeded": [float("nan")] * 3}, {"unneeded": [0.9, 0.1]}, {"unneeded": [0.1, 1.2]}]
 )  # fmt: skip
 def test_a_calibration_that_is_none_is_refused(adapter, calibration):
     with pytest.raises(AdapterError, match=r"fit again|save it again"):

@@ -1,5 +1,6 @@
 """An adapter's files: saved and loaded without changing a bit, and refused by what is wrong with them."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from steered import simple
 
 from asa import AdapterError, ASAAdapter
+from asa.adapter_files import checksum
 from asa.models.fingerprint import fingerprint
 from asa.support.files import VERSION
 
@@ -114,9 +116,23 @@ def test_what_was_changed_by_hand_is_loaded_if_that_is_wanted(saved):
     changed = ASAAdapter.from_pretrained(saved, force=True)
     changed.save(saved)
     assert ASAAdapter.from_pretrained(saved).tau == 0.75
+    known = json.loads(path.read_text()) | {"calibration": {"unneeded": [0.1, 0.9]}}
+    path.write_text(json.dumps(known))
+    with pytest.raises(AdapterError, match="changed since"):
+        ASAAdapter.from_pretrained(saved)
     config.pop("sha256")
     path.write_text(json.dumps(config))
     assert ASAAdapter.from_pretrained(saved).tau == config["tau"]
+
+
+def test_checksums_of_earlier_versions_are_right(saved):
+    """What they did not know of is no part of them; a setting that was missing was one."""
+    config, arrays = {"layer": 1, "tau": 0.5}, b"arrays"
+    text = json.dumps(
+        dict.fromkeys(("alpha", "domains", "dose", "layer", "model", "prefix", "tau")) | config, sort_keys=True
+    )
+    earlier = hashlib.sha256(f"{hashlib.sha256(arrays).hexdigest()} {text}".encode()).hexdigest()
+    assert checksum(config, arrays) == earlier != checksum(config | {"threshold": 0.3}, arrays)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped header", "text"])

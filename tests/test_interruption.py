@@ -48,8 +48,11 @@ def test_control_c_says_how_to_go_on(tmp_path):
     """In one line, behind whatever bar was under way."""
     given = ["--profile", NANO / "lfm2-nano", "--requests", NANO / "requests.jsonl", "--out", tmp_path]
     command = [sys.executable, "-W", "ignore", "pipeline.py", *map(str, given)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | {"PYTHONUNBUFFERED": "1"}}
-    process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+    process = subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )  # fmt: skip
     while "states-cal: took" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

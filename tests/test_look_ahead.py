@@ -170,11 +170,43 @@ def test_assisted_decoding_is_refused(tiny_model, looking, prompts):
         said(tiny_model, padded([prompts[0]]))
 
 
+def test_a_call_that_keeps_other_logits_or_gives_a_tuple(tiny_model, looking, prompts, pushed):
+    """What is looked at is the last prompt token, whatever the caller wants to see."""
+    for row in (0, 1, 3):
+        ids = torch.tensor([prompts[row]])
+        for options in ({"logits_to_keep": torch.tensor([0, 2])}, {"return_dict": False}, {"logits_to_keep": 3}):
+            with torch.no_grad(), looking.steer(tiny_model) as trace:
+                tiny_model(ids, **options)
+            assert doses(trace) == [pushed[row]], options
+
+
+def test_a_cache_that_cannot_be_copied_is_refused(tiny_model, looking, prompts):
+    """As one that is moved between devices, whose streams cannot be."""
+
+    class Moved(DynamicCache):
+        def __deepcopy__(self, _known):
+            raise TypeError("cannot pickle 'torch.Stream' object")
+
+    with looking.steer(tiny_model):
+        with pytest.raises(AdapterError, match=r"Moved cannot be copied .* look_ahead=False"):
+            said(tiny_model, padded([prompts[0]]), past_key_values=Moved(config=tiny_model.config))
+        said(tiny_model, padded([prompts[0]]))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"look_ahead": "yes"}, {"look_ahead": True, "trigger_id": None}, {"trigger_id": "5"}, {"trigger_id": -7},
+     {"trigger_id": True}, {"trigger_id": 10**9}],
+)  # fmt: skip
+def test_a_config_that_cannot_be_is_refused(adapter, facts):
+    with pytest.raises(AdapterError, match="fit again"):
+        ASAAdapter(adapter.config | facts, adapter.arrays)
+
+
 def test_a_cache_with_gradients_is_refused(tiny_model, looking, prompts):
     """It cannot be copied."""
     cache, ids = DynamicCache(config=tiny_model.config), torch.tensor([prompts[0]])
     with torch.enable_grad():
         tiny_model(ids[:, :-1], past_key_values=cache)
         with looking.steer(tiny_model), pytest.raises(AdapterError, match="no_grad"):
-            tiny_model.requires_grad_(True)
             tiny_model(ids[:, -1:], past_key_values=cache)

@@ -5,7 +5,7 @@ Whatever a model, a user, a tool or an adapter says is escaped: it is shown, nev
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from asa.app.answers import push_in_words, read_calls
 from asa.decision import Decision
@@ -74,13 +74,13 @@ def title(model_id: str, layer: int) -> str:
     return f"<h2>ASA chat</h2><code>{html.escape(model_id)}</code>, steered at layer {layer}: one decision per answer."
 
 
-def strip(decision: Decision | None, tau: float, error: str = "") -> str:
+def strip(decision: Decision | None, edges: Iterable[float], error: str = "") -> str:
     """A decision in a line, its probability on a bar that is marked where the gate opens; or an error."""
     if error:
         return f'<div class="asa-strip asa-error" role="alert">{html.escape(error)}</div>'
     if decision is None:
         return '<div class="asa-strip">What the adapter decides about a request stands here.</div>'
-    marks = "".join(f'<s style="left: {100 * place:.1f}%"></s>' for place in {tau, 1 - tau})
+    marks = "".join(f'<s style="left: {100 * place:.1f}%"></s>' for place in edges)
     bar = f'<span class="asa-bar"><i style="width: {100 * decision.p_tool:.1f}%"></i>{marks}</span>'
     return (
         f'<div class="asa-strip"><b>{html.escape(decision.domain)}</b><span>p(tool) {decision.p_tool:.3f}</span>{bar}'

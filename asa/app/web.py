@@ -98,10 +98,14 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
     both, empty = (Side(), Side()), conversation((), {}, profile.markers)
     calls_fit, most = "tool_choice" in adapter.config, max(1.0, 2 * adapter.dose)
 
+    def set_to(tau: float, dose: float | None = None) -> Assistant:
+        """The assistant with another gate or dose; a threshold stays until tau is moved."""
+        return assistant.tuned(None if tau == adapter.tau else tau, dose)
+
     def shown(sides: tuple[Side, Side], tau: float, whole: bool = True) -> list:
         """What the page shows; what is kept and exported changes with whole answers alone."""
         left, right = (conversation(side.turns, assistant.tools, profile.markers) for side in sides)
-        line = strip(sides[1].decision, tau, sides[1].error or sides[0].error)
+        line = strip(sides[1].decision, set_to(tau).adapter.edges, sides[1].error or sides[0].error)
         kept = [sides, transcript(assistant, sides)] if whole else [gr.skip(), gr.skip()]
         return [left, right, line, *kept, gr.update(interactive=not whole), gr.update(interactive=whole)]
 
@@ -117,7 +121,7 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
             return
         alone = replies(assistant, sides[0], asked, functions, {"steer": False})
         options: Options = {"steer": steer, "grammar": grammar}
-        steered = replies(assistant.tuned(tau, dose), sides[1], asked, functions, options)
+        steered = replies(set_to(tau, dose), sides[1], asked, functions, options)
         for sides in in_turn(alone, steered):
             yield [*shown(sides, tau, whole=False), gr.skip(), "", gr.skip()]
         failed = any(side.error for side in sides)
@@ -130,7 +134,7 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
                 left = gr.HTML(empty, label="The model alone", show_label=True, container=True, elem_id="baseline")
             with gr.Column(min_width=320):
                 right = gr.HTML(empty, label="With the adapter", show_label=True, container=True, elem_id="asa")
-        line = gr.HTML(strip(None, adapter.tau), elem_id="decision")
+        line = gr.HTML(strip(None, adapter.edges), elem_id="decision")
         text = gr.Textbox(placeholder="Ask something", show_label=False, autofocus=True, elem_id="request")
         with gr.Row():
             send = gr.Button("Send", variant="primary", size="md", min_width=80, elem_id="send")

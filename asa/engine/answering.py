@@ -108,7 +108,7 @@ def answer_steered(
         opens = torch.from_numpy(reading.called) if adapter.look_ahead else None
         delta, decisions[run] = adapter.push(torch.from_numpy(reading.states[:, adapter.layer]), opens)
         pushes[run] = (adapter.layer, delta.numpy())
-    moved = {run: np.array([decision.dose > 0 for decision in made]) for run, made in decisions.items()}
+    moved: dict[str, np.ndarray] = {run: np.any(push != 0, axis=1) for run, (_, push) in pushes.items()}
     left = ~np.all(list(moved.values()), axis=0)  # rows that some adapter leaves as they are
     if unsteered is not None:
         plain = dict(enumerate(unsteered))

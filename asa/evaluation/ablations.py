@@ -5,6 +5,7 @@ each, by replay, and `ladder` for whole answers. Nothing is scored by a probe, a
 from VALID.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,14 @@ from asa.method.probes import Readers
 from asa.method.steering import gates, push_along, replay_triggers
 from asa.method.tuning import Setting
 
+LOOKING = "looking ahead"  # pushed only where gate and model disagree
 RANDOM_DIRECTIONS = 3  # one could be lucky
+
+
+def whole(ladder: Container[str], direction: str) -> str:
+    """The rung of the whole method along a direction; ladders of earlier runs do not look ahead."""
+    looking = f"{direction}: {LOOKING}"
+    return looking if looking in ladder else f"{direction}: full"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from asa.evaluation.ablations import whole
 from asa.evaluation.results import Results
 from asa.evaluation.tables import calls_table, markdown_table, printed, rate_with_interval, with_interval
 
@@ -108,6 +109,7 @@ def rungs_table() -> tuple[list[str], list[list[str]]]:
 
 
 def _rates(ladder: dict, names: list[str]) -> list[str]:
+    names = [whole(ladder, name.removesuffix(": full")) if name.endswith(": full") else name for name in names]
     found = [ladder[name] for name in names if name in ladder]
     columns = [[rung["scores"][rate] for rung in found] for rate in ("f1", "fpr")]
     for part, name in (("validity", "arguments"), ("damage", "words_kept")):

@@ -11,8 +11,7 @@ from asa.adapter import ASAAdapter
 from asa.decision import Decision
 from asa.evaluation.metrics import rate_of
 from asa.evaluation.tables import markdown_table, rate_with_interval
-
-TARGETS = (0.02, 0.05, 0.1)
+from asa.method.calibration import TARGETS
 
 
 def target_rates(adapter: ASAAdapter, decisions: Sequence[Decision], labels: np.ndarray) -> list[dict]:
@@ -57,7 +56,7 @@ def targets_section(targets: list[dict]) -> list[str]:
 def targets_in_words(targets: list[dict]) -> str:
     """What the gate does to TEST at each wanted share, a line each."""
     return "\n".join(
-        f"For {row['wanted']:.0%} false calls the gate opens from p(tool) {row['threshold']:.2f} on: on TEST "
+        f"For {row['wanted']:.0%} false calls the gate opens from p(tool) {row['threshold']:.3f} on: on TEST "
         f"{row['fpr']['rate']:.1%} false calls, {row['recall']['rate']:.1%} of the needed ones."
         for row in targets
     )

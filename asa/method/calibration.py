@@ -12,6 +12,7 @@ from asa.data.splits import ReadSplit
 from asa.method.probes import fit_readers
 from asa.method.recipe import Recipe
 
+TARGETS = (0.02, 0.05, 0.1)  # shares of false calls that are reported
 PARTS = 5
 QUANTILES = 101
 
@@ -45,6 +46,6 @@ def calibration(p_tool: np.ndarray, labels: np.ndarray) -> dict[str, list[float]
     """
     at = np.linspace(0, 1, QUANTILES)
     return {
-        name: np.quantile(p_tool[labels == label], at).round(4).tolist()
+        name: np.quantile(p_tool[labels == label], at).tolist()  # not rounded: many lie near 0 or 1
         for name, label in (("unneeded", 0), ("needed", 1))
     }

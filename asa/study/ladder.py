@@ -15,7 +15,7 @@ import numpy as np
 from asa.engine.answering import answer_all, answer_chosen
 from asa.engine.batch import Batch
 from asa.engine.engine import Engine
-from asa.evaluation.ablations import Steered, pushes
+from asa.evaluation.ablations import LOOKING, Steered, pushes
 from asa.method.steering import gates
 from asa.models.answers import AnswerRules
 from asa.models.fitting import shared_prefix
@@ -26,7 +26,6 @@ from asa.tools.definitions import Tool
 
 EXAMPLES = (0, 2, 4, 8)  # example turns of the prompt variants
 FORCED = "trigger forced or forbidden"
-LOOKING = "looking ahead"  # pushed only where gate and model disagree
 IN_WORDS = "I can answer that in words. "  # Probe&Prefill's opening where no tool is needed
 
 

@@ -18,7 +18,7 @@ from asa.engine.answering import answer_chosen
 from asa.engine.calling import CallWriter
 from asa.engine.engine import Engine
 from asa.engine.states import Prefilled, read_prompts
-from asa.evaluation.ablations import pushes
+from asa.evaluation.ablations import pushes, whole
 from asa.evaluation.answered import Answered, steered_parts
 from asa.evaluation.metrics import mcnemar, trigger_metrics
 from asa.evaluation.validity import call_validity
@@ -33,7 +33,7 @@ from asa.study.curves import dose_curves, drawn_layers, layer_curve
 from asa.study.damage import Spared, forced_kl, kl_by_gate, next_token_kl
 from asa.study.gates import compare_gates
 from asa.study.geometry import geometry, output_row
-from asa.study.ladder import FORCED, LOOKING, Answers, run_ladder, run_prompts
+from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
 from asa.study.learning import DRAWS, SIZES, learning_curve
 from asa.study.lora import LEARNING_RATE, RANK, answer_by_lora
 from asa.study.robustness import pooled, run_robustness
@@ -125,10 +125,9 @@ class Study:
         best = self.tuned.best_of_each
         parts = {kind: steered_parts(self.recipe, setting) for kind, setting in best.items()}
         direction, asa = self.tuned.best().direction, self.answered.answers
-        # the ladder's calls are the model's own: it cannot take over those that were held to a grammar
-        said = {} if self.call_writer else {direction: asa["asa"], NECESSITY: asa["asa_paper"]}
-        states, seen, kept, place = reading["states"], reading["called"], self._kept, test.domains
-        rungs |= run_ladder(answers, states, seen, parts, direction, said, kept, place, prompter, self.seed)
+        said = {} if self.call_writer else {direction: asa["asa"], NECESSITY: asa["asa_paper"]}  # its calls are free
+        states, seen, kept, domains = reading["states"], reading["called"], self._kept, test.domains
+        rungs |= run_ladder(answers, states, seen, parts, direction, said, kept, domains, prompter, self.seed)
         return rungs, lora
 
     def _lora(self) -> dict:
@@ -141,7 +140,7 @@ class Study:
         """Rung -> how far the requests that need a tool get; None where calls are written freely."""
         if self.call_writer is None:
             return None
-        free = {"baseline": rungs["baseline"], "ASA": rungs[f"{self.tuned.best().direction}: {LOOKING}"]}
+        free = {"baseline": rungs["baseline"], "ASA": rungs[whole(rungs, self.tuned.best().direction)]}
         given = (self.test, self.answered.decisions, self.sure, self.call_writer, self._kept)
         written = call_rungs(free, self.answered.answers["asa"], rungs[FORCED], *given)
         if lora:
@@ -166,6 +165,7 @@ class Study:
             parts = steered_parts(self.recipe, setting)
             gate = gates(parts.readers.p_tool(reading.states[:, setting.layer]), setting.tau)
             push = pushes(parts, reading.states, test.domains, self.seed)["full"]
+            push[gate == np.where(reading.called, 1, -1)] = 0  # it looks ahead
             kl = next_token_kl(batches, reading.states, setting.layer, push)
             moved[kind] = kl_by_gate(kl[spared], gate[spared])
             if kind == self.tuned.best().direction:
@@ -176,10 +176,10 @@ class Study:
         """Rung -> scores, tests, validity and damage; the probe alone is the last."""
         rules, labels = self.rules, self.test.labels
         called = {name: rules.called(rung) for name, rung in rungs.items()}
-        baseline, asa = called["baseline"], rules.called(self.answered.answers["asa"])
+        baseline, asa = called["baseline"], called[whole(called, self.tuned.best().direction)]
         ladder = {}
         for name, rung in rungs.items():
-            texts, full = [rules.text(ids) for ids in rung], called.get(f"{name.split(':')[0]}: full", asa)
+            texts, full = [rules.text(ids) for ids in rung], called.get(whole(called, name.split(":")[0]), asa)
             ladder[name] = ladder_row(
                 texts, called[name], baseline, full, labels, self.prompter.tools, rules.markers, damage[name], self.seed
             )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from asa.evaluation.ablations import whole
 from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
 from asa.evaluation.tables import (
     calls_table,
@@ -124,7 +125,7 @@ def gaps(ladder: dict) -> dict[str, float | None]:
     None where there is no gap.
     """
     base, probe = (ladder[name]["scores"]["f1"] for name in ("baseline", PROBE))
-    return {kind: gap_closed(ladder[f"{kind}: full"]["scores"]["f1"], base, probe) for kind in DIRECTIONS}
+    return {kind: gap_closed(ladder[whole(ladder, kind)]["scores"]["f1"], base, probe) for kind in DIRECTIONS}
 
 
 def _verdict(proof: dict) -> str:
@@ -168,7 +169,7 @@ def _follow_table(ladder: dict) -> str:
 
 
 def _forcing(proof: dict) -> str:
-    forced, asa = (proof["ladder"][name] for name in (FORCED, f"{proof['direction']}: full"))
+    forced, asa = (proof["ladder"][name] for name in (FORCED, whole(proof["ladder"], proof["direction"])))
     paired = forced["against_full"]
 
     def pair(of: Callable[[dict], float | None]) -> str:

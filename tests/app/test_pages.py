@@ -24,8 +24,8 @@ def said(role: str, text: str) -> str:
         *(said(role, HOSTILE) for role in ("user", "assistant", "tool")),
         said("assistant", f"<t>[calculator(expression={HOSTILE!r})]</t>"),
         said("assistant", f"<t>[{HOSTILE}]</t>"),
-        strip(Decision(HOSTILE, 0.5, 0, 1, 0.0, 1.0), 0.5),
-        strip(None, 0.5, HOSTILE),
+        strip(Decision(HOSTILE, 0.5, 0, 1, 0.0, 1.0), {0.5, 1 - 0.5}),
+        strip(None, {0.5, 1 - 0.5}, HOSTILE),
         title(HOSTILE, 3),
     ],
 )
@@ -51,8 +51,8 @@ def test_a_call_is_a_card():
 @pytest.mark.parametrize(("gate", "words"), [(1, "toward a call"), (0, "not pushed"), (-1, "away from a call")])
 def test_a_decision_is_a_strip(gate, words):
     """Domain, probability on a bar that is marked where the gate opens, gate, dose and layer."""
-    line = strip(Decision("math", 0.9375, gate, 22, 0.35, 1.0), 0.75)
+    line = strip(Decision("math", 0.9375, gate, 22, 0.35, 1.0), {0.75, 1 - 0.75})
     assert "<b>math</b>" in line and "p(tool) 0.938" in line and "width: 93.8%" in line and words in line
     assert "left: 75.0%" in line and "left: 25.0%" in line and "dose 0.35, layer 22" in line
-    assert strip(Decision("math", 0.9, gate, 2, 0.1, 1.0), 0.5).count("<s ") == 1
-    assert "decides about a request" in strip(None, 0.5)
+    assert strip(Decision("math", 0.9, gate, 2, 0.1, 1.0), {0.5, 1 - 0.5}).count("<s ") == 1
+    assert "decides about a request" in strip(None, {0.5, 1 - 0.5})

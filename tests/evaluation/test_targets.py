@@ -28,7 +28,7 @@ def test_each_share_has_its_threshold_and_is_counted(rows):
 
 
 def test_in_words_and_as_a_table(rows):
-    assert "For 5% false calls the gate opens from p(tool) 0.95 on: on TEST 25.0% false calls, 50.0%" in (
+    assert "For 5% false calls the gate opens from p(tool) 0.950 on: on TEST 25.0% false calls, 50.0%" in (
         targets_in_words(rows)
     )
     assert "| 0.050 | 0.950 | 0.250 (0.046-0.699) | 0.500" in targets_section(rows)[-1]
