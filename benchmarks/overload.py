@@ -135,7 +135,7 @@ def main(venv: Path, seconds: float) -> None:
                 ["connections that broke, asked again", again.total()],
                 ["without a whole answer", lost],
                 ["to be steered", wanted],
-                ["decided on by the adapter", decisions],
+                ["decided on by the adapter, again where vLLM computed a request anew", decisions],
                 ["first token other than on the quiet server", other_first],
                 ["any token other than on the quiet server", other],
             ],
