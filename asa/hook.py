@@ -69,7 +69,7 @@ class Steering:
         adapter: Its `layer` is hooked, and its `push` decides.
         model: Of `generating_model`.
         decisions: Filled as answers are given: one per row.
-        look: Called with every batch of prompts `[B, T]` that is seen from its beginning on, and its padding mask.
+        check_prompt: Called with batches of prompts `[B, T]` that are seen from their beginning on, and the padding mask.
         trigger_id: Token that opens a call, where the unsteered model is to be looked at ahead of a push; else None.
     """
 
@@ -78,10 +78,10 @@ class Steering:
         adapter: Pushing,
         model: CausalModel,
         decisions: list,
-        look: Callable[[torch.Tensor, object], None],
+        check_prompt: Callable[[torch.Tensor, object], None],
         trigger_id: int | None = None,
     ):
-        self.adapter, self.model, self.decisions, self.look = adapter, model, decisions, look
+        self.adapter, self.model, self.decisions, self.check_prompt = adapter, model, decisions, check_prompt
         self.trigger_id, self.looking = trigger_id, False  # whether a call is one that only looks
         self.opens: torch.Tensor | None = None  # `[B]` bool, of this answer's rows, where it was looked ahead
         self.prompt_length: int | None = None  # set while generate runs
@@ -95,7 +95,7 @@ class Steering:
         """Hooks and wrapped methods, for the time of a `with`."""
         own = {name: vars(self.model)[name] for name in ("generate", *BATCHING) if name in vars(self.model)}
         generate = self.model.generate
-        before = self.model.register_forward_pre_hook(self._look, with_kwargs=True)
+        before = self.model.register_forward_pre_hook(self._before, with_kwargs=True)
         after = decoder_layers(self.model)[self.adapter.layer].register_forward_hook(self._act)
         self.model.generate = lambda *args, **kwargs: self._one_answer(generate, *args, **kwargs)
         for name in BATCHING:
@@ -124,7 +124,7 @@ class Steering:
             raise AdapterError(f"the cache holds {seen} tokens, the prompt {whole}: pass a fresh copy of the cache.")
         refuse_right_padding(mask, whole - 1)
         if whole == ids.shape[1]:
-            self.look(ids, mask)
+            self.check_prompt(ids, mask)
         self.prompt_length = whole
         try:
             answer = generate(*args, **kwargs)
@@ -134,7 +134,7 @@ class Steering:
             raise AdapterError("generate ran compiled code, unsteered: call it with disable_compile=True.")
         return answer
 
-    def _look(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def _before(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before a forward call: does it hold the last prompt token? Gives other arguments, where there are to be."""
         if self.looking:
             return None
@@ -148,7 +148,7 @@ class Steering:
             if self.column is not None:
                 refuse_right_padding(given.get("attention_mask"), int(seen) + self.column)
                 if self.prompt_length is None and not seen:
-                    self.look(ids, given.get("attention_mask"))
+                    self.check_prompt(ids, given.get("attention_mask"))
                 if self.trigger_id is not None and self.waiting:
                     return (), self._looked_ahead(module, given, ids.shape[1], self.trigger_id)
         except AdapterError as error:

@@ -1,6 +1,6 @@
 """Requests that want to be more than a request: control tokens, whole fake turns, characters that hide or turn text.
 
-Roles, and the place where the gate reads, stay those of the template; else the request is refused in one sentence.
+Roles, and the place where the gate reads, stay those of the template.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ from small_prompts import TINY, TOOLS
 
 from asa.data.requests import Request, RequestsError
 from asa.models.fitting import fitting_prompts
-from asa.models.prompts import Prompter, PromptError
+from asa.models.prompts import Prompter
 
 PLAIN = "What is two plus two?"
 HOSTILE = {
@@ -45,13 +45,9 @@ def control(tokenizer, ids: list[int]) -> list[int]:
 def test_roles_and_the_place_that_is_read_stay(tokenizer, name, few_shot, tried):
     prompter = Prompter(tokenizer, replace(TINY, few_shot=few_shot, tools_as_json=not few_shot), TOOLS)
     expected, tail = control(tokenizer, prompter.ids(PLAIN)), prompter.tail
-    try:
-        ids = prompter.ids(HOSTILE[name])
-    except PromptError as error:
-        assert str(error).endswith(".") and "\n" not in str(error)
-    else:
-        assert control(tokenizer, ids) == expected and ids[-len(tail) :] == tail
-        assert ids[: len(prompter.prefix())] == prompter.prefix()
+    ids = prompter.ids(HOSTILE[name])
+    assert control(tokenizer, ids) == expected and ids[-len(tail) :] == tail
+    assert ids[: len(prompter.prefix())] == prompter.prefix()
     tried(len(HOSTILE) * 2, "requests")
 
 
