@@ -69,7 +69,7 @@ class Steering:
         adapter: Its `layer` is hooked, and its `push` decides.
         model: Of `generating_model`.
         decisions: Filled as answers are given: one per row.
-        check_prompt: Called with batches of prompts `[B, T]` that are seen from their beginning on, and the padding mask.
+        check_prompt: Called with batches of prompts `[B, T]` seen from their beginning on, and the padding mask.
         trigger_id: Token that opens a call, where the unsteered model is to be looked at ahead of a push; else None.
     """
 
