@@ -27,6 +27,6 @@ for version in "${found[@]}"; do
     "$python" create_notebook.py --check
     "$python" -m ruff check .
     "$python" -W error -m compileall -q -f asa benchmarks tests ./*.py  # so a warning of this compiler is an error
-    "$python" -m pytest --noconftest -p no:cacheprovider -k "not (ASAAdapter or serving)" "${tests[@]}" \
+    PYTHONPATH=tests "$python" -m pytest --noconftest -p reliability -p no:cacheprovider -k "not (ASAAdapter or serving)" "${tests[@]}" \
         asa/tools asa/data asa/support/{files,parameters,hub}.py
 done
