@@ -83,8 +83,19 @@ class Assistant:
         Raises:
             AdapterError: See `ASAAdapter.tuned`.
         """
+        return self._with(self.adapter.tuned(tau, dose))
+
+    def with_target_fpr(self, fpr: float) -> "Assistant":
+        """An assistant whose gate opens for a share `fpr` of the requests that need no tool; it shares as `tuned`'s.
+
+        Raises:
+            AdapterError: See `ASAAdapter.with_target_fpr`.
+        """
+        return self._with(self.adapter.with_target_fpr(fpr))
+
+    def _with(self, adapter: ASAAdapter) -> "Assistant":
         assistant = copy.copy(self)
-        assistant.adapter = self.adapter.tuned(tau, dose)
+        assistant.adapter = adapter
         return assistant
 
     @overload

@@ -98,14 +98,15 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
     both, empty = (Side(), Side()), conversation((), {}, profile.markers)
     calls_fit, most = "tool_choice" in adapter.config, max(1.0, 2 * adapter.dose)
 
-    def set_to(tau: float, dose: float | None = None) -> Assistant:
+    def set_to(tau: float, wanted: float, dose: float | None = None) -> Assistant:
         """The assistant with another gate or dose; a threshold stays until tau is moved."""
-        return assistant.tuned(None if tau == adapter.tau else tau, dose)
+        tuned = assistant.tuned(None if tau == adapter.tau else tau, dose)
+        return tuned.with_target_fpr(wanted) if wanted else tuned
 
-    def shown(sides: tuple[Side, Side], tau: float, whole: bool = True) -> list:
+    def shown(sides: tuple[Side, Side], tau: float, wanted: float, whole: bool = True) -> list:
         """What the page shows; what is kept and exported changes with whole answers alone."""
         left, right = (conversation(side.turns, assistant.tools, profile.markers) for side in sides)
-        line = strip(sides[1].decision, set_to(tau).adapter.edges, sides[1].error or sides[0].error)
+        line = strip(sides[1].decision, set_to(tau, wanted).adapter.edges, sides[1].error or sides[0].error)
         kept = [sides, transcript(assistant, sides)] if whole else [gr.skip(), gr.skip()]
         return [left, right, line, *kept, gr.update(interactive=not whole), gr.update(interactive=whole)]
 
@@ -114,18 +115,23 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
         return [gr.skip()] * 3 if current or not said.strip() else ["", said, said]
 
     def answered(
-        asked: str, steer: bool, grammar: bool, tau: float, dose: float, sides: tuple[Side, Side]
+        asked: str, steer: bool, grammar: bool, tau: float, wanted: float, dose: float, sides: tuple[Side, Side]
     ) -> Iterator[list]:
         if not asked:
             yield [gr.skip()] * len([*shows, *flow])
             return
         alone = replies(assistant, sides[0], asked, functions, {"steer": False})
         options: Options = {"steer": steer, "grammar": grammar}
-        steered = replies(set_to(tau, dose), sides[1], asked, functions, options)
+        steered = replies(set_to(tau, wanted, dose), sides[1], asked, functions, options)
         for sides in in_turn(alone, steered):
-            yield [*shown(sides, tau, whole=False), gr.skip(), "", gr.skip()]
+            yield [*shown(sides, tau, wanted, whole=False), gr.skip(), "", gr.skip()]
         failed = any(side.error for side in sides)
-        yield [*shown(sides, tau), asked if failed else gr.skip(), "", ""]  # what cannot be answered can be mended
+        yield [
+            *shown(sides, tau, wanted),
+            asked if failed else gr.skip(),
+            "",
+            "",
+        ]  # what cannot be answered can be mended
 
     with gr.Blocks(title="ASA chat", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(title(profile.model_id, adapter.layer))
@@ -156,6 +162,10 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
                 info="the confidence that the gate asks for",
                 elem_id="tau",
             )
+            wanted = gr.Slider(
+                0, 0.3, 0, step=0.01, label="false calls", info="the share that is allowed; at 0 tau decides",
+                elem_id="wanted", visible="calibration" in adapter.config,
+            )  # fmt: skip
             dose = gr.Slider(
                 0, most, adapter.dose, step=0.01, label="dose", info="length of the push over that of a hidden state",
                 elem_id="dose", interactive=adapter.dose > 0,
@@ -168,14 +178,18 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
 
         quietly: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         taken = gr.on([text.submit, send.click], begin, [text, current], flow, queue=False, **quietly)
-        answering = taken.then(answered, [asked, steer, grammar, tau, dose, sides], [*shows, *flow], **quietly)
+        answering = taken.then(answered, [asked, steer, grammar, tau, wanted, dose, sides], [*shows, *flow], **quietly)
 
-        def stopped(sides: tuple[Side, Side], tau: float, current: str) -> list:
-            return [*shown(sides, tau), current, "", ""]  # the request may be changed
+        def stopped(sides: tuple[Side, Side], tau: float, wanted: float, current: str) -> list:
+            return [*shown(sides, tau, wanted), current, "", ""]  # the request may be changed
 
-        stop.click(stopped, [sides, tau, current], [*shows, *flow], cancels=answering, **quietly)
+        stop.click(stopped, [sides, tau, wanted, current], [*shows, *flow], cancels=answering, **quietly)
         new.click(
-            lambda tau: [*shown(both, tau), gr.skip(), "", ""], tau, [*shows, *flow], cancels=answering, **quietly
+            lambda *gate: [*shown(both, *gate), gr.skip(), "", ""],
+            [tau, wanted],
+            [*shows, *flow],
+            cancels=answering,
+            **quietly,
         )
         copy.click(None, written, js=COPY, **quietly)
         save.click(None, written, js=SAVE, **quietly)

@@ -174,6 +174,9 @@ def test_another_gate_and_dose(assistant):
     other = assistant.tuned(dose=2 * adapter.dose)
     assert other.adapter.alpha == pytest.approx(2 * adapter.alpha) and other.adapter.tau == adapter.tau
     assert other.prompter is assistant.prompter and assistant.adapter is adapter
+    careful = ASAAdapter(adapter.config | {"calibration": {"unneeded": [0.0, 1.0]}}, adapter.arrays)
+    careful = Assistant(careful, assistant.model, assistant.prompter).with_target_fpr(0.1)
+    assert careful.adapter.threshold == pytest.approx(0.9) and careful("Hi", max_new_tokens=1).decision.gate in (-1, 1)
     assert assistant.tuned().adapter.config == adapter.config
     for tau, dose in ((0.4, 1.0), (0.5, -1.0)):
         with pytest.raises(AdapterError, match=r"(tau|dose|alpha)\b"):

@@ -90,7 +90,11 @@ def slowly(steps, seconds: float):
 
 @pytest.fixture(scope="module")
 def assistant(tiny_llama, tiny_tokenizer, prompts) -> Assistant:
-    return tiny_assistant(tiny_llama, tiny_tokenizer, prompts, model_id="owner/<i>model</i>")
+    assistant = tiny_assistant(tiny_llama, tiny_tokenizer, prompts, model_id="owner/<i>model</i>")
+    assistant.adapter.config["calibration"] = {
+        "unneeded": [0.0, 1.0]
+    }  # p_tool is spread evenly where no tool is needed
+    return assistant
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +169,11 @@ def test_switches_and_sliders_do_what_they_say(page):
     page.set("tau", "0.5")
     page.ask("Hi")
     assert re.search(r"gate [+-]1.*dose 0\.20", page.text("#decision"), re.S)
+    page.set("wanted", "0.2")
+    page.ask("Hi")
+    sure = float(re.search(r"p\(tool\) ([\d.]+)", page.text("#decision"))[1])
+    assert ("gate +1" if sure >= 0.8 else "gate -1") in page.text("#decision")
+    assert len(page.driver.find_elements(By.CSS_SELECTOR, "#decision s")) == 1  # the one threshold
     page.find("input[type=checkbox]").click()  # steering
     page.ask("Hi")
     assert "decides about a request" in page.text("#decision")
