@@ -99,7 +99,7 @@ def read_adapter(source: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, d
         raise
     except (ValueError, RecursionError, OSError, SafetensorError) as error:
         raise AdapterError(f"{folder} holds a damaged adapter ({error}): save it again.") from error
-    untouched = config.pop(CHECKSUM, None) in (None, checksum(config, stored))
+    untouched = CHECKSUM not in config or config.pop(CHECKSUM) == checksum(config, stored)
     return path, config, arrays, untouched
 
 

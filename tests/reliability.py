@@ -1,6 +1,6 @@
 """docs/reliability.md: what was tried, how often and what came of it, from the tests that try it.
 
-    python -m pytest -m shows --reliability docs/reliability.md
+    python -m pytest -m shows --reliability=docs/reliability.md
 
 A test says what it shows by `@pytest.mark.shows("...")`, and how often it tried it by the fixture `tried`. The page is
 written by such a run; another test says whether each of these tests has its row.
@@ -13,7 +13,7 @@ import pytest
 
 HEAD = """# Reliability
 
-What was done to it, how often, and the test that does it. `python -m pytest -m shows --reliability docs/reliability.md`
+What was done to it, how often, and the test that does it. `python -m pytest -m shows --reliability=docs/reliability.md`
 runs them all and writes this page; the counts are the tests' own, with `ASA_FUZZ_BYTES={}` for what is damaged at
 random. What is trusted and what is not stands in [security.md](security.md).
 

@@ -142,6 +142,7 @@ def test_adapter_configs(adapter, tmp_path, tried):
         with contextlib.suppress(AdapterError):
             ASAAdapter.from_pretrained(tmp_path, force=True)
         found = ASAAdapter.from_pretrained(tmp_path)
-        assert decides_by(found) == decides_by(adapter)
+        if '"sha256"' in text:  # without a checksum it passes for one of an earlier version
+            assert decides_by(found) == decides_by(adapter)
 
     tried(fuzz(load, [whole], AdapterError) + fuzz(load, [whole], AdapterError, odd_json), "configs")
