@@ -181,7 +181,7 @@ def _from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
         entry = entry["function"] | {key: entry[key] for key in entry if key != "function"}
     entry, given = flat(entry), entry.get("name")
     name = written_name(given) if isinstance(given, str) else ""
-    _require(name, where, f'"name" is {repr(given):.60}, use letters, digits, _, - and ., as in web_search')
+    _require(name, where, f'"name" is {given!r:.60}, use letters, digits, _, - and ., as in web_search')
     where = f"{where} ({name})"
     _require(name not in others, where, "this name is taken, choose another")
     _require_known(entry, where, KNOWN_KEYS)
