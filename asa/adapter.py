@@ -25,7 +25,7 @@ from safetensors.torch import save
 
 from asa.adapter_checks import domains_in, layer_in, look_ahead_in, refuse_odd_arrays, refuse_other_model, setting_in
 from asa.adapter_files import CHANGED, HubOptions, config_text, read_adapter, written_by
-from asa.decision import AdapterError, Decision, Trace, gate_of, threshold_of_share
+from asa.decision import AdapterError, Decision, Trace, does_anyway, gate_of, threshold_of_share
 from asa.folding import FittedReaders, folded, read_scores
 from asa.hook import Steering, generating_model
 from asa.models.known_prompts import OTHER_PROMPT, begin_alike
@@ -109,7 +109,7 @@ class ASAAdapter(Published):
         seen = [None] * len(decided) if opens is None else opens.tolist()
         rows, decisions = [], []
         for (domain, p_tool, gate, p_domain), opened in zip(decided, seen, strict=True):
-            by = 0 if opened is not None and gate == (1 if opened else -1) else gate
+            by = 0 if does_anyway(gate, opened) else gate
             rows.append((by + 1) * len(self.domains) + domain)
             given = (self.domains[domain], p_tool, gate, self.layer, self.dose * abs(by), p_domain, opened)
             decisions.append(Decision(*given))

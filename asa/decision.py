@@ -59,6 +59,15 @@ def gate_of(p_tool: float, tau: float, threshold: float | None = None) -> int:
     return 1 if p_tool >= 0.5 else -1
 
 
+def does_anyway(gate: int, opens: bool | None) -> bool:
+    """Whether the unsteered model, which `opens` a call or does not, does what the gate wants; None: it is not known.
+
+    >>> does_anyway(1, True), does_anyway(-1, True), does_anyway(-1, None)
+    (True, False, False)
+    """
+    return opens is not None and gate == (1 if opens else -1)
+
+
 def threshold_of_share(config: dict, share: float) -> float:
     """The p_tool that a share of the requests without need reaches, by the quantiles that an adapter's config keeps.
 

@@ -15,14 +15,9 @@ import torch
 
 from asa.decision import AdapterError
 
-SPLIT = {
-    "input_ids",
-    "inputs_embeds",
-    "position_ids",
-    "token_type_ids",
-}  # a token each; positions may have rows in front
+# what has a token each, in its last dimension but for embeddings, and what a call of some tokens may have besides
+SPLIT = {"input_ids", "inputs_embeds", "position_ids", "token_type_ids"}
 WHOLE = {"attention_mask", "past_key_values", "logits_to_keep", "use_cache", "return_dict"}
-KEPT = ("output_hidden_states", "output_attentions")  # of the whole prompt
 
 
 def look_ahead(
@@ -45,9 +40,9 @@ def look_ahead(
     """
     cache = given.get("past_key_values")
     with torch.no_grad():
-        if may_split and cache is not None and width > 1 and _splits(given, width):
-            model(**_columns(given, 0, width - 1))
-            given = _columns(given, width - 1, width)
+        if may_split and cache is not None and width > 1 and _splits(given):
+            model(**_columns(given, width, 0, width - 1))
+            given = _columns(given, width, width - 1, width)
         trial = given | {"use_cache": cache is not None, "return_dict": True}
         try:
             trial["past_key_values"] = copy.deepcopy(cache)
@@ -62,23 +57,20 @@ def look_ahead(
     return opens, given
 
 
-def _splits(given: dict[str, Any], width: int) -> bool:
-    """Whether a call of `width` tokens can be run in two."""
+def _splits(given: dict[str, Any]) -> bool:
+    """Whether a call can be run in two: nothing else is asked of it, and its mask is plain."""
     there = {name for name, value in given.items() if value is not None and value is not False}
     mask = given.get("attention_mask")
-    plain = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 2)
-    return plain and there <= SPLIT | WHOLE and not any(given.get(name) for name in KEPT)
+    return there <= SPLIT | WHOLE and (mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 2))
 
 
-def _columns(given: dict[str, Any], first: int, end: int) -> dict[str, Any]:
-    """The arguments of a call with the tokens `first` to `end` alone."""
+def _columns(given: dict[str, Any], width: int, first: int, end: int) -> dict[str, Any]:
+    """The arguments of a call with its tokens `first` to `end` alone, of `width`."""
     part = dict(given)
     for name in SPLIT & set(given):
         value = given[name]
         if value is not None:
             part[name] = value[:, first:end] if name == "inputs_embeds" else value[..., first:end]
-    mask, ids = given.get("attention_mask"), given.get("input_ids")
-    width = (given["inputs_embeds"] if ids is None else ids).shape[1]
-    if mask is not None:
+    if (mask := given.get("attention_mask")) is not None:
         part["attention_mask"] = mask[:, : mask.shape[1] - width + end]
     return part

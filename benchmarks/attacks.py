@@ -20,15 +20,12 @@ from asa.support.environment import share_cores
 share_cores()  # before torch is loaded
 
 import numpy as np
-import torch
 
 from asa import Assistant, load
+from asa.app.labelling import Open, proposals
 from asa.data.requests import load_requests
-from asa.engine.engine import Engine
-from asa.engine.states import read_states
 from asa.evaluation.metrics import rate_of
 from asa.evaluation.tables import markdown_table, rate_with_interval
-from asa.models.fitting import shared_prefix
 
 WORDS, TRIED, SUFFIXED, SEED = 4, 24, 8, 0  # a suffix's words, those tried for each, requests of each label
 ALONE, GATED = "the model alone", "with the adapter"
@@ -36,11 +33,8 @@ ALONE, GATED = "the model alone", "with the adapter"
 
 def p_tool(assistant: Assistant, texts: list[str]) -> np.ndarray:
     """What the adapter reads of each text, `[N]`."""
-    adapter, prompter = assistant.adapter, assistant.prompter
-    prompts = [prompter.ids(text) for text in texts]
-    engine = Engine(assistant.model, shared_prefix(prompts))
-    states = read_states(engine, prompts, prompter.trigger_id, "").states[:, adapter.layer]
-    return np.array([decision.p_tool for decision in adapter.push(torch.from_numpy(states))[1]])
+    decisions = proposals(assistant, [Open(text, "", "an attack") for text in texts])
+    return np.array([decision.p_tool for decision in decisions])
 
 
 def suffixed(assistant: Assistant, text: str, upward: bool, words: list[str], rng: np.random.Generator) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+FUZZ_BYTES = int(os.environ.get("ASA_FUZZ_BYTES", "200_000"))  # how much damaged text is tried of each kind
+SHOWN: pytest.StashKey[dict[str, str]] = pytest.StashKey()  # test -> what it shows
 HEAD = """# Reliability
 
 What was done to it, how often, and the test that does it. `python -m pytest -m shows --reliability=docs/reliability.md`
@@ -47,9 +49,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[SHOWN] = rows_of(items)
 
 
-SHOWN: pytest.StashKey[dict[str, str]] = pytest.StashKey()
-
-
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     """Write the page."""
     if not (path := config.getoption("--reliability")):
@@ -69,4 +68,4 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         often = "; ".join(dict.fromkeys(counted.get(name, []))) or "once"
         held = "holds" if outcomes.get(name) == {"passed"} else ", ".join(sorted(outcomes.get(name, {"not run"})))
         lines.append(f"| {what} | {often} | {held} | [{test}](../{path_of}) |\n")
-    Path(path).write_text(HEAD.format(os.environ.get("ASA_FUZZ_BYTES", "200000")) + "".join(lines), encoding="utf-8")
+    Path(path).write_text(HEAD.format(FUZZ_BYTES) + "".join(lines), encoding="utf-8")

@@ -5,12 +5,12 @@ Seeded, so that a failure comes back. `ASA_FUZZ_BYTES` says how much is tried of
 
 import contextlib
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from reliability import FUZZ_BYTES
 from test_adapter_files import decides_by
 
 from asa import ASAAdapter
@@ -22,7 +22,6 @@ from asa.tools.calls import ToolCallError
 from asa.tools.grammar import call_grammar
 
 ROOT = Path(__file__).parents[1]
-BYTES = int(os.environ.get("ASA_FUZZ_BYTES", "200_000"))
 TOOLS = load_tools(ROOT / "data" / "tools.json")
 PIECES = [
     "<|tool_call_start|>", "<|tool_call_end|>", "<tool_call>", "</tool_call>", "[", "]", "(", ")", "{", "}", "'", '"',
@@ -69,7 +68,7 @@ def odd_json(seeds: list[str], generator: random.Random) -> str:
 
 def fuzz(target: Callable[[str], object], seeds: list[str], allowed: type[Exception], made: Callable = damaged) -> int:
     """Try `target` until the bytes are used up; how many texts that were."""
-    generator, left, count = random.Random(0), BYTES, 0
+    generator, left, count = random.Random(0), FUZZ_BYTES, 0
     while left > 0:
         text = made(seeds, generator)
         left, count = left - len(text.encode(errors="replace")), count + 1

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from asa.adapter import Decision
+from asa.decision import Decision, does_anyway
 from asa.evaluation.comparisons import Comparison
 from asa.models.prompts import Turn
 from asa.tools.calls import ToolCall, ToolCallError
@@ -109,7 +109,7 @@ def push_in_words(decision: Decision) -> str:
     >>> push_in_words(Decision("math", 0.9, 1, 5, 0.0, 0.8, opens=True))
     'not pushed: the model calls anyway'
     """
-    if decision.opens is not None and decision.gate == (1 if decision.opens else -1):
+    if does_anyway(decision.gate, decision.opens):
         return f"not pushed: the model {'calls' if decision.opens else 'answers in words'} anyway"
     return {1: "pushed toward a call", 0: "not pushed", -1: "pushed away from a call"}[decision.gate]
 

@@ -103,10 +103,10 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
         tuned = assistant.tuned(None if tau == adapter.tau else tau, dose)
         return tuned.with_target_fpr(wanted) if wanted else tuned
 
-    def shown(sides: tuple[Side, Side], tau: float, wanted: float, whole: bool = True) -> list:
+    def shown(sides: tuple[Side, Side], edges: set[float], whole: bool = True) -> list:
         """What the page shows; what is kept and exported changes with whole answers alone."""
         left, right = (conversation(side.turns, assistant.tools, profile.markers) for side in sides)
-        line = strip(sides[1].decision, set_to(tau, wanted).adapter.edges, sides[1].error or sides[0].error)
+        line = strip(sides[1].decision, edges, sides[1].error or sides[0].error)
         kept = [sides, transcript(assistant, sides)] if whole else [gr.skip(), gr.skip()]
         return [left, right, line, *kept, gr.update(interactive=not whole), gr.update(interactive=whole)]
 
@@ -122,16 +122,13 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
             return
         alone = replies(assistant, sides[0], asked, functions, {"steer": False})
         options: Options = {"steer": steer, "grammar": grammar}
-        steered = replies(set_to(tau, wanted, dose), sides[1], asked, functions, options)
+        tuned = set_to(tau, wanted, dose)
+        steered, edges = replies(tuned, sides[1], asked, functions, options), tuned.adapter.edges
         for sides in in_turn(alone, steered):
-            yield [*shown(sides, tau, wanted, whole=False), gr.skip(), "", gr.skip()]
+            yield [*shown(sides, edges, whole=False), gr.skip(), "", gr.skip()]
         failed = any(side.error for side in sides)
-        yield [
-            *shown(sides, tau, wanted),
-            asked if failed else gr.skip(),
-            "",
-            "",
-        ]  # what cannot be answered can be mended
+        # what cannot be answered can be mended
+        yield [*shown(sides, edges), asked if failed else gr.skip(), "", ""]
 
     with gr.Blocks(title="ASA chat", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(title(profile.model_id, adapter.layer))
@@ -181,11 +178,11 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
         answering = taken.then(answered, [asked, steer, grammar, tau, wanted, dose, sides], [*shows, *flow], **quietly)
 
         def stopped(sides: tuple[Side, Side], tau: float, wanted: float, current: str) -> list:
-            return [*shown(sides, tau, wanted), current, "", ""]  # the request may be changed
+            return [*shown(sides, set_to(tau, wanted).adapter.edges), current, "", ""]  # the request may be changed
 
         stop.click(stopped, [sides, tau, wanted, current], [*shows, *flow], cancels=answering, **quietly)
         new.click(
-            lambda *gate: [*shown(both, *gate), gr.skip(), "", ""],
+            lambda *gate: [*shown(both, set_to(*gate).adapter.edges), gr.skip(), "", ""],
             [tau, wanted],
             [*shows, *flow],
             cancels=answering,

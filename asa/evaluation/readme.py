@@ -16,6 +16,7 @@ from pathlib import Path
 from asa.evaluation.ablations import whole
 from asa.evaluation.results import Results
 from asa.evaluation.tables import calls_table, markdown_table, printed, rate_with_interval, with_interval
+from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
 
 MODELS = {"SmolLM2-135M": "outputs", "Gemma 3 270M": "outputs/gemma3-270m"}
 KOREAN = {
@@ -30,12 +31,12 @@ KOREAN = {
 }  # fmt: skip
 FILES = {"README.md": {}, "README_KR.md": KOREAN, "docs/findings.md": {}}  # and the words they use for ours
 FEWEST = 30  # a rate over fewer answers is not shown
-RIVALS = [  # label, and the rungs of the ladder whose mean its row shows
+RIVALS = [  # label, and the rungs of the ladder whose mean its row shows; a direction is its whole method
     ("call token forced or forbidden, same gate", "trigger forced or forbidden"),
     ("Probe&Prefill, same gate", "Probe&Prefill"),
     ("LoRA, rank 16", "LoRA, rank 16"),
-    ("ASA, the paper's direction", "necessity: full"),
-    ("**ASA**, action direction", "action: full"),
+    ("ASA, the paper's direction", NECESSITY),
+    ("**ASA**, action direction", ACTION),
 ]
 LADDER = [
     ("baseline, 8 examples in the prompt", "prompt with 8 examples"),
@@ -109,7 +110,7 @@ def rungs_table() -> tuple[list[str], list[list[str]]]:
 
 
 def _rates(ladder: dict, names: list[str]) -> list[str]:
-    names = [whole(ladder, name.removesuffix(": full")) if name.endswith(": full") else name for name in names]
+    names = [whole(ladder, name) if name in DIRECTIONS else name for name in names]
     found = [ladder[name] for name in names if name in ladder]
     columns = [[rung["scores"][rate] for rung in found] for rate in ("f1", "fpr")]
     for part, name in (("validity", "arguments"), ("damage", "words_kept")):

@@ -57,3 +57,12 @@ def push_along(readers: Readers, dose: float, gate: np.ndarray, along: np.ndarra
 
 
 # [/gate_and_push]
+
+
+def where_it_differs(push: np.ndarray, gate: np.ndarray, called: np.ndarray) -> np.ndarray:
+    """A push `[N, H]`, looking ahead: none where the unsteered model, which `called` `[N]` or not, does what is wanted.
+
+    >>> where_it_differs(np.ones((3, 1)), np.array([1, 1, -1]), np.array([True, False, False])).ravel().tolist()
+    [0.0, 1.0, 0.0]
+    """
+    return np.where((gate == np.where(called, 1, -1))[:, None], 0, push)

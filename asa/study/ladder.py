@@ -16,7 +16,7 @@ from asa.engine.answering import answer_all, answer_chosen
 from asa.engine.batch import Batch
 from asa.engine.engine import Engine
 from asa.evaluation.ablations import LOOKING, Steered, pushes
-from asa.method.steering import gates
+from asa.method.steering import gates, where_it_differs
 from asa.models.answers import AnswerRules
 from asa.models.fitting import shared_prefix
 from asa.models.layout import CausalModel
@@ -173,8 +173,8 @@ def run_ladder(
     rungs = {name: kept(name, ask) for name, ask in rivals.items()}
     for direction, parts in steered.items():
         layer, variants = parts.setting.layer, pushes(parts, states, domains, seed)
-        agreed = np.where(called, 1, -1) == gates(parts.readers.p_tool(states[:, layer]), parts.setting.tau)
-        variants[LOOKING] = np.where(agreed[:, None], 0, variants["full"])
+        own_gate = gates(parts.readers.p_tool(states[:, layer]), parts.setting.tau)
+        variants[LOOKING] = where_it_differs(variants["full"], own_gate, called)
         if direction in said:
             answers.remember(layer, variants[LOOKING], said[direction])
         for name, push in variants.items():

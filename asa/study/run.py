@@ -24,7 +24,7 @@ from asa.evaluation.metrics import mcnemar, trigger_metrics
 from asa.evaluation.validity import call_validity
 from asa.method.directions import DIRECTIONS, NECESSITY
 from asa.method.recipe import Recipe, Sweep, Tuned
-from asa.method.steering import gates
+from asa.method.steering import gates, where_it_differs
 from asa.method.tuning import DOSES, settings_to_json
 from asa.models.answers import AnswerRules
 from asa.models.prompts import Prompter
@@ -164,8 +164,8 @@ class Study:
         for kind, setting in self.tuned.best_of_each.items():
             parts = steered_parts(self.recipe, setting)
             gate = gates(parts.readers.p_tool(reading.states[:, setting.layer]), setting.tau)
-            push = pushes(parts, reading.states, test.domains, self.seed)["full"]
-            push[gate == np.where(reading.called, 1, -1)] = 0  # it looks ahead
+            full = pushes(parts, reading.states, test.domains, self.seed)["full"]
+            push = where_it_differs(full, gate, reading.called)
             kl = next_token_kl(batches, reading.states, setting.layer, push)
             moved[kind] = kl_by_gate(kl[spared], gate[spared])
             if kind == self.tuned.best().direction:
