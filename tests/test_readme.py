@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from asa.evaluation import readme
+from asa.evaluation.ablations import whole
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README_KR.md")
@@ -23,11 +24,13 @@ PAGES = (
 TABLES = {
     "README.md": ["result", "rivals"],
     "README_KR.md": ["result", "rivals"],
-    "docs/findings.md": ["ladder", "calls", "held-out"],
+    "docs/findings.md": ["ladder", "calls", "held-out", "blind"],
 }
 HISTORY = {  # numbers in docs/findings.md of which no file in outputs/ knows
     *("0.95",),  # of the gap, from which on it counted as closed
-    *("0.926", "0.084", "0.801", "0.937", "0.075"),  # the first and the second run
+    *("0.926", "0.084", "0.801", "0.937", "0.075"),  # SmolLM2's first and second run
+    *("0.949", "0.062", "0.928", "0.091"),  # SmolLM2's third run and Gemma's second
+    *("0.067", "0.920", "0.94", "0.06", "0.092"),  # the same on held_out.jsonl, and the aim for blind.jsonl
     *("0.675", "0.624", "0.892", "0.586", "0.164", "0.899", "0.148"),  # the hand-written requests
 }
 FOLDERS = {"embedded": ROOT / "outputs", "gemma3-270m": ROOT / "outputs" / "gemma3-270m"}
@@ -67,7 +70,7 @@ def test_a_table_out_of_step_is_named_and_mended(monkeypatch, tmp_path):
     """One digit is enough; the check changes nothing, and the command puts it right."""
     page = tmp_path / "page.md"
     right = text_of("README.md")
-    wrong = right.replace("| 0.949 ", "| 0.950 ")
+    wrong = right.replace("| 0.940 ", "| 0.941 ")
     page.write_text(wrong, encoding="utf-8")
     monkeypatch.setattr(readme, "FILES", {str(page): {}})
     monkeypatch.setattr("sys.argv", ["readme", "--check"])
@@ -92,31 +95,28 @@ def test_the_words_are_borne_out():
         ladder = results["proof"]["ladder"]
         f1 = {rung: of["scores"]["f1"] for rung, of in ladder.items()}
         fit = {rung: of["validity"]["arguments"]["rate"] for rung, of in ladder.items() if "validity" in of}
-        asa = f1["action: full"]
+        asa = f1[whole(ladder, "action")]
         assert results["direction"] == "action" and results["gap_closed"] >= 0.95
         assert abs(f1["trigger forced or forbidden"] - asa) < 0.005
-        for little in (
-            "action: one probe",
-            "action: oracle router",
-            "action: mismatched domains",
-            "action: domain only",
-        ):
+        for little in ("action: oracle router", "action: mismatched domains", "action: domain only"):
             assert abs(f1[little] - asa) < 0.025
         assert f1["necessity: domain only"] < asa - 0.3
-        assert abs(fit["action: full"] - fit["baseline"]) < 0.02
+        assert abs(fit[whole(ladder, "action")] - fit["baseline"]) < 0.02
+        assert results["gap_closed_paper"] >= 0.95 and results["mcnemar_paper"]["p_value"] > 0.05
         assert 28_000 > results["adapter_bytes"] - 3_000 > 24_000  # about 30 KB, the file's header included
     ladder, robustness = RESULTS["proof"]["ladder"], RESULTS["proof"]["robustness"]
     kept = {rung: of["damage"]["words_kept"]["rate"] for rung, of in ladder.items() if "damage" in of}
-    assert kept["trigger forced or forbidden"] > kept["action: full"] + 0.2
+    assert abs(kept["trigger forced or forbidden"] - kept["action: looking ahead"]) < 0.02
+    assert kept["action: full"] < kept["action: looking ahead"] - 0.2
     assert ladder["LoRA, rank 16"]["scores"]["f1"] < ladder["action: full"]["scores"]["f1"] - 0.05
+    assert ladder["action: one probe"]["scores"]["f1"] < ladder["action: full"]["scores"]["f1"] - 0.03
     assert ladder["LoRA, rank 16"]["validity"]["arguments"]["rate"] > 0.9
-    assert RESULTS["gap_closed_paper"] >= 0.95 > GEMMA["gap_closed_paper"]
-    assert RESULTS["mcnemar_paper"]["p_value"] > 0.5
-    assert GEMMA["mcnemar_paper"]["p_value"] < 0.01
     fallen = [domain["left_out"] for domain in robustness["left_out"].values()]
     assert sum(of["action"]["f1"] < of["baseline"]["f1"] for of in fallen) == 3
     for folder in FOLDERS.values():
-        assert json.loads((folder / "held_out.json").read_text(encoding="utf-8"))["n"] == 240
+        held_out, blind = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("held_out", "blind"))
+        assert held_out["n"] == 240 and blind["n"] == 275
+        assert blind["asa"]["fpr"] > 0.1 > held_out["asa"]["fpr"]
 
 
 def test_the_benchmarks_bear_out_ten_times():

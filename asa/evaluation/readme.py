@@ -21,7 +21,7 @@ from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
 MODELS = {"SmolLM2-135M": "outputs", "Gemma 3 270M": "outputs/gemma3-270m"}
 KOREAN = {
     "model": "모델", "run": "실행", "baseline": "기준 모델", "F1 (95 % interval)": "F1 (95 % 구간)",
-    "FPR (95 % interval)": "FPR (95 % 구간)", "F1, another author's requests": "F1, 다른 작성자의 요청",
+    "FPR (95 % interval)": "FPR (95 % 구간)", "F1, everyday requests": "F1, 일상적인 요청",
     "the call does the job": "호출이 요청을 해결한 비율",
     "arguments fit": "스키마에 맞는 인자", "kept": "유지",
     "call token forced or forbidden, same gate": "호출 토큰 강제·금지, 같은 게이트",
@@ -59,22 +59,22 @@ def committed_results() -> dict[str, Results]:
     return {model: Results.load(Path(folder, "results.json")) for model, folder in MODELS.items()}
 
 
-def committed_held_out() -> dict[str, dict]:
-    """Model -> run -> scores on the requests of another author."""
-    return {model: json.loads(Path(folder, "held_out.json").read_text("utf-8")) for model, folder in MODELS.items()}
+def committed_scores(requests: str) -> dict[str, dict]:
+    """Model -> run -> scores on the requests of an author who knew none of the others: `held_out` or `blind`."""
+    return {model: json.loads(Path(folder, f"{requests}.json").read_text("utf-8")) for model, folder in MODELS.items()}
 
 
 def result_table() -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: baseline and ASA of both models on TEST, and on the requests of another author."""
-    results, held_out = committed_results(), committed_held_out()
+    """Heads and rows: baseline and ASA of both models on TEST, and on the blind requests."""
+    results, blind = committed_results(), committed_scores("blind")
     rows = []
     for model in MODELS:
         for run, label in (("baseline", "baseline"), ("asa", "**ASA**")):
             test = results[model].scores.test[run]
-            rates = (with_interval(test, "f1"), with_interval(test, "fpr"), with_interval(held_out[model][run], "f1"))
+            rates = (with_interval(test, "f1"), with_interval(test, "fpr"), with_interval(blind[model][run], "f1"))
             calls = results[model].scores.calls.get(run)  # files of earlier runs have none
             rows.append([model, label, *rates, rate_with_interval(calls["job"]) if calls else "-"])
-    heads = ["F1 (95 % interval)", "FPR (95 % interval)", "F1, another author's requests", "the call does the job"]
+    heads = ["F1 (95 % interval)", "FPR (95 % interval)", "F1, everyday requests", "the call does the job"]
     return ["model", "run", *heads], rows
 
 
@@ -88,12 +88,12 @@ def ladder_table(rungs: Sequence[tuple[str, ...]]) -> tuple[list[str], list[list
     return heads, rows
 
 
-def held_out_table() -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: both adapters on the requests of another author."""
+def author_table(requests: str) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: both adapters on the requests of `held_out` or `blind`."""
     rates = ("precision", "recall", "f1", "fpr")
     rows = [
         [model, label, *[with_interval(scores[run], rate) for rate in rates]]
-        for model, scores in committed_held_out().items()
+        for model, scores in committed_scores(requests).items()
         for run, label in (("baseline", "baseline"), ("probe", "probe alone"), ("asa", "**ASA**"))
     ]
     return ["model", "run", "precision", "recall", "F1", "FPR"], rows
@@ -123,7 +123,8 @@ TABLES = {
     "result": result_table,
     "rivals": lambda: ladder_table(RIVALS),
     "ladder": lambda: ladder_table(LADDER),
-    "held-out": held_out_table,
+    "held-out": lambda: author_table("held_out"),
+    "blind": lambda: author_table("blind"),
     "calls": rungs_table,
 }
 

@@ -300,3 +300,13 @@ def test_readers_requests_are_balanced_and_stand_nowhere_else():
     assert len(near_duplicate_groups(texts)) == len(texts)
     assert apart_from([request.text for request in own + held_out], readers) == readers
     assert without_examples(readers, load_tools(DATA / "tools.json")) == readers
+
+
+def test_blind_requests_resemble_nothing_that_is_fitted():
+    """33 to 35 a domain and label, none resembles another, one of the other files, or an example."""
+    *others, blind = (load_requests(DATA / f"{name}.jsonl") for name in ("requests", "readers", "held_out", "blind"))
+    counted = Counter((request.domain, request.label) for request in blind)
+    assert len(counted) == 8 and min(counted.values()) >= 33 and len(blind) == 275
+    assert len(near_duplicate_groups([request.text for request in blind])) == len(blind)
+    assert apart_from([request.text for rows in others for request in rows], blind) == blind
+    assert without_examples(blind, load_tools(DATA / "tools.json")) == blind
