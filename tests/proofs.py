@@ -3,7 +3,8 @@
 import itertools
 
 from asa.study.ladder import FORCED
-from asa.study.sections import PROBE, proof_sections
+from asa.study.scoring import PROBE
+from asa.study.sections import proof_sections
 
 KINDS = ("necessity", "action")
 PLACES = ("lowest", "median", "highest")

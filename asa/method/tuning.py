@@ -8,8 +8,9 @@ unsteered one. TEST never comes here.
 Objective: F1 on VALID with a false-positive rate not above the unsteered one; ties go to the smaller dose.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -49,6 +50,9 @@ class Setting:
     fpr: float | None = 1.0
 
 
+AnySetting = TypeVar("AnySetting", bound=Setting)
+
+
 def sweep_settings(
     batches: list[Batch],
     states: np.ndarray,
@@ -73,23 +77,40 @@ def sweep_settings(
         doses: To try.
         betas: To try.
     """
+    chances = {layer: of.p_tool(states[:, layer]) for layer, of in readers.items()}
     settings = []
+    for setting, pushed in pushed_calls(batches, states, readers, directions, trigger_id, doses, betas):
+        for tau in TAUS:
+            called = np.where(gates(chances[setting.layer], tau) != 0, pushed, unsteered)
+            scores = confusion(called, labels)
+            settings.append(replace(setting, tau=tau, f1=scores["f1"], fpr=scores["fpr"]))
+    return settings
+
+
+def pushed_calls(
+    batches: list[Batch],
+    states: np.ndarray,
+    readers: dict[int, Readers],
+    directions: dict[tuple[str, int], dict[str, np.ndarray]],
+    trigger_id: int,
+    doses: tuple[float, ...] = DOSES,
+    betas: tuple[float, ...] = BETAS,
+) -> Iterator[tuple[Setting, np.ndarray]]:
+    """Every setting at tau 0.5, where all requests are pushed, and `[N]` bool, whether the next token opens a call.
+
+    Arguments as of `sweep_settings`.
+    """
     grid = [(kind, layer, beta, dose) for kind, layer in directions for beta in betas for dose in doses]
     routes = {layer: of.route(states[:, layer]) for layer, of in readers.items()}
     chances = {layer: of.p_tool(states[:, layer]) for layer, of in readers.items()}
     for kind, layer, beta, dose in progress(grid, desc="steering settings", unit="setting"):
         along = mixed(directions[kind, layer], beta, readers[layer].domains)[routes[layer]]
         push = push_along(readers[layer], dose, gates(chances[layer], 0.5), along)
-        pushed = replay_triggers(batches, states, layer, push, trigger_id)
-        for tau in TAUS:
-            called = np.where(gates(chances[layer], tau) != 0, pushed, unsteered)
-            scores = confusion(called, labels)
-            settings.append(Setting(kind, layer, dose, beta, tau, scores["f1"], scores["fpr"]))
-    return settings
+        yield Setting(kind, layer, dose, beta, 0.5), replay_triggers(batches, states, layer, push, trigger_id)
 
 
 # [best_setting]
-def best_setting(settings: list[Setting], unsteered_fpr: float | None, direction: str | None = None) -> Setting:
+def best_setting(settings: list[AnySetting], unsteered_fpr: float | None, direction: str | None = None) -> AnySetting:
     """The best setting by the objective above; of one `direction` where given.
 
     Where none keeps the false-positive rate, the one with the lowest rate is returned. A false-positive rate of None

@@ -8,15 +8,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from asa.data.scores import confusion
+from asa.data.scores import confusion, ratio
+from asa.engine.answering import answer_chosen
 from asa.engine.batch import Batch
 from asa.evaluation.metrics import mean_or_none
+from asa.evaluation.validity import call_validity
 from asa.method.directions import DIRECTIONS, mixed
 from asa.method.probes import Readers
 from asa.method.steering import gates, push_along, replay_triggers
 from asa.method.tuning import DOSES
+from asa.models.answers import AnswerRules
 from asa.study.damage import next_token_kl
 from asa.support.processes import progress
+from asa.tools.definitions import Tool
 
 SAMPLED_CALLS = 40  # requests that need a tool, whose calls are generated at every dose
 
@@ -32,6 +36,18 @@ def _gated(
     """Gate `[N]` for states `[N, H]`, and the push at dose 1 `[N, H]`, beta 0."""
     gate, along = gates(readers.p_tool(here), tau), mixed(directions, 0.0, readers.domains)[readers.route(here)]
     return gate, push_along(readers, 1.0, gate, along)
+
+
+def fitting_calls(
+    batches: list[Batch], rules: AnswerRules, tools: dict[str, Tool], rows: np.ndarray, layer: int, push: np.ndarray
+) -> float | None:
+    """Share of the answers of `rows` `[N]` (bool) that are calls whose arguments fit, after `push` `[N, H]`.
+
+    They are generated. None without rows.
+    """
+    answered = answer_chosen(batches, rows, rules.limit, rules.ended, "calls", push=(layer, push))
+    texts = [rules.text(ids) for ids in answered.values()]
+    return ratio(call_validity(texts, tools, rules.markers)["arguments"]["hits"], len(texts))
 
 
 def dose_curves(

@@ -6,7 +6,7 @@ Texts and tables only; nothing is computed here.
 import numpy as np
 
 from asa.data.scores import worth
-from asa.evaluation.tables import markdown_table, mean_and_deviation, printed
+from asa.evaluation.tables import markdown_table, mean_and_deviation, printed, with_interval
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
 from asa.method.probes import PROBE_C, PROBE_OWN
 
@@ -38,6 +38,30 @@ def learning_section(points: list[dict] | None) -> list[str]:
         "part of the larger ones.",
         "![Learning curve](learning_curve.png)",
         markdown_table(["requests of each label and tool", "F1", "FPR", "the probe's F1", "FPR"], rows),
+    ]
+
+
+def third_section(settings: list[dict] | None, ladder: dict) -> list[str]:
+    """The third version's rungs with their settings; nothing where a run has none."""
+    if not settings:
+        return []
+    rows = []
+    for of in settings:
+        name, last = f"{of['direction']}: {of['idea']}", of["layer"] + of["blocks"] - 1
+        scores, layers = ladder[name]["scores"], f"{of['layer']}-{last}" if of["blocks"] > 1 else of["layer"]
+        rows.append([
+            name, layers, of["dose"], of["beta"], of["tau"], of["limit"] if of["limit"] < 1 else "-",
+            of["f1"], of["fpr"], *[with_interval(scores, rate) for rate in ("f1", "fpr")],
+        ])  # fmt: skip
+    heads = ["rung", "layers", "dose", "beta", "tau", "ready", "VALID F1", "FPR", "TEST F1", "FPR"]
+    return [
+        "### The paper's third version",
+        "What arXiv 2602.04935 v3 changes, each at its own best setting on VALID. *Shared and residual*: beta is the "
+        "share of a domain's residual beside the shared vector. *Readiness*: a second probe reads whether the model is "
+        "about to call, and a request is pushed toward a call only where that is at most `ready`; both ways, it is "
+        "pushed away only where it is at least 1 - `ready`. *Cascade*: all of these layers are pushed, at every step, "
+        "by dose times each state's own length.",
+        markdown_table(heads, rows),
     ]
 
 

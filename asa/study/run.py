@@ -7,21 +7,17 @@ nothing is chosen on it.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
 from asa.data.references import Reference
-from asa.data.scores import ratio
 from asa.data.splits import ReadSplit, Split
-from asa.engine.answering import answer_chosen
 from asa.engine.calling import CallWriter
 from asa.engine.engine import Engine
 from asa.engine.states import Prefilled, read_prompts
 from asa.evaluation.ablations import pushes, whole
 from asa.evaluation.answered import Answered, steered_parts
-from asa.evaluation.metrics import mcnemar, trigger_metrics
-from asa.evaluation.validity import call_validity
 from asa.method.directions import DIRECTIONS, NECESSITY
 from asa.method.recipe import Recipe, Sweep, Tuned
 from asa.method.steering import gates, where_it_differs
@@ -29,7 +25,7 @@ from asa.method.tuning import DOSES, settings_to_json
 from asa.models.answers import AnswerRules
 from asa.models.prompts import Prompter
 from asa.study.calling import call_rungs, rungs_scored
-from asa.study.curves import dose_curves, drawn_layers, layer_curve
+from asa.study.curves import dose_curves, drawn_layers, fitting_calls, layer_curve
 from asa.study.damage import Spared, forced_kl, kl_by_gate, next_token_kl
 from asa.study.gates import compare_gates
 from asa.study.geometry import geometry, output_row
@@ -37,7 +33,8 @@ from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
 from asa.study.learning import DRAWS, SIZES, learning_curve
 from asa.study.lora import LEARNING_RATE, RANK, answer_by_lora
 from asa.study.robustness import pooled, run_robustness
-from asa.study.sections import PROBE, ladder_row
+from asa.study.scoring import score_ladder
+from asa.study.third_version import ThirdSetting, ThirdVersion
 from asa.support.checkpoints import Checkpoints
 from asa.support.files import key_of
 
@@ -93,14 +90,14 @@ class Study:
         if not kind:
             return None
         stage, keys, chosen = self.checkpoints.stage, self.keys, self.tuned.best()
-        found, (rungs, lora) = self.found, self._rungs(kind == "all")
+        found, (rungs, lora, third) = self.found, self._rungs(kind == "all")
         damaged = stage("proof-damage", key_of(keys["test"], rungs), lambda: self._damage(rungs))
         settings = (keys["readers"], found.to_json(), chosen.layer)
         curves_key = key_of(*settings, drawn_layers(self.layers, chosen.layer), DOSES, chosen.tau)
         return {
             "calls": self._calls(rungs, lora), "ladder": self._ladder(rungs, damaged["damage"]),
             "direction": chosen.direction, "kl": damaged["kl"],
-            "lora": lora, "auc": {layer: found.readings[layer].auc for layer in found.readable},
+            "lora": lora, "third_version": third, "auc": {layer: found.readings[layer].auc for layer in found.readable},
             **stage("proof-curves", curves_key, self._curves),
             "geometry": stage("proof-geometry", keys["run"], self._geometry),
             "gates": stage("proof-gates", key_of(*settings), self._gates)["gates"],
@@ -108,8 +105,12 @@ class Study:
             "robustness": self._robustness() if kind == "all" else None,
         }  # fmt: skip
 
-    def _rungs(self, with_lora: bool) -> tuple[dict[str, list[list[int]]], dict | None]:
-        """Rung -> TEST's answers, and what LoRA took."""
+    @cached_property
+    def _valid(self) -> Prefilled:
+        return Prefilled(self.engine, self.read["valid"].prompts, self.rules.trigger_id, "VALID prefill")
+
+    def _rungs(self, with_lora: bool) -> tuple[dict[str, list[list[int]]], dict | None, list[dict]]:
+        """Rung -> TEST's answers, what LoRA took, and the third version's settings."""
         baseline, test, rules = self.answered.answers["baseline"], self.test, self.rules
         texts, prompter = [request.text for request in test.requests], self.prompter
         given = (self.engine.model, prompter, texts, baseline, rules.ended)
@@ -128,7 +129,8 @@ class Study:
         said = {} if self.call_writer else {direction: asa["asa"], NECESSITY: asa["asa_paper"]}  # its calls are free
         states, seen, kept, domains = reading["states"], reading["called"], self._kept, test.domains
         rungs |= run_ladder(answers, states, seen, parts, direction, said, kept, domains, prompter, self.seed)
-        return rungs, lora
+        more, third = self._third(answers, states)
+        return rungs | more, lora, third
 
     def _lora(self) -> dict:
         splits = (self.read["cal"] + self.read["train"], self.read["valid"], self.test)
@@ -148,9 +150,10 @@ class Study:
             written["LoRA + grammar"] = lora.pop("under_grammar")
         return rungs_scored(written, self.test, self.call_writer, self.references)
 
-    def _kept(self, name: str, ask: Callable[[], list[list[int]]]) -> list[list[int]]:
+    def _kept(self, name: str, ask: Callable[[], list[list[int]]], setting: dict | None = None) -> list[list[int]]:
         """A rung's answers, a checkpoint each: there are many, and each takes minutes."""
-        key = key_of(self.keys["test"], settings_to_json(self.tuned.best_of_each.values()), name)
+        of = [] if setting is None else [setting]  # where it has one of its own
+        key = key_of(self.keys["test"], settings_to_json(self.tuned.best_of_each.values()), name, *of)
         place = "-".join(re.findall(r"[\w+-]+", name))
         return self.checkpoints.stage(f"ladder/{place}", key, lambda: {"answers": ask()})["answers"]
 
@@ -172,44 +175,38 @@ class Study:
                 moved[FORCED] = kl_by_gate(forced_kl(reading.log_odds, gate)[spared], gate[spared])
         return {"damage": damage, "kl": moved}
 
+    def _third(self, answers: Answers, states: np.ndarray) -> tuple[dict[str, list[list[int]]], list[dict]]:
+        """The rungs of the paper's third version, and their settings."""
+        best, valid = self.tuned.best_of_each, self.read["valid"]
+        read_at = {kind: setting.layer for kind, setting in best.items()}
+        third = ThirdVersion(self.recipe, self.layers, self.found.readable, read_at, self.rules.trigger_id)
+        key = key_of(self.keys["readers"], self.found.to_json(), self.layers, read_at)
+        kept = self.checkpoints.stage("proof-third", key, lambda: {
+            "settings": settings_to_json(third.tuned(self._valid.batches, valid)),
+        })  # fmt: skip
+        settings = [ThirdSetting(**setting) for setting in kept["settings"]]
+        rungs = {of.rung: self._kept(of.rung, partial(third.answers, of, states, answers), vars(of)) for of in settings}
+        return rungs, kept["settings"]
+
     def _ladder(self, rungs: dict, damage: dict) -> dict:
-        """Rung -> scores, tests, validity and damage; the probe alone is the last."""
-        rules, labels = self.rules, self.test.labels
-        called = {name: rules.called(rung) for name, rung in rungs.items()}
-        baseline, asa = called["baseline"], called[whole(called, self.tuned.best().direction)]
-        ladder = {}
-        for name, rung in rungs.items():
-            texts, full = [rules.text(ids) for ids in rung], called.get(whole(called, name.split(":")[0]), asa)
-            ladder[name] = ladder_row(
-                texts, called[name], baseline, full, labels, self.prompter.tools, rules.markers, damage[name], self.seed
-            )
+        """Rung -> scores, tests, validity and damage."""
         probe = np.array([decision.p_tool >= 0.5 for decision in self.answered.decisions])
-        ladder[PROBE] = {
-            "scores": trigger_metrics(probe, labels, self.seed),
-            "mcnemar": mcnemar(baseline, probe, labels), "against_full": mcnemar(asa, probe, labels),
-        }  # fmt: skip
-        return ladder
+        given = (probe, self.test.labels, damage, self.tuned.best().direction, self.rules)
+        return score_ladder(rungs, *given, self.prompter.tools, self.seed)
 
     def _curves(self) -> dict:
         """What the push does as it grows, at three layers, and at its best dose at every layer."""
         valid, rules, recipe, tau = self.read["valid"], self.rules, self.recipe, self.tuned.best().tau
-        reading, batches = read_prompts(self.engine, valid.prompts, rules.trigger_id, "VALID prefill")
+        reading, batches = self._valid.reading, self._valid.batches
         given, readable = (batches, reading.states, valid.labels), self.found.readable
         readers = {layer: recipe.readers(layer) for layer in readable}
         directions = {(kind, layer): recipe.directions(kind, layer) for kind in DIRECTIONS for layer in readable}
         drawn = {layer: readers[layer] for layer in drawn_layers(self.layers, self.tuned.best().layer)}
-        fitting = partial(self._fitting, batches)
+        fitting = partial(fitting_calls, batches, rules, self.prompter.tools)
         return {
             "doses": dose_curves(*given, drawn, directions, tau, rules.trigger_id, fitting),
             "layers": layer_curve(*given, readers, directions, tau, rules.trigger_id),
         }
-
-    def _fitting(self, batches: list, rows: np.ndarray, layer: int, push: np.ndarray) -> float | None:
-        """Share of these rows' answers that are calls whose arguments fit; None without rows."""
-        rules = self.rules
-        answered = answer_chosen(batches, rows, rules.limit, rules.ended, "calls", push=(layer, push))
-        texts = [rules.text(ids) for ids in answered.values()]
-        return ratio(call_validity(texts, self.prompter.tools, rules.markers)["arguments"]["hits"], len(texts))
 
     def _geometry(self) -> dict:
         """Cosines of both directions with each other and with the trigger's row of the output matrix, by layer."""

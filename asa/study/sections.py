@@ -1,15 +1,13 @@
 """The ladder and the damage as sections of the report, with what else the study found behind them.
 
-`ladder_row` scores one rung's answers; `proof_sections` writes all that the proof found. Sentences here are made from
+`proof_sections` writes all that the proof found. Sentences here are made from
 the numbers, so that they say what came out, also where it goes against the claim.
 """
 
 from collections.abc import Callable
 
-import numpy as np
-
 from asa.evaluation.ablations import whole
-from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
+from asa.evaluation.metrics import gap_closed
 from asa.evaluation.tables import (
     calls_table,
     markdown_table,
@@ -18,51 +16,19 @@ from asa.evaluation.tables import (
     with_interval,
     with_reasons,
 )
-from asa.evaluation.validity import call_validity
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
 from asa.study.ladder import FORCED
-from asa.study.reading_sections import gates_section, geometry_section, layers_section, learning_section
+from asa.study.reading_sections import (
+    gates_section,
+    geometry_section,
+    layers_section,
+    learning_section,
+    third_section,
+)
 from asa.study.robustness_sections import robustness_sections
-from asa.tools.definitions import Tool
+from asa.study.scoring import PROBE
 
-PROBE = "probe decision alone (steers nothing)"
 KEPT = 0.95  # share of the gap that counts as closed
-
-
-def ladder_row(
-    texts: list[str],
-    called: np.ndarray,
-    baseline: np.ndarray,
-    full: np.ndarray,
-    labels: np.ndarray,
-    tools: dict[str, Tool],
-    markers: tuple[str, str],
-    damage: dict,
-    seed: int,
-) -> dict:
-    """One rung's scores.
-
-    Args:
-        texts: `[N]` answers.
-        called: `[N]` bool, whether they hold the trigger.
-        baseline: `[N]` bool, the same of the unsteered answers.
-        full: `[N]` bool, the same of the whole method's.
-        labels: `[N]`.
-        tools: Known tools.
-        markers: Around a call.
-        damage: Of `Spared.damage`.
-        seed: For the bootstrap.
-
-    Returns:
-        `scores`, `mcnemar` (baseline is run a), `against_full` (the whole method is run a), `validity`, `damage`.
-    """
-    return {
-        "scores": trigger_metrics(called, labels, seed),
-        "mcnemar": mcnemar(baseline, called, labels),
-        "against_full": mcnemar(full, called, labels),
-        "validity": call_validity(texts, tools, markers),
-        "damage": damage,
-    }
 
 
 def proof_sections(proof: dict | None) -> list[str]:
@@ -90,6 +56,7 @@ def proof_sections(proof: dict | None) -> list[str]:
         "KL(after || before) in nats on TEST requests that need no tool, by what the gate said.",
         _kl_table(proof["kl"]),
     ]  # fmt: skip
+    sections += third_section(proof.get("third_version"), proof["ladder"])  # earlier runs have none
     if proof.get("calls"):  # a run without a grammar has none, nor have earlier runs
         sections += [
             "### What writing the calls adds",

@@ -1,4 +1,4 @@
-"""What vLLM is compared with: answers of `generate` under `adapter.steer`, and without, as JSON.
+"""What vLLM is compared with: answers of `generate`, steered without looking ahead and unsteered, as JSON.
 
 python tests/serving/references.py FILE      (in the project's own environment)
 
@@ -35,7 +35,7 @@ def answered(model: PreTrainedModel, adapter: ASAAdapter, ids: list[int], count:
     row = torch.tensor([ids])
     options |= {"attention_mask": torch.ones_like(row), "max_new_tokens": count, "do_sample": False}
     plain = model.generate(row, **options)[0, len(ids) :].tolist()
-    with adapter.steer(model) as trace:
+    with adapter.steer(model, look_ahead=False) as trace:  # vLLM is not looked ahead
         new = model.generate(row, **options)[0, len(ids) :].tolist()
     return {"prompt": ids, "asa": {"ids": new, "decision": vars(trace.decisions[0])}, "plain": {"ids": plain}}
 

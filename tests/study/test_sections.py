@@ -6,15 +6,12 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from proofs import KINDS, make_proof, pair, rows_of, section, shown, spread, text_of
 
-from asa.evaluation.metrics import mcnemar, trigger_metrics
-from asa.evaluation.validity import call_validity
 from asa.study.ladder import FORCED
-from asa.study.sections import KEPT, PROBE, gaps, ladder_row, proof_sections
-from asa.tools.definitions import Tool
+from asa.study.scoring import PROBE
+from asa.study.sections import KEPT, gaps, proof_sections
 
 TABLES = {
     "The ladder": 8, "What follows": 8, "How far": 7, "Other splits": 4, "A wanted": 3, "A domain left out": 8,
@@ -44,24 +41,6 @@ def test_every_table_has_its_head_and_equal_rows(proof):
         table = [line for line in section(proof, head).splitlines() if line.startswith("|")]
         assert len(table) > 2 and set(table[1]) == {"|", "-"}, head
         assert {line.count("|") for line in table} == {columns + 1}, head
-
-
-def test_a_rung_s_scores_are_those_of_the_evaluation():
-    texts = ["<c>[f()]</c>", "<c>[f(]</c>", "words", "<c>[f()]</c>"]
-    called, baseline, labels = [True, True, False, True], [True, False, True, False], [1, 0, 0, 1]
-    tools, damage = {"f": Tool("f", "", {"type": "object", "properties": {}}, "math")}, {"unchanged": 0.5}
-    full = [True, False, False, True]
-    row = ladder_row(texts, *map(np.array, (called, baseline, full)), labels, tools, ("<c>", "</c>"), damage, 7)
-    assert row == {
-        "scores": trigger_metrics(called, labels, 7),
-        "mcnemar": mcnemar(baseline, called, labels),
-        "against_full": mcnemar(full, called, labels),
-        "validity": call_validity(texts, tools, ("<c>", "</c>")),
-        "damage": damage,
-    }
-    assert (row["mcnemar"]["only_a"], row["mcnemar"]["only_b"]) == (1, 2)  # the rung is run b
-    assert (row["against_full"]["only_a"], row["against_full"]["only_b"]) == (1, 0)
-    assert row["validity"]["format"]["hits"] == 2 and row["validity"]["format"]["total"] == 3
 
 
 def test_gaps_are_shares_of_the_way_from_the_baseline_to_the_probe(proof):
