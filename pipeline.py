@@ -346,7 +346,7 @@ if call_writer:
 # %% test
 from asa.data.references import load_references
 from asa.evaluation.answered import answer_test
-from asa.evaluation.collected import called_by, collect_results, run_of
+from asa.evaluation.collected import called_by, collect_results, made_with, run_of
 from asa.evaluation.tables import calls_in_words, rate_lines
 from asa.evaluation.targets import targets_in_words
 
@@ -359,7 +359,7 @@ answered = answer_test(
     test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), SEED, call_writer, sure
 )
 called = called_by(answered, rules)
-run = run_of(profile, model_source, benchmark, len(test))
+run = run_of(profile, model_source, benchmark, len(test), made_with(model, data_key, prompter.key()))
 references = load_references(shipped("data/references.jsonl"))  # what right calls give
 results = collect_results(
     answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, SEED, tool_choice

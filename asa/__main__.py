@@ -1,4 +1,4 @@
-"""Command line: fit an adapter, ask it, chat with it, score it, serve it, share it. `asa COMMAND --help` says how.
+"""Command line: fit an adapter, reproduce, ask, score, serve and share it. `asa COMMAND --help` says how.
 
 Nothing is loaded until it is known what is wanted. What the commands do stands in `asa.app`.
 """
@@ -27,6 +27,8 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("fit", help="fit an adapter: the pipeline", add_help=False)
     commands.add_parser("serve", help="serve an adapter's model by vLLM, as OpenAI's API", add_help=False)
+
+    commands.add_parser("reproduce", help="make a results.json again and compare its numbers", add_help=False)
 
     def command(name: str, says: str, example: str) -> argparse.ArgumentParser:
         more = commands.add_parser(name, help=says, description=f"{says.capitalize()}.", epilog=f"example: {example}")
@@ -83,6 +85,10 @@ def main() -> int:
             from asa.app.serving import serve  # needs little, and vLLM
 
             serve(arguments)
+        elif command == ["reproduce"]:
+            from asa.app.reproducing import reproduce
+
+            reproduce(arguments)
         else:
             given = _parser().parse_args()
             share_cores()  # before torch is loaded

@@ -1,6 +1,7 @@
 """What a run found, put together as `Results`. Nothing is computed on a model here, and nothing is chosen."""
 
 import numpy as np
+import torch
 
 from asa.adapter import ASAAdapter
 from asa.data.references import Reference
@@ -14,7 +15,10 @@ from asa.evaluation.validity import call_validity
 from asa.method.directions import NECESSITY
 from asa.method.recipe import Recipe, Sweep, Tuned
 from asa.models.answers import AnswerRules
+from asa.models.fingerprint import weights_key
+from asa.models.layout import CausalModel
 from asa.models.profiles import Profile
+from asa.support.environment import versions
 from asa.tools.definitions import Tool
 
 
@@ -24,9 +28,20 @@ def called_by(answered: Answered, rules: AnswerRules) -> dict[str, np.ndarray]:
     return called | {"probe": np.array([decision.p_tool >= 0.5 for decision in answered.decisions])}
 
 
-def run_of(profile: Profile, model: str, benchmark: str, n_test: int) -> Run:
+def run_of(profile: Profile, model: str, benchmark: str, n_test: int, made_with: dict[str, str | int]) -> Run:
     """What is run: the profile, where its weights came from, the benchmark and how many TEST requests it has."""
-    return Run(profile.name, model, Benchmark(benchmark, n_test), profile.max_new_tokens, profile.words_limit)
+    limits = profile.max_new_tokens, profile.words_limit
+    return Run(profile.name, model, Benchmark(benchmark, n_test), *limits, made_with)
+
+
+def made_with(model: CausalModel, requests: str, prompt: str) -> dict[str, str | int]:
+    """What numbers may depend on: versions, the device and its arithmetic, and keys of weights, requests and prompt."""
+    found: dict[str, str | int] = {
+        "device": model.device.type, "dtype": str(model.dtype), "threads": torch.get_num_threads(),
+        "arithmetic": torch.backends.cpu.get_cpu_capability(), "weights": weights_key(model)[:16],
+        "requests": requests, "prompt": prompt,
+    }  # fmt: skip
+    return {**versions(), **found}
 
 
 def collect_results(

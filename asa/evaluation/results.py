@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from asa.support.files import UserError
 
-EARLIER_LACK = ("calls", "target_fpr", "tool_choice")  # keys that files of earlier runs may lack
+EARLIER_LACK = ("calls", "made_with", "target_fpr", "tool_choice")  # keys that files of earlier runs may lack
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,17 @@ class Paired:
 
 @dataclass(frozen=True)
 class Run:
-    """What was run: the profile's name, where the weights came from, the requests, and limits in tokens."""
+    """What was run: the profile's name, where the weights came from, the requests, and limits in tokens.
+
+    `made_with` says what the numbers may depend on besides (`collected.made_with`); files of earlier runs have none.
+    """
 
     profile: str
     model: str
     benchmark: Benchmark
     max_new_tokens: int
     words_limit: int
+    made_with: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ def _found_version(package: str) -> str:
         return ""
 
 
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers may depend on."""
+    packages = ("torch", "transformers", "numpy", "scikit-learn")
+    return {"python": sys.version.split()[0]} | {package: _found_version(package) for package in packages}
+
+
 def notebook_shell() -> Any:
     """The IPython shell this runs in, or None."""
     return getattr(builtins, "get_ipython", lambda: None)()

@@ -40,7 +40,7 @@ def test_no_section_hides_another_ones_key(value):
     parts = [getattr(Results.from_json(value), field.name) for field in fields(Results)]
     keys = [field.name for part in parts if is_dataclass(part) for field in fields(part)]
     flat = [field.name for field, part in zip(fields(Results), parts, strict=True) if not is_dataclass(part)]
-    assert sorted(keys + flat) == sorted({*value, "calls", "target_fpr", "tool_choice"})
+    assert sorted(keys + flat) == sorted({*value, "calls", "made_with", "target_fpr", "tool_choice"})
 
 
 def test_files_of_earlier_runs_have_no_calls(value):

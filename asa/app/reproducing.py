@@ -1,0 +1,130 @@
+"""Reproduction: run the pipeline again as a `results.json` says, and compare the main table, number by number.
+
+Where a number differs, what the file says of its making is set beside this machine: weights, requests, prompt,
+versions, threads. Nothing is judged close enough: a number is the same or it is not.
+"""
+
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asa.evaluation.results import Results
+from asa.evaluation.tables import printed
+from asa.models.loading import hub_answers
+from asa.support.files import UserError, shipped
+
+RUNS, MEASURES = ("baseline", "probe", "asa_paper", "asa"), ("precision", "recall", "f1", "fpr", "accuracy")
+SETTING = ("layer", "direction", "dose", "tau", "beta")
+ALPACA, OWN, QUICK = "alpaca", "hand-written", ", quick look"
+OUT = "outputs/reproduced"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One value of both runs: whose it is, its name, and what it was then and is now."""
+
+    of: str
+    name: str
+    then: Any
+    now: Any
+
+    @property
+    def same(self) -> bool:
+        """To the last digit."""
+        return self.then == self.now
+
+
+def compare(then: Results, now: Results) -> list[Compared]:
+    """The setting, and every number of the main table; one that only one of them has is None in the other."""
+    setting = [Compared("setting", name, getattr(then.chosen, name), getattr(now.chosen, name)) for name in SETTING]
+    tables = (then.scores.test, now.scores.test)
+    return setting + [
+        Compared(run, name, *[table.get(run, {}).get(name) for table in tables]) for run in RUNS for name in MEASURES
+    ]
+
+
+def reasons(then: Results, now: Results) -> list[str]:
+    """What was other when `then` was made, one phrase each."""
+    if not then.run.made_with:
+        return ["the file does not say what it was made with"]
+    here = now.run.made_with
+    return [
+        f"{name} {str(was)[:16]}, here {str(here.get(name))[:16]}"
+        for name, was in then.run.made_with.items()
+        if was != here.get(name)
+    ]
+
+
+def in_words(compared: list[Compared], why: list[str]) -> str:
+    """A line for each value, and what follows."""
+    lines = [
+        f"{one.of:<10} {one.name:<10} {_text(one.then):>10} {_text(one.now):>10}  {'same' if one.same else 'OTHER'}"
+        for one in compared
+    ]
+    others = sum(not one.same for one in compared)
+    if not others:
+        return "\n".join([*lines, f"All {len(compared)} are the same."])
+    because = "; ".join(why) or "nothing that the file says of its making differs, so this should not be"
+    return "\n".join([*lines, f"{others} of {len(compared)} differ. What differs in the making: {because}."])
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, str | int) else printed(value)
+
+
+def options_of(then: Results, given: list[str], hub: bool) -> list[str]:
+    """The pipeline's options for a run like `then`; `given` ones come last, and so win.
+
+    Raises:
+        UserError: The run cannot be asked for in this way, or needs a file that is not given.
+    """
+    if then.seed != 0:
+        raise UserError(f"these results were drawn with seed {then.seed}, which only the notebook can set.")
+    options, benchmark = ["--profile", then.run.profile, "--out", OUT], then.run.benchmark.name
+    if benchmark.endswith(QUICK):
+        options.append("--quick")
+    if not then.tuning.tool_choice:
+        options.append("--no-grammar")
+    asked = {option.partition("=")[0] for option in given}
+    name = benchmark.removesuffix(QUICK)
+    if name == ALPACA and not (hub or "--alpaca" in asked or os.environ.get("ASA_ALPACA")):
+        raise UserError(
+            "these results are Alpaca's, and the hub does not answer: give the file, --alpaca FILE.parquet."
+        )
+    if name == OWN:
+        options += ["--requests", shipped("data/requests.jsonl")]
+    elif name != ALPACA and "--requests" not in asked:
+        raise UserError(f"these results are from requests named {name!r}: give their file, --requests FILE.")
+    return options + given
+
+
+def reproduce(arguments: list[str]) -> None:
+    """`asa reproduce RESULTS [the pipeline's options]`; ends with status 1 where a number differs.
+
+    Raises:
+        UserError: The file cannot be read, or its run cannot be repeated.
+    """
+    parser = ArgumentParser(
+        prog="asa reproduce",
+        description="Run the pipeline again as results.json says, and compare the main table number by number.",
+        epilog=f"Further options are the pipeline's; what it writes goes to {OUT} unless --out says otherwise.",
+    )
+    parser.add_argument("results", help="a results.json")
+    known, given = parser.parse_known_args(arguments)
+    then = Results.load(known.results)
+    options = options_of(then, given, hub_answers())
+    done = subprocess.run([sys.executable, shipped("pipeline.py"), *options])
+    if done.returncode:
+        raise SystemExit(done.returncode)  # it has said why
+    out = ArgumentParser(add_help=False, allow_abbrev=False)
+    out.add_argument("--out")
+    folder = Path(out.parse_known_args(options)[0].out) / ("quick" if "--quick" in options else "")
+    now = Results.load(folder / "results.json")
+    compared = compare(then, now)
+    print(in_words(compared, reasons(then, now)))
+    if not all(one.same for one in compared):
+        raise SystemExit(1)
