@@ -171,6 +171,7 @@ show_samples(dealt["train"])
 from asa.data.splits import Split
 from asa.engine.calling import CallWriter
 from asa.engine.engine import Engine
+from asa.engine.selfcheck import refuse_inexact
 from asa.method.layers import layers_by_hand
 from asa.models.answers import AnswerRules
 from asa.models.fitting import fitting_prompts, shared_prefix
@@ -181,6 +182,7 @@ import time
 
 started = time.perf_counter()
 model, tokenizer, model_source = load_model(profile, hub, DEVICE_MAP)
+refuse_inexact(model, model_source)
 seconds_loading = time.perf_counter() - started
 layers_by_hand(LAYERS, model.config.num_hidden_layers)  # refuses a layer that is none of them before all else
 prompter = Prompter(tokenizer, profile, tools)

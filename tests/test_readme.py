@@ -17,6 +17,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "data/README.md",
     "docs/findings.md",
+    "docs/models.md",
     "docs/own_tools.md",
     "docs/serving.md",
     "docs/t4.md",

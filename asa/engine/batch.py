@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from asa.engine.decoding import Decoder, Name, Rows
 from asa.engine.forward import PrefixedModel
 from asa.engine.kv_cache import fork_cache, give_room
-from asa.models.layout import block_output, decoder_layers, final_norm, hooked
+from asa.models.layout import block_output, decoder_layers, final_norm, hooked, unembed
 
 SCORED_ROWS = 16  # answers scored at once: logits of all their tokens are held
 
@@ -90,7 +90,7 @@ class Batch:
         with self.engine.forwarding():
             for number, block in enumerate(decoder_layers(model)[layer + 1 :], layer + 1):
                 hidden = block_output(block(hidden, **(self._calls[number] | {"past_key_values": cache})))
-            return model.lm_head(final_norm(model)(hidden))[:, -1]
+            return unembed(model, final_norm(model)(hidden))[:, -1]
 
     def decode(
         self,

@@ -73,6 +73,21 @@ def hooked(*handles: RemovableHandle) -> Iterator[None]:
             handle.remove()
 
 
+def unembed(model: CausalModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits `[..., vocabulary]` of states `[..., H]` behind the final norm, scaled or capped as the family does it.
+
+    Cohere's have a factor, Granite's a divisor, Gemma's may be capped; all have a key of their own in the config.
+    """
+    logits, config = model.lm_head(hidden), model.config
+    if (scale := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * scale
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
 def final_norm(model: CausalModel) -> torch.nn.Module:
     """The norm between the last block and the unembedding.
 

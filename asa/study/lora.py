@@ -31,7 +31,7 @@ from asa.engine.kv_cache import fork_cache, growing_cache
 from asa.engine.states import read_states
 from asa.models.answers import AnswerRules
 from asa.models.fitting import shared_prefix
-from asa.models.layout import CausalModel, input_device
+from asa.models.layout import CausalModel, input_device, unembed
 from asa.models.prompts import Prompter
 from asa.study.calling import freely_written, grammar_alone
 from asa.support.processes import progress
@@ -216,6 +216,6 @@ def answer_loss(model: CausalModel, prefix: list[int], own: list[list[int]], tar
         labels = pad_sequence(wanted, batch_first=True, padding_value=IGNORE_INDEX)
         labels = labels.to(hidden.device)  # a device map may end elsewhere than it begins
         spoken = labels != IGNORE_INDEX  # only these are unembedded: the vocabulary is the largest matrix
-        logits = model.lm_head(hidden[spoken]).float()
+        logits = unembed(model, hidden[spoken]).float()
         losses.append(torch.nn.functional.cross_entropy(logits, labels[spoken].to(logits.device), reduction="sum"))
     return torch.stack(losses).sum() / sum(map(len, targets))
