@@ -60,7 +60,7 @@ def third_section(settings: list[dict] | None, ladder: dict) -> list[str]:
         "share of a domain's residual beside the shared vector. *Readiness*: a second probe reads whether the model is "
         "about to call, and a request is pushed toward a call only where that is at most `ready`; both ways, it is "
         "pushed away only where it is at least 1 - `ready`. *Cascade*: all of these layers are pushed, at every step, "
-        "by dose times each state's own length.",
+        "by dose times each state's own length; their VALID scores are those of calls that begin.",
         markdown_table(heads, rows),
     ]
 

@@ -82,11 +82,7 @@ class Study:
     seed: int
 
     def run(self, kind: str) -> dict | None:
-        """All of it: "steering", or "all" with LoRA and robustness; "" runs nothing.
-
-        Returns:
-            `results["proof"]`; None where nothing was asked for.
-        """
+        """`results["proof"]`: of "steering", or of "all" with LoRA and robustness; of "" nothing, None."""
         if not kind:
             return None
         stage, keys, chosen = self.checkpoints.stage, self.keys, self.tuned.best()
@@ -180,13 +176,17 @@ class Study:
         best, valid = self.tuned.best_of_each, self.read["valid"]
         read_at = {kind: setting.layer for kind, setting in best.items()}
         third = ThirdVersion(self.recipe, self.layers, self.found.readable, read_at, self.rules.trigger_id)
-        key = key_of(self.keys["readers"], self.found.to_json(), self.layers, read_at)
-        kept = self.checkpoints.stage("proof-third", key, lambda: {
-            "settings": settings_to_json(third.tuned(self._valid.batches, valid)),
-        })  # fmt: skip
-        settings = [ThirdSetting(**setting) for setting in kept["settings"]]
+        key, stage = key_of(self.keys["readers"], self.found.to_json(), self.layers, read_at), self.checkpoints.stage
+
+        def to_json(found: list[ThirdSetting]) -> dict:
+            return {"settings": settings_to_json(found)}
+
+        kept = stage("proof-third", key, lambda: to_json(third.tuned(self._valid.batches, valid)))
+        rules = self.rules
+        more = stage("proof-cascades", key, lambda: to_json(third.tuned_cascades(self._valid.batches, valid, rules)))
+        settings = [ThirdSetting(**setting) for setting in kept["settings"] + more["settings"]]
         rungs = {of.rung: self._kept(of.rung, partial(third.answers, of, states, answers), vars(of)) for of in settings}
-        return rungs, kept["settings"]
+        return rungs, settings_to_json(settings)
 
     def _ladder(self, rungs: dict, damage: dict) -> dict:
         """Rung -> scores, tests, validity and damage."""

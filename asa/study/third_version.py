@@ -5,8 +5,9 @@
   is high and the readiness low, and never away; `readiness, both ways` also pushes away in the opposite case.
 - `cascade`: several blocks in a row are pushed, at every step (`cascade`).
 
-All are tuned like the method, by the next token after the push. Nothing is chosen here for the adapter. After arXiv
-2602.04935 v3, as far as its text says; what it leaves open is tried.
+All are tuned like the method, by the next token after the push; a cascade, which goes on behind it, also by the tokens
+in which a call begins. Nothing is chosen here for the adapter. After arXiv 2602.04935 v3, as far as its text says; what
+it leaves open is tried.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from asa.method.directions import DIRECTIONS, GLOBAL, mixed, unit
 from asa.method.recipe import Recipe
 from asa.method.steering import gates, push_along
 from asa.method.tuning import TAUS, Setting, best_setting, pushed_calls
+from asa.models.answers import AnswerRules
 from asa.study.cascade import Cascade, cascade_answers, cascade_triggers
 from asa.study.ladder import Answers
 from asa.support.processes import progress
@@ -98,13 +100,40 @@ class ThirdVersion:
 
     def tuned(self, batches: list[Batch], valid: ReadSplit) -> list[ThirdSetting]:
         """The best setting of every rung on VALID; no rung of readiness where the model calls always or never."""
-        tried = [*self._residuals(batches, valid), *self._readiness(batches, valid), *self._cascades(batches, valid)]
+        tried = [*self._residuals(batches, valid), *self._readiness(batches, valid)]
         unsteered = confusion(valid.called, valid.labels)["fpr"]
         return [
             best_setting([setting for setting in tried if setting.idea == idea], unsteered, kind)
             for idea in dict.fromkeys(setting.idea for setting in tried)
             for kind in DIRECTIONS
         ]
+
+    def tuned_cascades(self, batches: list[Batch], valid: ReadSplit, rules: AnswerRules) -> list[ThirdSetting]:
+        """The best cascade along each direction: of every length the best by the next token, of these by what follows.
+
+        The answers are generated as far as a call needs to begin; the scores are theirs.
+        """
+        tried = list(self._cascades(batches, valid))
+        unsteered = confusion(valid.called, valid.labels)["fpr"]
+        found = []
+        for kind in DIRECTIONS:
+            of_lengths = [
+                best_setting([setting for setting in tried if setting.dose == length], unsteered, kind)
+                for length in LENGTHS
+            ]
+            judged = [self._generated(setting, batches, valid, rules) for setting in of_lengths]
+            found.append(best_setting(judged, unsteered))
+        return found
+
+    def _generated(
+        self, setting: ThirdSetting, batches: list[Batch], valid: ReadSplit, rules: AnswerRules
+    ) -> ThirdSetting:
+        """With the scores of whole calls that begin."""
+        cascade, called = self._cascade(setting, valid.states), valid.called.copy()
+        said = cascade_answers(batches, cascade, rules.room, rules.settled, f"VALID, {setting.rung}")
+        for row, answer in said.items():
+            (called[row],) = rules.called([answer])
+        return _scored(setting, np.ones(len(called)), called, valid)
 
     def answers(self, setting: ThirdSetting, states: np.ndarray, plain: Answers) -> list[list[int]]:
         """Greedy answers `[N]` under a setting, for states `[N, layers, H]`; where nothing is pushed, the unsteered."""

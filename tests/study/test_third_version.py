@@ -46,20 +46,24 @@ def world(tiny_lfm2, prompts):
     valid = ReadSplit(requests, prompts, reading.states, reading.called, reading.log_odds)
     recipe = Recipe(valid, valid.chosen(np.tile(np.arange(len(valid)), 8)), NAMES, 0.1, 1.0)
     third = ThirdVersion(recipe, LAYERS, [2, 3, 4, 5], dict.fromkeys(DIRECTIONS, 4), trigger)
-    return SimpleNamespace(batches=batches, unsteered=unsteered, valid=valid, third=third, recipe=recipe)
+    rules = SimpleNamespace(
+        limit=LIMIT, room=1, ended=closed, settled=closed,
+        called=lambda said: np.array([answer[0] == trigger for answer in said]),
+    )  # fmt: skip
+    return SimpleNamespace(batches=batches, unsteered=unsteered, valid=valid, third=third, recipe=recipe, rules=rules)
 
 
 @pytest.fixture(scope="module")
 def tuned(world) -> list[ThirdSetting]:
-    return world.third.tuned(world.batches, world.valid)
+    cascades = world.third.tuned_cascades(world.batches, world.valid, world.rules)
+    return world.third.tuned(world.batches, world.valid) + cascades
 
 
 def test_every_rung_has_a_setting_and_its_scores_are_the_models(world, tuned):
     """Recomputed setting by setting, and from the answers' first tokens."""
     ideas = [RESIDUAL, READY, READY_BOTH, CASCADE]
     assert [(of.idea, of.direction) for of in tuned] == [(idea, kind) for idea in ideas for kind in DIRECTIONS]
-    rules = SimpleNamespace(limit=LIMIT, ended=closed)
-    plain = Answers(lambda: world.batches, world.unsteered, rules)
+    plain = Answers(lambda: world.batches, world.unsteered, world.rules)
     for setting in tuned:
         said = world.third.answers(setting, world.valid.states, plain)
         called = np.array([answer[0] == world.third.trigger_id for answer in said])
@@ -107,7 +111,23 @@ def test_a_cascade_stays_within_the_paper_s_bounds(tuned):
 def test_a_model_that_always_calls_has_no_readiness_to_read(world):
     always = replace(world.valid, called=np.ones(len(world.valid), bool))
     third = replace(world.third, recipe=Recipe(world.valid, always, NAMES, 0.1, 1.0))
-    assert {of.idea for of in third.tuned(world.batches, world.valid)} == {RESIDUAL, CASCADE}
+    assert {of.idea for of in third.tuned(world.batches, world.valid)} == {RESIDUAL}
+
+
+def test_a_cascade_is_chosen_by_what_follows_the_next_token(world):
+    """Where every length lets the next token through and only the shortest lets the call begin, that one is taken."""
+    third = world.third
+    begun = {LENGTHS[0]: 1.0, LENGTHS[1]: 0.2, LENGTHS[2]: 0.1}
+    tried = [
+        ThirdSetting(kind, 3, length, 0.0, 0.5, f1=1.0 if length == max(LENGTHS) else 0.9, fpr=0.0, idea=CASCADE)
+        for kind in DIRECTIONS
+        for length in LENGTHS
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThirdVersion, "_cascades", lambda *_: iter(tried))
+        patch.setattr(ThirdVersion, "_generated", lambda _self, of, *_: replace(of, f1=begun[of.dose]))
+        chosen = third.tuned_cascades(world.batches, world.valid, world.rules)
+    assert [(of.direction, of.dose) for of in chosen] == [(kind, LENGTHS[0]) for kind in DIRECTIONS]
 
 
 def test_the_report_has_a_row_a_rung(tuned, proof):
