@@ -267,6 +267,23 @@ def command(tiny_lfm2, prompts, config, tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("ask", "Hi"), ("chat",), ("evaluate", "--requests", "x.jsonl"), ("push", "owner/name"),
+        ("add", "tools.json", "--requests", "x.jsonl"),
+    ],
+    ids=lambda given: given[0],
+)  # fmt: skip
+def test_where_no_adapter_lies_every_command_says_so(given, tmp_path, monkeypatch, capsys):
+    """In one sentence, and without asking the hub for one of that name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["asa", *given])
+    assert asa.__main__.main() == 1
+    sentence = "there is no outputs/asa_assets here: fit an adapter (asa fit), or name one, --assets FOLDER_OR_ID."
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
 @pytest.mark.slow
 def test_requests_are_answered_by_line_or_as_json(command, monkeypatch):
     """From the command line, or else from standard input; a decision belongs to each."""

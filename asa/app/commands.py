@@ -11,6 +11,7 @@ from asa.app import ASSETS
 from asa.app.adding import with_more_tools
 from asa.app.asking import AUTO, AssistantError, Options
 from asa.app.assistant import Assistant, load
+from asa.app.fitted import adapter_here
 from asa.app.labelling import Labels, label, open_requests, proposals
 from asa.app.scoring import evaluate
 from asa.app.terminal import chat, decision_line, functions_of, printable
@@ -58,13 +59,9 @@ def _loaded(given: argparse.Namespace) -> Assistant:
     """The assistant of the adapter that is named, or of the one that lies here.
 
     Raises:
-        AssistantError: None is named and none lies here; or as `load`.
+        AdapterError: None is named and none lies here; or as `load`.
     """
-    if given.assets == ASSETS and not Path(ASSETS).exists():
-        raise AssistantError(
-            f"there is no {ASSETS} here: fit an adapter (asa fit), or name one, --assets FOLDER_OR_ID."
-        )
-    return load(given.assets, given.model)
+    return load(adapter_here(given.assets), given.model)
 
 
 def add(given: argparse.Namespace) -> None:
@@ -87,12 +84,12 @@ def add(given: argparse.Namespace) -> None:
 
 def push(given: argparse.Namespace) -> None:
     """Put an adapter on the hub."""
-    print(ASAAdapter.from_pretrained(given.assets).push_to_hub(given.repo, given.private))
+    print(ASAAdapter.from_pretrained(adapter_here(given.assets)).push_to_hub(given.repo, given.private))
 
 
 def score(given: argparse.Namespace) -> None:
     """Score an adapter on labelled requests."""
-    result = evaluate(given.assets, given.requests, given.model)
+    result = evaluate(adapter_here(given.assets), given.requests, given.model)
     runs = {run: result[run] for run in ("baseline", "probe", "asa")}
     if given.json:
         print(json.dumps(result, indent=2, allow_nan=False))

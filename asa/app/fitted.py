@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from asa.adapter import ASAAdapter
 from asa.adapter_files import written_by
+from asa.app import ASSETS
 from asa.decision import AdapterError
 from asa.models.profiles import Profile, ProfileError
 from asa.models.prompts import Prompter, PromptError
@@ -15,6 +17,17 @@ from asa.tools.definitions import Tool, tools_from_json
 from asa.tools.schemas import shown_schema
 
 PLAIN_SYSTEM = "You are a helpful assistant."
+
+
+def adapter_here(place: str, option: str = "--assets") -> str:
+    """`place`, a folder or hub id; where none was named, the folder that a run leaves, if it is here.
+
+    Raises:
+        AdapterError: It is not; `option` names an adapter.
+    """
+    if place == ASSETS and not Path(ASSETS).exists():
+        raise AdapterError(f"there is no {ASSETS} here: fit an adapter (asa fit), or name one, {option} FOLDER_OR_ID.")
+    return place
 
 
 def fitted_with(adapter: ASAAdapter, path: str) -> tuple[Profile, dict[str, Tool], str]:

