@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import fit_adapter, make_lfm2
@@ -17,6 +18,7 @@ import asa.app.assistant
 import asa.app.scoring
 from asa import AdapterError
 from asa.data.requests import load_requests
+from asa.method.calibration import TARGETS, calibration
 from asa.models.profiles import EMBEDDED, choose_profile
 from asa.models.prompts import Prompter
 from asa.models.saved_profiles import profile_beside, profile_from_json, profile_to_json
@@ -65,6 +67,16 @@ def test_an_adapter_is_scored_on_the_prompt_it_was_fitted_with(score, config):
     found = json.loads(out)
     assert (found["n"], found["left_out"]) == (2, 0)
     assert all(found[run]["tp"] + found[run]["fn"] == 1 for run in ("baseline", "probe", "asa"))
+    assert "target_fpr" not in found  # an adapter without a calibration
+
+
+def test_a_calibrated_adapter_is_scored_at_wanted_shares_of_false_calls_too(score, config):
+    """Of the one request that needs no tool, and of the one that does."""
+    p_tool = np.linspace(0, 1, 200)
+    _, out, _ = score(config | {"calibration": calibration(p_tool, (p_tool > 0.5).astype(int))})
+    rows = json.loads(out)["target_fpr"]
+    assert [row["wanted"] for row in rows] == list(TARGETS)
+    assert all(row["fpr"]["total"] == row["recall"]["total"] == 1 for row in rows)
 
 
 @pytest.mark.slow

@@ -99,6 +99,17 @@ def author_table(requests: str) -> tuple[list[str], list[list[str]]]:
     return ["model", "run", "precision", "recall", "F1", "FPR"], rows
 
 
+def targets_table() -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: the gate set by a wanted share of false calls, on TEST and on the blind requests."""
+    results, blind = committed_results(), committed_scores("blind")
+    rows = []
+    for model in MODELS:
+        for test, other in zip(results[model].scores.target_fpr, blind[model]["target_fpr"], strict=True):
+            rates = [rate_with_interval(of[rate]) for of in (test, other) for rate in ("fpr", "recall")]
+            rows.append([model, f"{test['wanted']:.0%}", printed(test["threshold"]), *rates])
+    return ["model", "wanted", "p(tool)", "TEST: FPR", "recall", "everyday: FPR", "recall"], rows
+
+
 def rungs_table() -> tuple[list[str], list[list[str]]]:
     """Heads and rows: what each part of writing the calls adds, for the models whose study asked."""
     tables = {
@@ -125,6 +136,7 @@ TABLES = {
     "ladder": lambda: ladder_table(LADDER),
     "held-out": lambda: author_table("held_out"),
     "blind": lambda: author_table("blind"),
+    "targets": targets_table,
     "calls": rungs_table,
 }
 

@@ -1,6 +1,7 @@
-"""Targets: what the gate does to TEST when it is set by a wanted share of false calls.
+"""Targets: what the gate does to requests when it is set by a wanted share of false calls.
 
-The thresholds come with the adapter; TEST is only counted, by the gate alone. Outcome and gate part rarely.
+The thresholds come with the adapter; TEST, or whatever is given, is only counted, by the gate alone. Outcome and gate
+part rarely.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ def target_rates(adapter: ASAAdapter, decisions: Sequence[Decision], labels: np.
 
     Args:
         adapter: With a calibration.
-        decisions: `[N]`, of TEST.
+        decisions: `[N]`, of the requests.
         labels: `[N]`.
 
     Returns:
-        `wanted`; `threshold`; and as `metrics.rate_of`, of TEST, `fpr` and `recall`.
+        `wanted`; `threshold`; and as `metrics.rate_of` `fpr` and `recall`.
     """
     p_tool, needed, rows = np.array([decision.p_tool for decision in decisions]), np.asarray(labels) == 1, []
     for wanted in TARGETS:
