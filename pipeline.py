@@ -361,7 +361,7 @@ answered = answer_test(
     test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), SEED, call_writer, sure
 )
 called = called_by(answered, rules)
-run = run_of(profile, model_source, benchmark, len(test), made_with(model, data_key, prompter.key()))
+run = run_of(profile, model_source, benchmark, len(test), made_with(model, requests_key(dealt), prompter.key()))
 references = load_references(shipped("data/references.jsonl"))  # what right calls give
 results = collect_results(
     answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, SEED, tool_choice

@@ -62,6 +62,20 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         "GptOssConfig",
         {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW},
     ),
+    "Gemma 3, text and images": (
+        "Gemma3Config",
+        {
+            "text_config": {
+                "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": 4,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            },
+            "vision_config": {
+                "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "image_size": 16, "patch_size": 8,
+            },
+            "mm_tokens_per_image": 4,
+        },
+    ),
     "GPT-NeoX": ("GPTNeoXConfig", {}),
     "GPT-2": ("GPT2Config", {"n_embd": HIDDEN, "n_layer": 4, "n_head": 4}),
 }  # fmt: skip

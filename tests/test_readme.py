@@ -118,6 +118,7 @@ def test_the_words_are_borne_out():
         held_out, blind = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("held_out", "blind"))
         assert held_out["n"] == 240 and blind["n"] == 275
         assert blind["asa"]["fpr"] > 0.1 > held_out["asa"]["fpr"]
+        assert all(row["fpr"]["rate"] < 1.3 * row["wanted"] for row in blind["target_fpr"])
 
 
 def test_the_benchmarks_bear_out_ten_times():

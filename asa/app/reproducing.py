@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from asa.evaluation.results import Results
 from asa.evaluation.tables import printed
 from asa.models.loading import hub_answers
-from asa.support.files import UserError, shipped
+from asa.support.environment import versions
+from asa.support.files import UserError, key_of, shipped
 
 RUNS, MEASURES = ("baseline", "probe", "asa_paper", "asa"), ("precision", "recall", "f1", "fpr", "accuracy")
 SETTING = ("layer", "direction", "dose", "tau", "beta")
@@ -36,6 +39,11 @@ class Compared:
     def same(self) -> bool:
         """To the last digit."""
         return self.then == self.now
+
+    @property
+    def verdict(self) -> str:
+        """The end of its line."""
+        return "  same" if self.same else "  OTHER"
 
 
 def compare(then: Results, now: Results) -> list[Compared]:
@@ -61,15 +69,15 @@ def reasons(then: Results, now: Results) -> list[str]:
 
 def in_words(compared: list[Compared], why: list[str]) -> str:
     """A line for each value, and what follows."""
-    lines = [
-        f"{one.of:<10} {one.name:<10} {_text(one.then):>10} {_text(one.now):>10}  {'same' if one.same else 'OTHER'}"
-        for one in compared
-    ]
+    lines = []
+    for one in compared:
+        values = map(_text if one.same else repr, (one.then, one.now))  # a difference is shown to the last digit
+        lines.append(" ".join([f"{one.of:<10} {one.name:<10}", *(f"{value:>10}" for value in values)]) + one.verdict)
     others = sum(not one.same for one in compared)
     if not others:
         return "\n".join([*lines, f"All {len(compared)} are the same."])
-    because = "; ".join(why) or "nothing that the file says of its making differs, so this should not be"
-    return "\n".join([*lines, f"{others} of {len(compared)} differ. What differs in the making: {because}."])
+    because = "; ".join(why) or "nothing that the file says of its making; the project's code may"
+    return "\n".join([*lines, f"{others} of {len(compared)} differ. What differs: {because}."])
 
 
 def _text(value: Any) -> str:
@@ -84,7 +92,8 @@ def options_of(then: Results, given: list[str], hub: bool) -> list[str]:
     """
     if then.seed != 0:
         raise UserError(f"these results were drawn with seed {then.seed}, which only the notebook can set.")
-    options, benchmark = ["--profile", then.run.profile, "--out", OUT], then.run.benchmark.name
+    here = key_of(versions(), torch.get_num_threads())[:8]  # another machine's stages are not taken for this one's
+    options, benchmark = ["--profile", then.run.profile, "--out", f"{OUT}/{here}"], then.run.benchmark.name
     if benchmark.endswith(QUICK):
         options.append("--quick")
     if not then.tuning.tool_choice:
@@ -110,19 +119,24 @@ def reproduce(arguments: list[str]) -> None:
     """
     parser = ArgumentParser(
         prog="asa reproduce",
+        usage="asa reproduce RESULTS [options of the pipeline]",
         description="Run the pipeline again as results.json says, and compare the main table number by number.",
         epilog=f"Further options are the pipeline's; what it writes goes to {OUT} unless --out says otherwise.",
     )
     parser.add_argument("results", help="a results.json")
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        raise UserError("name the results.json first, and the pipeline's options behind it.")
     known, given = parser.parse_known_args(arguments)
     then = Results.load(known.results)
     options = options_of(then, given, hub_answers())
-    done = subprocess.run([sys.executable, shipped("pipeline.py"), *options])
-    if done.returncode:
-        raise SystemExit(done.returncode)  # it has said why
     out = ArgumentParser(add_help=False, allow_abbrev=False)
     out.add_argument("--out")
     folder = Path(out.parse_known_args(options)[0].out) / ("quick" if "--quick" in options else "")
+    if folder.resolve() == Path(known.results).resolve().parent:
+        raise UserError(f"{folder} holds the results that are to be made again: give another folder, --out DIR.")
+    done = subprocess.run([sys.executable, shipped("pipeline.py"), *options])
+    if done.returncode:
+        raise SystemExit(done.returncode)  # it has said why
     now = Results.load(folder / "results.json")
     compared = compare(then, now)
     print(in_words(compared, reasons(then, now)))

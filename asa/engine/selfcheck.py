@@ -10,6 +10,7 @@ import torch
 from asa.engine.engine import Engine
 from asa.models.folders import ModelError
 from asa.models.layout import CausalModel, block_output, decoder_layers, hooked, input_device
+from asa.support.processes import gathered
 
 PREFIX, SUFFIXES = 8, (3, 5, 3)  # tokens that all share, and own ones: two rows of one length and one of another
 APART = 0.1  # of a vector's length: rounding is a hundred times less, also in 16 bits; a wrong path ten times more
@@ -27,7 +28,7 @@ def refuse_inexact(model: CausalModel, name: str) -> None:
     Raises:
         ModelError: They differ, or the engine cannot run it at all.
     """
-    prompts = _prompts(model.config.vocab_size)
+    prompts = _prompts(model.get_input_embeddings().weight.shape[0])
     plain = [_plain(model, prompt) for prompt in prompts]
     fault, same = None, True
     try:
@@ -37,12 +38,14 @@ def refuse_inexact(model: CausalModel, name: str) -> None:
             replayed = batch.replay(middle, read.states[:, middle])
             states, logits = (torch.stack([plain[row][part] for row in batch.rows]) for part in (0, 1))
             same = _near(read.states, states) and _near(read.logits, logits) and _near(replayed, logits)
+    except torch.OutOfMemoryError:  # which says nothing of the family
+        raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         fault, same = error, False
-    if not same:
+    if not all(gathered([same])):  # of several processes one has the rows
         family = model.config.model_type
         raise ModelError(
-            f"{name} ({family}) comes out otherwise in the engine than by itself: choose a model of another family."
+            f"{name} ({family}) gives other results in the engine than by itself: choose a model of another family."
         ) from fault
 
 

@@ -45,6 +45,7 @@ LADDER = [
     *RIVALS,
     ("paper's direction, one vector per domain (beta 0)", "necessity: domain only"),
     ("action direction, one vector per domain (beta 0)", "action: domain only"),
+    ("action, without looking ahead", "action: full"),
     ("action, mismatched domains", "action: mismatched domains"),
     ("action, one probe for all domains", "action: one probe"),
     ("action, a perfect router", "action: oracle router"),

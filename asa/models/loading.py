@@ -158,7 +158,7 @@ def _refuse_gaps(name: str, missing: Collection[str], tokens: int, rows: int) ->
 
 
 def refuse_other_blocks(model: CausalModel, name: str) -> None:
-    """Refuse a model whose blocks the engine does not find or which reads a text in both directions, as BERT does.
+    """Refuse a model of more than text, one that reads both ways, as BERT does, or whose blocks are not found.
 
     Raises:
         ModelError: It is such a model.
@@ -167,6 +167,8 @@ def refuse_other_blocks(model: CausalModel, name: str) -> None:
     try:
         if any(getattr(module, "is_causal", True) is False for module in model.get_decoder().modules()):
             more = "reads a text in both directions"
+        elif model.config.get_text_config() is not model.config:
+            more = "is more than a model of text"
         elif decoder_layers(model):
             final_norm(model)
     except (AttributeError, ValueError):

@@ -1,7 +1,7 @@
 """The ladder and the damage as sections of the report, with what else the study found behind them.
 
-`proof_sections` writes all that the proof found. Sentences here are made from
-the numbers, so that they say what came out, also where it goes against the claim.
+`proof_sections` writes all that the proof found. Sentences here are made from the numbers, so that they say what came
+out, also where it goes against the claim.
 """
 
 from collections.abc import Callable

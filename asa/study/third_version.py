@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from asa.data.scores import confusion
 from asa.data.splits import ReadSplit
 from asa.engine.batch import Batch
-from asa.method.directions import DIRECTIONS, GLOBAL, mixed, unit
+from asa.method.directions import DIRECTIONS, ENOUGH, GLOBAL, mixed, unit
 from asa.method.recipe import Recipe
 from asa.method.steering import gates, push_along
 from asa.method.tuning import TAUS, Setting, best_setting, pushed_calls
@@ -32,7 +32,6 @@ RESIDUAL, READY, READY_BOTH, CASCADE = "shared and residual", "readiness", "read
 RESIDUAL_SHARES = (0.5, 1.0)  # of a domain's residual beside the shared vector; 0 is the ladder's "global only"
 LIMITS = (0.1, 0.3, 0.5, 0.7, 0.9)  # readiness that still counts as low
 BLOCKS, LENGTHS, CASCADE_BETAS = (3, 6), (0.05, 0.1, 0.15), (0.0, 1.0)  # the paper: 3 to 6 blocks, 15 % at most
-ENOUGH = 8  # requests of either kind that the readiness probe needs
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class ThirdVersion:
     trigger_id: int
 
     def tuned(self, batches: list[Batch], valid: ReadSplit) -> list[ThirdSetting]:
-        """The best setting of every rung on VALID; no rung of readiness where the model calls always or never."""
+        """The best setting of every rung on VALID; without readiness where the model calls always or hardly ever."""
         tried = [*self._residuals(batches, valid), *self._readiness(batches, valid)]
         unsteered = confusion(valid.called, valid.labels)["fpr"]
         return [
@@ -109,14 +108,15 @@ class ThirdVersion:
         ]
 
     def tuned_cascades(self, batches: list[Batch], valid: ReadSplit, rules: AnswerRules) -> list[ThirdSetting]:
-        """The best cascade along each direction: of every length the best by the next token, of these by what follows.
+        """The best cascade along each direction; none where too few blocks lie below the last.
 
-        The answers are generated as far as a call needs to begin; the scores are theirs.
+        Of every length the best is found by the next token, and the best of these by what follows it: the answers are
+        generated as far as a call needs to begin, and the scores are theirs.
         """
         tried = list(self._cascades(batches, valid))
         unsteered = confusion(valid.called, valid.labels)["fpr"]
         found = []
-        for kind in DIRECTIONS:
+        for kind in dict.fromkeys(setting.direction for setting in tried):  # none where no blocks fit
             of_lengths = [
                 best_setting([setting for setting in tried if setting.dose == length], unsteered, kind)
                 for length in LENGTHS

@@ -43,7 +43,7 @@ def test_the_last_digit_counts_and_the_reason_is_named(committed):
     assert [(one.of, one.name) for one in compared if not one.same] == [("asa", "f1")]
     said = in_words(compared, reasons(committed, here))
     assert "asa        f1" in said and f"1 of {len(compared)} differ." in said and "here 9.9" in said
-    assert "should not be" in in_words(compared, [])
+    assert "the project's code may" in in_words(compared, []) and repr(f1 + 1e-12) in said
     old = replace(committed, run=replace(committed.run, made_with={}))
     assert reasons(old, here) == ["the file does not say what it was made with"]
 
@@ -81,6 +81,10 @@ def test_the_nano_run_is_reproduced_and_a_changed_number_is_found(tmp_path):
     first = tmp_path / "first"
     assert ran("pipeline.py", "--profile", NANO / "lfm2-nano", *given, "--out", first).returncode == 0
     again = ("-m", "asa", "reproduce", first / "results.json", *given, "--out", tmp_path / "again")
+    done = ran(*again[:-1], first)
+    assert done.returncode == 1 and "give another folder, --out DIR" in done.stderr
+    done = ran(*again[:3], *given, first / "results.json")
+    assert done.returncode == 1 and "name the results.json first" in done.stderr
     done = ran(*again)
     assert done.returncode == 0 and done.stdout.strip().endswith("are the same."), done.stderr
     found = json.loads((first / "results.json").read_text("utf-8"))

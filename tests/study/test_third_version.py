@@ -17,6 +17,7 @@ from asa.method.directions import DIRECTIONS
 from asa.method.recipe import Recipe
 from asa.method.steering import gates, push_along, replay_triggers
 from asa.models.fitting import shared_prefix
+from asa.study.cascade import cascade_answers
 from asa.study.ladder import Answers
 from asa.study.reading_sections import third_section
 from asa.study.third_version import (
@@ -128,6 +129,26 @@ def test_a_cascade_is_chosen_by_what_follows_the_next_token(world):
         patch.setattr(ThirdVersion, "_generated", lambda _self, of, *_: replace(of, f1=begun[of.dose]))
         chosen = third.tuned_cascades(world.batches, world.valid, world.rules)
     assert [(of.direction, of.dose) for of in chosen] == [(kind, LENGTHS[0]) for kind in DIRECTIONS]
+
+
+def test_a_cascade_is_judged_by_a_call_that_begins_behind_the_next_token(world):
+    """By three tokens of its answers, where the second tells."""
+    setting = ThirdSetting("action", 2, LENGTHS[2], 0.0, 0.5, idea=CASCADE, blocks=3, read_at=4)
+    cascade = world.third._cascade(setting, world.valid.states)
+    said = cascade_answers(world.batches, cascade, 3, lambda _: False, "test")
+    second = [said[row][1] for row in range(len(said))]
+    wanted = max(set(second), key=second.count)
+    rules = SimpleNamespace(
+        room=3, settled=lambda _: False, called=lambda answers: np.array([answer[1] == wanted for answer in answers])
+    )
+    found = world.third._generated(setting, world.batches, world.valid, rules)
+    assert found.f1 == confusion(np.array(second) == wanted, world.valid.labels)["f1"]
+
+
+def test_there_is_no_cascade_where_no_blocks_fit(world):
+    """As where the last block is read."""
+    third = replace(world.third, read_at=dict.fromkeys(DIRECTIONS, 1), readable=[1, 5])
+    assert third.tuned_cascades(world.batches, world.valid, world.rules) == []
 
 
 def test_the_report_has_a_row_a_rung(tuned, proof):
