@@ -60,7 +60,7 @@ def with_residuals(directions: dict[str, np.ndarray], share: float) -> dict[str,
     """Domain (and `global`) -> unit(u_s + share * r_d), where u_s is the global vector and r_d = u_d - (u_d . u_s) u_s.
 
     >>> vectors = {"global": np.array([1.0, 0.0]), "math": np.array([0.6, 0.8])}
-    >>> with_residuals(vectors, 1.0)["math"].round(3).tolist()
+    >>> [round(float(number), 3) for number in with_residuals(vectors, 1.0)["math"]]
     [0.781, 0.625]
     """
     shared = directions[GLOBAL]
