@@ -102,6 +102,11 @@ def test_the_words_are_borne_out():
         for little in ("action: oracle router", "action: mismatched domains", "action: domain only"):
             assert abs(f1[little] - asa) < 0.025
         assert f1["necessity: domain only"] < asa - 0.3
+        for equal in ("action: shared and residual", "action: cascade"):
+            assert abs(f1[equal] - asa) < 0.01
+        assert asa - 0.02 < f1["action: readiness, both ways"] < asa and f1["action: readiness"] < asa - 0.15
+        assert f1["necessity: shared and residual"] < f1["necessity: full"] - 0.02 > f1["necessity: cascade"]
+        assert fit["action: cascade"] < 0.1
         assert abs(fit[whole(ladder, "action")] - fit["baseline"]) < 0.02
         assert results["gap_closed_paper"] >= 0.95 and results["mcnemar_paper"]["p_value"] > 0.05
         assert 28_000 > results["adapter_bytes"] - 3_000 > 24_000  # about 30 KB, the file's header included
