@@ -27,7 +27,6 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("fit", help="fit an adapter: the pipeline", add_help=False)
     commands.add_parser("serve", help="serve an adapter's model by vLLM, as OpenAI's API", add_help=False)
-
     commands.add_parser("reproduce", help="make a results.json again and compare its numbers", add_help=False)
 
     def command(name: str, says: str, example: str) -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from asa.data.requests import ALPACA, HAND_WRITTEN
 from asa.evaluation.results import Results
 from asa.evaluation.tables import printed
 from asa.models.loading import hub_answers
@@ -22,7 +23,7 @@ from asa.support.files import UserError, key_of, shipped
 
 RUNS, MEASURES = ("baseline", "probe", "asa_paper", "asa"), ("precision", "recall", "f1", "fpr", "accuracy")
 SETTING = ("layer", "direction", "dose", "tau", "beta")
-ALPACA, OWN, QUICK = "alpaca", "hand-written", ", quick look"
+QUICK = ", quick look"  # what the pipeline adds to the benchmark's name
 OUT = "outputs/reproduced"
 
 
@@ -39,11 +40,6 @@ class Compared:
     def same(self) -> bool:
         """To the last digit."""
         return self.then == self.now
-
-    @property
-    def verdict(self) -> str:
-        """The end of its line."""
-        return "  same" if self.same else "  OTHER"
 
 
 def compare(then: Results, now: Results) -> list[Compared]:
@@ -71,8 +67,8 @@ def in_words(compared: list[Compared], why: list[str]) -> str:
     """A line for each value, and what follows."""
     lines = []
     for one in compared:
-        values = map(_text if one.same else repr, (one.then, one.now))  # a difference is shown to the last digit
-        lines.append(" ".join([f"{one.of:<10} {one.name:<10}", *(f"{value:>10}" for value in values)]) + one.verdict)
+        then, now = map(_text if one.same else repr, (one.then, one.now))  # a difference is shown to the last digit
+        lines.append(f"{one.of:<10} {one.name:<10} {then:>10} {now:>10}  {'same' if one.same else 'OTHER'}")
     others = sum(not one.same for one in compared)
     if not others:
         return "\n".join([*lines, f"All {len(compared)} are the same."])
@@ -92,8 +88,7 @@ def options_of(then: Results, given: list[str], hub: bool) -> list[str]:
     """
     if then.seed != 0:
         raise UserError(f"these results were drawn with seed {then.seed}, which only the notebook can set.")
-    here = key_of(versions(), torch.get_num_threads())[:8]  # another machine's stages are not taken for this one's
-    options, benchmark = ["--profile", then.run.profile, "--out", f"{OUT}/{here}"], then.run.benchmark.name
+    options, benchmark = ["--profile", then.run.profile], then.run.benchmark.name
     if benchmark.endswith(QUICK):
         options.append("--quick")
     if not then.tuning.tool_choice:
@@ -104,7 +99,7 @@ def options_of(then: Results, given: list[str], hub: bool) -> list[str]:
         raise UserError(
             "these results are Alpaca's, and the hub does not answer: give the file, --alpaca FILE.parquet."
         )
-    if name == OWN:
+    if name == HAND_WRITTEN:
         options += ["--requests", shipped("data/requests.jsonl")]
     elif name != ALPACA and "--requests" not in asked:
         raise UserError(f"these results are from requests named {name!r}: give their file, --requests FILE.")
@@ -117,21 +112,24 @@ def reproduce(arguments: list[str]) -> None:
     Raises:
         UserError: The file cannot be read, or its run cannot be repeated.
     """
+    here = key_of(versions(), torch.get_num_threads())[:8]  # another machine's stages are not taken for this one's
     parser = ArgumentParser(
         prog="asa reproduce",
+        allow_abbrev=False,
         usage="asa reproduce RESULTS [options of the pipeline]",
         description="Run the pipeline again as results.json says, and compare the main table number by number.",
-        epilog=f"Further options are the pipeline's; what it writes goes to {OUT} unless --out says otherwise.",
+        epilog="Further options are the pipeline's.",
     )
     parser.add_argument("results", help="a results.json")
+    parser.add_argument(
+        "--out", default=f"{OUT}/{here}", help=f"output folder, one of this machine in {OUT} by default"
+    )
     if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
         raise UserError("name the results.json first, and the pipeline's options behind it.")
     known, given = parser.parse_known_args(arguments)
     then = Results.load(known.results)
-    options = options_of(then, given, hub_answers())
-    out = ArgumentParser(add_help=False, allow_abbrev=False)
-    out.add_argument("--out")
-    folder = Path(out.parse_known_args(options)[0].out) / ("quick" if "--quick" in options else "")
+    options = [*options_of(then, given, hub_answers()), "--out", known.out]
+    folder = Path(known.out) / ("quick" if "--quick" in options else "")
     if folder.resolve() == Path(known.results).resolve().parent:
         raise UserError(f"{folder} holds the results that are to be made again: give another folder, --out DIR.")
     done = subprocess.run([sys.executable, shipped("pipeline.py"), *options])

@@ -19,6 +19,7 @@ from asa.support.files import half_character
 from asa.support.parameters import NO, YES
 
 ALPACA_ID = "tatsu-lab/alpaca"
+ALPACA, HAND_WRITTEN = "alpaca", "hand-written"  # benchmarks; one of a user's own has its file's name
 _NO_INPUT = re.compile(r"<?\s*no\s*input\s*>?\.?", re.IGNORECASE)
 
 
@@ -160,8 +161,8 @@ def choose_requests(
     if alpaca or hub:
         return (
             load_alpaca(annotated, alpaca),
-            "alpaca",
+            ALPACA,
             f"read from {alpaca}" if alpaca else f"{ALPACA_ID} from the hub",
         )
     own = load_requests(Path(data) / "requests.jsonl", domains)
-    return own, "hand-written", "no Alpaca file given and no hub"
+    return own, HAND_WRITTEN, "no Alpaca file given and no hub"

@@ -4,6 +4,8 @@ The only place where a gate and a push are written down for many requests at onc
 Formulas: arXiv 2602.04935 v1/v2, section 3.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -27,11 +29,20 @@ def replay_triggers(
     Returns:
         `[N]` bool.
     """
-    parts = []
-    for batch in batches:
+
+    def replayed(batch: Batch) -> torch.Tensor:
         hidden = torch.from_numpy(states[batch.rows, layer] + push[batch.rows]).to(batch.own_mask.device)
-        parts.append((batch.rows, (batch.replay(layer, hidden).argmax(-1) == trigger_id).cpu().numpy()))
-    called = np.zeros(len(states), bool)
+        return batch.replay(layer, hidden)
+
+    return next_triggers(batches, len(states), replayed, trigger_id)
+
+
+def next_triggers(
+    batches: list[Batch], count: int, logits: Callable[[Batch], torch.Tensor], trigger_id: int
+) -> np.ndarray:
+    """`[count]` bool, whether the likeliest next token opens a call, by each batch's `logits` `[N, vocabulary]`."""
+    parts = [(batch.rows, (logits(batch).argmax(-1) == trigger_id).cpu().numpy()) for batch in batches]
+    called = np.zeros(count, bool)
     for rows, here in gathered(parts):
         called[rows] = here
     return called

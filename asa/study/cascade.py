@@ -17,6 +17,7 @@ from asa.engine.answering import chosen_parts
 from asa.engine.batch import Batch
 from asa.engine.decoding import Decoder, Rows
 from asa.engine.forward import PrefixedModel
+from asa.method.steering import next_triggers
 from asa.models.layout import block_output, decoder_layers, hooked
 from asa.support.processes import gathered, progress
 
@@ -50,18 +51,15 @@ def cascade_triggers(batches: list[Batch], states: np.ndarray, cascade: Cascade,
         cascade: What is pushed at the last prompt token.
         trigger_id: First token of the trigger.
     """
-    parts = []
-    for batch in batches:
+
+    def replayed(batch: Batch) -> torch.Tensor:
         along = torch.from_numpy(cascade.along[batch.rows])
         hidden = torch.from_numpy(states[batch.rows, cascade.first])
         hidden = (hidden + _push(hidden, along[:, 0], cascade.length)).to(batch.own_mask.device)
         with hooked(*_hooks(batch.engine, cascade, along, behind_the_first=True)):
-            logits = batch.replay(cascade.first, hidden)
-        parts.append((batch.rows, (logits.argmax(-1) == trigger_id).cpu().numpy()))
-    called = np.zeros(len(states), bool)
-    for rows, here in gathered(parts):
-        called[rows] = here
-    return called
+            return batch.replay(cascade.first, hidden)
+
+    return next_triggers(batches, len(states), replayed, trigger_id)
 
 
 def cascade_answers(

@@ -132,7 +132,7 @@ class ThirdVersion:
         cascade, called = self._cascade(setting, valid.states), valid.called.copy()
         said = cascade_answers(batches, cascade, rules.room, rules.settled, f"VALID, {setting.rung}")
         for row, answer in said.items():
-            (called[row],) = rules.called([answer])
+            called[row] = rules.calls(answer)
         return _scored(setting, np.ones(len(called)), called, valid)
 
     def answers(self, setting: ThirdSetting, states: np.ndarray, plain: Answers) -> list[list[int]]:

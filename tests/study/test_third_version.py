@@ -48,8 +48,7 @@ def world(tiny_lfm2, prompts):
     recipe = Recipe(valid, valid.chosen(np.tile(np.arange(len(valid)), 8)), NAMES, 0.1, 1.0)
     third = ThirdVersion(recipe, LAYERS, [2, 3, 4, 5], dict.fromkeys(DIRECTIONS, 4), trigger)
     rules = SimpleNamespace(
-        limit=LIMIT, room=1, ended=closed, settled=closed,
-        called=lambda said: np.array([answer[0] == trigger for answer in said]),
+        limit=LIMIT, room=1, ended=closed, settled=closed, calls=lambda answer: answer[0] == trigger,
     )  # fmt: skip
     return SimpleNamespace(batches=batches, unsteered=unsteered, valid=valid, third=third, recipe=recipe, rules=rules)
 
@@ -138,9 +137,7 @@ def test_a_cascade_is_judged_by_a_call_that_begins_behind_the_next_token(world):
     said = cascade_answers(world.batches, cascade, 3, lambda _: False, "test")
     second = [said[row][1] for row in range(len(said))]
     wanted = max(set(second), key=second.count)
-    rules = SimpleNamespace(
-        room=3, settled=lambda _: False, called=lambda answers: np.array([answer[1] == wanted for answer in answers])
-    )
+    rules = SimpleNamespace(room=3, settled=lambda _: False, calls=lambda answer: answer[1] == wanted)
     found = world.third._generated(setting, world.batches, world.valid, rules)
     assert found.f1 == confusion(np.array(second) == wanted, world.valid.labels)["f1"]
 
