@@ -14,9 +14,9 @@ from reliability import FUZZ_BYTES
 from test_adapter_files import decides_by
 
 from asa import ASAAdapter
+from asa.adapter.decision import AdapterError
 from asa.data.requests import load_requests
 from asa.data.rows import RequestsError
-from asa.decision import AdapterError
 from asa.tools import ToolsError, check_call, load_tools, parse_tool_calls, tools_from_json
 from asa.tools.calls import ToolCallError
 from asa.tools.grammar import call_grammar

@@ -9,10 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ADAPTERS = (  # modules that stand beside `adapter`
-    "adapter_checks", "adapter_files", "decision", "folding", "hook", "look_ahead", "model_card", "one_request",
-    "publishing",
-)  # fmt: skip
 ROOMS = ("support", "languages", "tools", "data", "models", "adapter", "engine", "method", "evaluation", "study", "app")
 LONGEST = 250  # lines
 MODULES = {
@@ -22,9 +18,8 @@ MODULES = {
 
 
 def room_of(module: str) -> str:
-    """The room of `asa.room.module`; the adapter's own modules are one room."""
-    name = module.split(".")[1]
-    return "adapter" if name in ADAPTERS else name
+    """The room of `asa.room.module`."""
+    return module.split(".")[1]
 
 
 def imports_of(path: Path) -> set[str]:

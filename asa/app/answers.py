@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from asa.decision import Decision, does_anyway
+from asa.adapter.decision import Decision, does_anyway
 from asa.evaluation.comparisons import Comparison
 from asa.models.prompts import Turn
 from asa.tools.calls import ToolCall, ToolCallError

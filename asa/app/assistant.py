@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 from asa.adapter import ASAAdapter
-from asa.adapter_files import HubOptions
+from asa.adapter.files import HubOptions
 from asa.app.answers import Answer, Compared, Stream
 from asa.app.asking import AUTO, Asked, Asker, AssistantError, Options
 from asa.app.fitted import fitted_prompter, fitted_with

@@ -7,9 +7,9 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from asa.adapter import ASAAdapter
-from asa.adapter_files import written_by
+from asa.adapter.decision import AdapterError
+from asa.adapter.files import written_by
 from asa.app import ASSETS
-from asa.decision import AdapterError
 from asa.models.profiles import Profile, ProfileError
 from asa.models.prompts import Prompter, PromptError
 from asa.models.saved_profiles import profile_from_json

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from asa.adapter.decision import Decision
 from asa.app.assistant import Assistant
 from asa.app.terminal import printable
 from asa.data.requests import Request, load_requests
 from asa.data.rows import RequestsError, read_rows, text_in
-from asa.decision import Decision
 from asa.engine.states import read_requests
 from asa.support.files import write_atomic
 

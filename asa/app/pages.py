@@ -7,8 +7,8 @@ import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+from asa.adapter.decision import Decision
 from asa.app.answers import push_in_words, read_calls
-from asa.decision import Decision
 from asa.models.prompts import Turn
 from asa.tools.calls import ToolCall
 from asa.tools.definitions import Tool

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from asa.adapter.decision import Decision
 from asa.app.answers import Answer
 from asa.app.asking import Options
 from asa.app.assistant import Assistant
-from asa.decision import Decision
 from asa.models.prompts import Turn
 from asa.support.files import UserError
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from asa.adapter.decision import AdapterError
 from asa.app.vllm_process import adapter_of_process, is_steered, tuning_in
-from asa.decision import AdapterError
 
 
 def keep_steered_blocks_apart() -> None:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from asa.adapter import ASAAdapter
+from asa.adapter.decision import AdapterError
 from asa.app.vllm_patches import keep_steered_blocks_apart, refuse_odd_options, rotate_all_heads
 from asa.app.vllm_process import CHECKED, VARIABLE, adapter_of_process, decided_counter, is_steered, tuning_in
-from asa.decision import AdapterError
 from asa.models.known_prompts import begins_as
 from asa.models.layout import CausalModel
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from asa.adapter import ASAAdapter
-from asa.decision import AdapterError
+from asa.adapter.decision import AdapterError
 from asa.models.saved_profiles import profile_from_json
 
 VARIABLE, CHECKED = "ASA_ADAPTER", "ASA_CHECKED"  # the latter: a model that is known to be the adapter's

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from asa.adapter import ASAAdapter
-from asa.decision import Decision
+from asa.adapter.decision import Decision
 from asa.evaluation.metrics import rate_of
 from asa.evaluation.tables import markdown_table, rate_with_interval
 from asa.method.calibration import TARGETS

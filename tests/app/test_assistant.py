@@ -10,10 +10,10 @@ import torch
 from conftest import HIDDEN, hooks_of, tiny_assistant
 
 from asa.adapter import ASAAdapter
+from asa.adapter.decision import AdapterError
 from asa.app.answers import Stream
 from asa.app.asking import AssistantError
 from asa.app.assistant import Assistant
-from asa.decision import AdapterError
 from asa.method.tool_choice import ToolChoiceError
 from asa.models.answers import AnswerRules
 from asa.models.profiles import EMBEDDED

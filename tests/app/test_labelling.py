@@ -5,11 +5,11 @@ import json
 import pytest
 from conftest import tiny_assistant
 
+from asa.adapter.decision import Decision
 from asa.app.labelling import PROPOSED as KEYS
 from asa.app.labelling import Labels, Open, label, open_requests, proposals
 from asa.data.requests import load_requests
 from asa.data.rows import RequestsError
-from asa.decision import Decision
 
 ASKED = [Open(text, "", f"q.txt:{row}") for row, text in enumerate(("sure", "unsure", "no"), 1)]
 PROPOSED = {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from asa.adapter.decision import Decision
 from asa.app.pages import conversation, strip, title
-from asa.decision import Decision
 from asa.tools.definitions import load_tools
 
 TOOLS = load_tools(Path(__file__).parents[2] / "data" / "tools.json")

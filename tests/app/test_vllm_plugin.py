@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import HIDDEN, fit_adapter, hooks_of
 
+from asa.adapter.decision import AdapterError
 from asa.app import vllm_plugin
 from asa.app.vllm_plugin import Served, check_model, register
 from asa.app.vllm_process import is_steered, tuning_in
-from asa.decision import AdapterError
 from asa.models.known_prompts import prefix_mark
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from steered import changed, simple
 
-from asa.decision import Decision
+from asa.adapter.decision import Decision
 from asa.evaluation.targets import TARGETS, target_rates, targets_in_words, targets_section
 
 QUANTILES = np.linspace(0, 1, 101).tolist()

@@ -10,9 +10,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from asa import ASAAdapter
-from asa.model_card import model_card
+from asa.adapter.model_card import model_card
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "outputs" / "asa_assets"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from asa.decision import sigmoid
+from asa.adapter.decision import sigmoid
 
 
 class FittedReaders(Protocol):

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from asa.adapter_checks import domains_in, layer_in, look_ahead_in, refuse_odd_arrays, refuse_other_model, setting_in
-from asa.adapter_files import CHANGED, HubOptions, config_text, read_adapter, written_by
-from asa.decision import AdapterError, Decision, Trace, does_anyway, gate_of, threshold_of_share
-from asa.folding import FittedReaders, folded, read_scores
-from asa.hook import Steering, generating_model
+from asa.adapter.checks import domains_in, layer_in, look_ahead_in, refuse_odd_arrays, refuse_other_model, setting_in
+from asa.adapter.decision import AdapterError, Decision, Trace, does_anyway, gate_of, threshold_of_share
+from asa.adapter.files import CHANGED, HubOptions, config_text, read_adapter, written_by
+from asa.adapter.folding import FittedReaders, folded, read_scores
+from asa.adapter.hook import Steering, generating_model
+from asa.adapter.publishing import Published
 from asa.models.known_prompts import OTHER_PROMPT, begin_alike
 from asa.models.layout import CausalModel, is_compiled
-from asa.publishing import Published
 from asa.support.files import write_together
 
 ARRAYS = ("weight", "bias", "vectors")

@@ -5,7 +5,7 @@ Such calls are refused: right padding, packed sequences, paged attention.
 
 import torch
 
-from asa.decision import AdapterError
+from asa.adapter.decision import AdapterError
 
 # Arguments by which transformers, flash attention and state-space models mark several requests in one row.
 PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_seqlen_q", "seq_idx", "block_table")

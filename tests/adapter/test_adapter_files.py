@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from steered import simple
 
 from asa import AdapterError, ASAAdapter
-from asa.adapter_files import checksum
+from asa.adapter.files import checksum
 from asa.models.fingerprint import fingerprint
 from asa.support.files import VERSION
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from asa.decision import AdapterError
+from asa.adapter.decision import AdapterError
 from asa.support.files import write_together
 from asa.support.hub import hub_sentence, said_by
 
@@ -30,7 +30,7 @@ class Published(ABC):
         Raises:
             OSError: The disk is full or the folder cannot be written.
         """
-        from asa.model_card import model_card  # the hub's library is slow to load
+        from asa.adapter.model_card import model_card  # the hub's library is slow to load
 
         self.save(folder)
         text = str(model_card(self.config, source or str(folder)))

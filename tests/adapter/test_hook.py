@@ -12,7 +12,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_mo
 from transformers import GenerationConfig
 
 from asa import AdapterError, ASAAdapter
-from asa.hook import BATCHING
+from asa.adapter.hook import BATCHING
 
 FOUR = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 PACKED = r"^a row holds more than one request \(packed or paged\): steer a batch with one request per row\.$"

@@ -16,10 +16,10 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 import torch
 from transformers import GenerationMixin
 
-from asa.decision import AdapterError
-from asa.look_ahead import look_ahead
+from asa.adapter.decision import AdapterError
+from asa.adapter.look_ahead import look_ahead
+from asa.adapter.one_request import ONE_REQUEST, refuse_packing, refuse_right_padding
 from asa.models.layout import CausalModel, block_output, decoder_layers
-from asa.one_request import ONE_REQUEST, refuse_packing, refuse_right_padding
 
 BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 

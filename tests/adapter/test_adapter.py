@@ -12,7 +12,7 @@ from conftest import HIDDEN, fit_adapter, hooks_of, make_lfm2, make_llama
 from steered import changed, padded, said, simple
 
 from asa import AdapterError, ASAAdapter
-from asa.decision import gate_of
+from asa.adapter.decision import gate_of
 from asa.method.steering import gates
 
 CALIBRATION = {"unneeded": [0.0, 0.1, 0.2, 0.6, 0.9], "needed": [0.3, 0.8, 0.9, 0.95, 1.0]}

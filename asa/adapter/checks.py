@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from asa.decision import AdapterError
+from asa.adapter.decision import AdapterError
 from asa.models.fingerprint import fingerprint, fingerprint_fault, model_difference
 from asa.models.layout import CausalModel, decoder_layers
 

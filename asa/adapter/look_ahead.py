@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from asa.decision import AdapterError
+from asa.adapter.decision import AdapterError
 
 # what has a token each, in its last dimension but for embeddings, and what a call of some tokens may have besides
 SPLIT = {"input_ids", "inputs_embeds", "position_ids", "token_type_ids"}

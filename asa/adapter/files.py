@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from asa.decision import AdapterError
+from asa.adapter.decision import AdapterError
 from asa.support.files import VERSION, json_text
 from asa.support.hub import hub_sentence
 
