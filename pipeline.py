@@ -63,62 +63,33 @@ from asa.support.environment import check_environment, share_cores
 share_cores()  # before torch is loaded
 check_environment()  # installs only what is missing, never torch or NumPy
 
-# %% command-line mode=script
-import os
-from argparse import ArgumentParser
+# %% options title=Check_the_parameters hide=true
+from asa.app.options import Options
 
+options = Options(
+    PROFILE,
+    PROMPT_STYLE,
+    ALPACA,
+    REQUESTS,
+    TOOLS,
+    OUT,
+    LAYERS,
+    DEVICE_MAP,
+    PROOF,
+    GRAMMAR,
+    QUICK,
+    SEED,
+    DEMO_ROWS,
+    CHAT,
+)
+
+# %% command-line mode=script
 from asa.support.environment import print_any_text
 from asa.support.processes import quiet_unless_first
 
-parser = ArgumentParser(description="Fit, tune, test and save an activation-steering adapter for tool calling.")
-parser.add_argument(
-    "--profile", default=PROFILE, help="auto, embedded, gemma3-270m, lfm2.5, a hub id or a model folder"
-)
-parser.add_argument("--prompt-style", default=PROMPT_STYLE, help="liquid or original, for LFM2 models")
-parser.add_argument("--alpaca", default=os.environ.get("ASA_ALPACA", ALPACA), help="Alpaca as a parquet file")
-parser.add_argument(
-    "--requests",
-    default=REQUESTS,
-    help="your own labelled requests: JSON lines, JSON, CSV, TSV, Parquet or hub:owner/name",
-)
-parser.add_argument("--tools", default=TOOLS, help="tool schemas as JSON, or module:functions")
-parser.add_argument("--out", default=OUT, help="output folder")
-parser.add_argument(
-    "--layers", default=LAYERS, help="layers to try steering at, such as 8,12; empty: the sweep chooses"
-)
-parser.add_argument("--device-map", default=DEVICE_MAP, help="auto: spread a model larger than one card over all cards")
-parser.add_argument(
-    "--proof", default=PROOF, help="steering: rivals and ablations; all: also LoRA, other splits and labels"
-)
-parser.add_argument("--quick", action="store_true", help="a first look: fewer requests and settings, into OUT/quick")
-parser.add_argument("--no-grammar", action="store_true", help="let the model write ASA's calls as it likes")
-options = parser.parse_args()
-PROFILE, PROMPT_STYLE, ALPACA, REQUESTS = options.profile, options.prompt_style, options.alpaca, options.requests
-TOOLS, OUT, LAYERS = options.tools, options.out, options.layers
-DEVICE_MAP, PROOF, QUICK = options.device_map, options.proof, options.quick
-GRAMMAR = GRAMMAR and not options.no_grammar
+options = options.from_command_line()
 quiet_unless_first()
 print_any_text()
-
-# %% parameters-read title=Check_the_parameters hide=true
-from asa.support.parameters import (
-    ParameterError, given_layers, given_path, one_of, output_folder, whole_number, yes_or_no,
-)  # fmt: skip
-from asa.models.profiles import PROMPT_STYLES, given_profile
-
-PROFILE = given_profile("PROFILE", PROFILE)
-PROMPT_STYLE = one_of("PROMPT_STYLE", PROMPT_STYLE, PROMPT_STYLES)
-ALPACA, REQUESTS = given_path("ALPACA", ALPACA), given_path("REQUESTS", REQUESTS)
-TOOLS = given_path("TOOLS", TOOLS, "data/tools.json")
-GRAMMAR, QUICK = yes_or_no("GRAMMAR", GRAMMAR, True), yes_or_no("QUICK", QUICK)
-OUT = output_folder("OUT", OUT, "outputs", ("checkpoints", "asa_assets")) + ("/quick" if QUICK else "")
-LAYERS = given_layers("LAYERS", LAYERS)
-DEVICE_MAP = one_of("DEVICE_MAP", DEVICE_MAP, ("", "auto"))
-PROOF = one_of("PROOF", PROOF, ("", "steering", "all"))
-if QUICK and PROOF:
-    raise ParameterError("QUICK and PROOF are both set: a quick look proves nothing, so leave one of them out.")
-SEED, DEMO_ROWS = whole_number("SEED", SEED, 0), whole_number("DEMO_ROWS", DEMO_ROWS, 6)
-CHAT = yes_or_no("CHAT", CHAT)
 
 # %% [markdown] requests-text
 # ## Requests and tools
@@ -128,38 +99,36 @@ CHAT = yes_or_no("CHAT", CHAT)
 # none: its answer is in a prompt.
 
 # %% requests
+import torch
+
 from asa.data.examples import deal_requests
-from asa.data.requests import choose_requests, further_requests
+from asa.data.requests import ALPACA as BENCHMARK, choose_requests, further_requests
 from asa.data.splits import FULL, QUICK as QUICK_SHARES
 from asa.evaluation.comparisons import show_samples
 from asa.models.loading import hub_answers
 from asa.models.profiles import choose_profile
 from asa.support.files import shipped
 from asa.support.processes import from_first
-from asa.tools.definitions import domains_of, load_tools
+from asa.tools.definitions import domains_of, load_tools, names_in_words
 
-import torch
-
-hub = from_first(hub_answers())
-profile, profile_why = choose_profile(PROFILE, hub, torch.cuda.is_available(), PROMPT_STYLE)
-tools = load_tools(TOOLS if TOOLS != "data/tools.json" else shipped(TOOLS))
-for tool in tools.values():
-    if tool.given_name:
-        print(f"{tool.given_name!r} is written {tool.name} in calls.")
+options = options.checked()
+seed, mark, hub = options.seed, options.mark, from_first(hub_answers())
+profile, profile_why = choose_profile(options.profile, hub, torch.cuda.is_available(), options.prompt_style)
+tools = load_tools(options.tools)
 domains = domains_of(tools)
-requests, benchmark, requests_why = choose_requests(REQUESTS, ALPACA, hub, shipped("data"), domains)
-others = further_requests(shipped("data"), domains) if benchmark == "alpaca" else []
-shares = QUICK_SHARES if QUICK else FULL
-tools, dealt, left_out = deal_requests(requests, others, tools, profile.few_shot, SEED, shares)
+requests, benchmark, requests_why = choose_requests(options.requests, options.alpaca, hub, shipped("data"), domains)
+others = further_requests(shipped("data"), domains) if benchmark == BENCHMARK else []
+if mark:
+    benchmark += ", quick look"
+    print(f"A {mark}.")
+shares = QUICK_SHARES if options.quick else FULL
+tools, dealt, left_out = deal_requests(requests, others, tools, profile.few_shot, seed, shares)
 print(f"profile {profile.name} ({profile.model_id}): {profile_why}")
+print(f"tools: {names_in_words(tools)}")
 print(f"requests: {len(requests)} {benchmark} ({requests_why})")
 if left_out:
     print(f"{left_out} left out, which are among the tools' examples or resemble one")
 print(", ".join(f"{name.upper()} {len(rows)}" for name, rows in dealt.items()))
-mark = "quick look: few requests and settings, rough numbers" if QUICK else ""
-if mark:
-    benchmark += ", quick look"
-    print(f"A {mark}.")
 show_samples(dealt["train"])
 
 # %% [markdown] model-text
@@ -168,6 +137,8 @@ show_samples(dealt["train"])
 # as the model sees it, and what it answers today.
 
 # %% model
+import time
+
 from asa.data.splits import Split
 from asa.engine.calling import CallWriter
 from asa.engine.engine import Engine
@@ -178,16 +149,14 @@ from asa.models.fitting import fitting_prompts, shared_prefix
 from asa.models.loading import load_model
 from asa.models.prompts import Prompter
 
-import time
-
 started = time.perf_counter()
-model, tokenizer, model_source = load_model(profile, hub, DEVICE_MAP)
+model, tokenizer, model_source = load_model(profile, hub, options.device_map)
 refuse_inexact(model, model_source)
 seconds_loading = time.perf_counter() - started
-layers_by_hand(LAYERS, model.config.num_hidden_layers)  # refuses a layer that is none of them before all else
+layers_by_hand(options.layers, model.config.num_hidden_layers)  # refuses one that is not there before all else
 prompter = Prompter(tokenizer, profile, tools)
 rules = AnswerRules(prompter, model)
-call_writer = CallWriter(model, prompter, rules) if GRAMMAR else None
+call_writer = CallWriter(model, prompter, rules) if options.grammar else None
 splits = {name: Split(rows, fitting_prompts(prompter, model, rows)) for name, rows in dealt.items()}
 prompts = [ids for split in splits.values() for ids in split.prompts]
 engine = Engine(model, shared_prefix(prompts))
@@ -211,12 +180,13 @@ from asa.support.checkpoints import Checkpoints
 from asa.support.claims import claim
 from asa.support.files import key_of
 
-claim(OUT)  # for this run alone
-checkpoints = Checkpoints(f"{OUT}/checkpoints")
+out = options.out
+claim(out)  # for this run alone
+checkpoints = Checkpoints(f"{out}/checkpoints")
 writer = checkpoints.writer
 data_key = requests_key({name: rows for name, rows in dealt.items() if name != "spare"})
 made_from = (model_source, weights_key(model), profile.name, str(model.dtype), model.device.type, prompter.key())
-keys = {"run": key_of(*made_from, data_key, SEED)}
+keys = {"run": key_of(*made_from, data_key, seed)}
 keys["readers"] = key_of(keys["run"], splits["spare"].prompts, splits["spare"].labels.tolist(), splits["spare"].domains)
 keys["baseline"] = key_of(keys["run"], profile.max_new_tokens, profile.words_limit)
 
@@ -240,14 +210,14 @@ read = read_splits(engine, splits, prefilled, rules.trigger_id, checkpoints, key
 valid, test = read["valid"], splits["test"]
 fit = read["cal"] + read["train"]
 known = fit + read["spare"]  # what the readers learn from
-sweep_key = key_of(keys["readers"], LAYERS)
-found = checkpoints.typed(Sweep, "sweep", sweep_key, lambda: sweep(fit, known, valid, domains, LAYERS, SEED))
-layers = layers_to_steer(found.readings, LAYERS, QUICK_LAYERS if QUICK else MOST_LAYERS)
+sweep_key = key_of(keys["readers"], options.layers)
+found = checkpoints.typed(Sweep, "sweep", sweep_key, lambda: sweep(fit, known, valid, domains, options.layers, seed))
+layers = layers_to_steer(found.readings, options.layers, QUICK_LAYERS if options.quick else MOST_LAYERS)
 print(found.in_words())
 print(f"Steering is tried at layers {', '.join(map(str, layers))}.")
 kinds = list(getattr(model.config, "layer_types", None) or ["full_attention"] * len(found.readings))
 marked = {"plateau rule, L*": found.plateau}
-writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.length, kinds, marked, mark)
+writer.write(f"{out}/probe_sweep.png", plot_probe_sweep, found.readings, found.length, kinds, marked, mark)
 
 # %% [markdown] tuning-text
 # ## Tuning on VALID
@@ -269,21 +239,14 @@ writer.write(f"{OUT}/probe_sweep.png", plot_probe_sweep, found.readings, found.l
 from asa.method.directions import NECESSITY
 from asa.method.recipe import Tuned, tune
 from asa.method.tuning import BETAS, DOSES, QUICK_BETAS, QUICK_DOSES, TAUS
-from asa.models.fingerprint import fingerprint
-from asa.models.known_prompts import prefix_mark
-from asa.models.saved_profiles import profile_beside, profile_to_json
-from asa.tools import tools_to_json
+from asa.models.facts import facts_of
 
-assets = f"{OUT}/asa_assets"
-kept = profile_beside(profile, assets)
-facts = {
-    "model_id": kept.model_id, "model_source": model_source, "model": fingerprint(model), "seed": SEED,
-    "chat_template_hash": prompter.template_hash, "prompt_hash": prompter.key(), "profile": profile_to_json(kept),
-    "prefix": prefix_mark(prompter.prefix()), "tools": tools_to_json(tools), "data_hash": data_key,
-    "benchmark": benchmark, "trigger_id": rules.trigger_id, "look_ahead": True,
+assets = f"{out}/asa_assets"
+facts = facts_of(model, model_source, prompter, assets) | {
+    "seed": seed, "data_hash": data_key, "benchmark": benchmark, "look_ahead": True,
 }  # fmt: skip
 recipe = Recipe(read["cal"], known, domains, found.strength, found.own)
-doses, betas = (QUICK_DOSES, QUICK_BETAS) if QUICK else (DOSES, BETAS)
+doses, betas = (QUICK_DOSES, QUICK_BETAS) if options.quick else (DOSES, BETAS)
 tuning_key = key_of(keys["readers"], found.to_json(), layers, doses, betas, TAUS, facts["look_ahead"])
 tuned = checkpoints.typed(
     Tuned, "tuning", tuning_key, lambda: tune(prefilled, valid, recipe, layers, doses, betas, rules, facts)
@@ -294,7 +257,7 @@ print(tuned.in_words())
 # %% settings
 from asa.evaluation.figures import plot_settings
 
-writer.write(f"{OUT}/hp_sweep.png", plot_settings, tuned.settings, tuned.best_of_each, tuned.unsteered, mark)
+writer.write(f"{out}/hp_sweep.png", plot_settings, tuned.settings, tuned.best_of_each, tuned.unsteered, mark)
 
 # %% [markdown] cosines-text
 # How alike are the domains' directions at the chosen layer? Near 1, one vector would do for all.
@@ -302,7 +265,7 @@ writer.write(f"{OUT}/hp_sweep.png", plot_settings, tuned.settings, tuned.best_of
 # %% cosines
 from asa.evaluation.figures import plot_cosines
 
-writer.write(f"{OUT}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), domains, mark)
+writer.write(f"{out}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), domains, mark)
 
 # %% [markdown] calibration-text
 # ## How many false calls?
@@ -315,7 +278,7 @@ from asa.method.calibration import TARGETS, calibration, held_back
 keys["chosen"] = key_of(keys["readers"], found.to_json(), vars(chosen), vars(papers), facts["look_ahead"])
 adapter = recipe.adapter(chosen, facts)
 adapter.config["calibration"] = checkpoints.stage(
-    "calibration", keys["chosen"], lambda: calibration(*held_back(recipe, valid, chosen.layer, SEED))
+    "calibration", keys["chosen"], lambda: calibration(*held_back(recipe, valid, chosen.layer, seed))
 )
 for share in TARGETS:
     print(f"For {share:.0%} false calls the gate opens from p(tool) {adapter.with_target_fpr(share).threshold:.3f} on.")
@@ -330,7 +293,7 @@ for share in TARGETS:
 # %% tool-choice
 from asa.method.tool_choice import ROUTED, choose_sureness
 
-keys["choice"] = key_of(keys["chosen"], GRAMMAR and tools_to_json(tools))
+keys["choice"] = key_of(keys["chosen"], options.grammar and facts["tools"])
 tool_choice = {}
 if call_writer:
     asked = (valid.requests, adapter.push(torch.from_numpy(valid.states[:, chosen.layer]))[1], call_writer)
@@ -349,8 +312,7 @@ if call_writer:
 from asa.data.references import load_references
 from asa.evaluation.answered import answer_test
 from asa.evaluation.collected import called_by, collect_results, made_with, run_of
-from asa.evaluation.tables import calls_in_words, rate_lines
-from asa.evaluation.targets import targets_in_words
+from asa.evaluation.outputs import scores_in_words
 
 adapters = {"asa": adapter, "asa_paper": adapter if papers == chosen else recipe.adapter(papers, facts)}
 prefilled = Prefilled(engine, test.prompts, rules.trigger_id, "TEST prefill")
@@ -358,19 +320,15 @@ more = key_of(keys["choice"], tool_choice)
 keys["test"] = key_of(keys["baseline"], more)
 sure = tool_choice.get("sure", 0.0)
 answered = answer_test(
-    test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), SEED, call_writer, sure
+    test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), seed, call_writer, sure
 )
 called = called_by(answered, rules)
 run = run_of(profile, model_source, benchmark, len(test), made_with(model, requests_key(dealt), prompter.key()))
 references = load_references(shipped("data/references.jsonl"))  # what right calls give
 results = collect_results(
-    answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, SEED, tool_choice
+    answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, seed, tool_choice
 )
-scores = results.scores.test
-measures = ("precision", "recall", "f1", "fpr", "accuracy")
-print(rate_lines({name: scores[name] for name in ("baseline", "asa_paper", "asa", "probe")}, measures))
-print(targets_in_words(results.scores.target_fpr))
-print(calls_in_words(results.scores.calls))
+print(scores_in_words(results.scores))
 
 # %% [markdown] proof-text
 # ## The study
@@ -381,44 +339,27 @@ from asa.study.run import Study
 
 study = Study(
     engine=engine, prompter=prompter, rules=rules, read=read, test=test, found=found, recipe=recipe, tuned=tuned,
-    answered=answered, prefilled=prefilled, layers=layers, checkpoints=checkpoints, keys=keys, seed=SEED,
+    answered=answered, prefilled=prefilled, layers=layers, checkpoints=checkpoints, keys=keys, seed=seed,
     call_writer=call_writer, sure=sure, references=references,
 )  # fmt: skip
-proof = study.run(PROOF)
+proof = study.run(options.proof)
 
 # %% [markdown] results-text
 # ## Results
 # The adapter, its numbers and the report go to the output folder.
 
 # %% results
-from asa.evaluation.errors import load_notes, write_errors
-from asa.evaluation.figures import plot_baseline_vs_asa, plot_calls
-from asa.evaluation.report import write_report
+from asa.evaluation.outputs import write_adapter, write_results
 from asa.evaluation.tables import gap_in_words
-from asa.method.original_files import write_quickstart_files
 from asa.study.figures import plot_proof
 from asa.study.sections import proof_sections
-from asa.support.files import write_json
 
-seconds = {"loading": round(seconds_loading, 2)} | checkpoints.seconds
-results = results.finished(proof, seconds)
-adapter.config["test"] = {run: {m: scores[run][m] for m in measures[:4]} for run in ("baseline", "asa")}
-writer.write(f"{assets}/adapter.safetensors and config.json", lambda _: adapter.save(assets))
-writer.write(
-    f"{assets}/steering_vectors.npz, router.pkl, probes.pkl and scaler.pkl",
-    lambda _: write_quickstart_files(assets, recipe.readers(chosen.layer), recipe.vectors(chosen)),
-)
-writer.write(f"{OUT}/results.json", lambda path: write_json(path, results.to_json()))
-writer.write(f"{OUT}/report.md", lambda path: write_report(results, path, proof_sections(proof)))
-notes = load_notes(shipped("data/error_notes.csv"))
-wrong = (called["baseline"], called["asa"], answered.p_own, answered.decisions, notes)
-writer.write(f"{OUT}/errors.md", write_errors, test.requests, *wrong, mark)
-title = f"{profile.name}, {benchmark}: {len(test)} TEST requests, 95 % intervals"
-writer.write(f"{OUT}/baseline_vs_asa.png", plot_baseline_vs_asa, scores, title)
-writer.write(f"{OUT}/calls.png", plot_calls, (proof or {}).get("calls") or results.scores.calls, mark)
-plot_proof(proof, tuned.unsteered, OUT, writer)
+results = results.finished(proof, {"loading": round(seconds_loading, 2)} | checkpoints.seconds)
+write_adapter(adapter, results, recipe, chosen, assets, writer)
+write_results(results, proof_sections(proof), test, answered, called, mark, out, writer)
+plot_proof(proof, tuned.unsteered, out, writer)
 print(gap_in_words(results.scores))
-print(f"All stages: {results.seconds:.0f} s; see {OUT}/report.md, {OUT}/results.json and {assets}.")
+print(f"All stages: {results.seconds:.0f} s; see {out}/report.md, {out}/results.json and {assets}.")
 
 # %% [markdown] demo-text
 # ## Demo
@@ -426,15 +367,9 @@ print(f"All stages: {results.seconds:.0f} s; see {OUT}/report.md, {OUT}/results.
 # not calling, was right.
 
 # %% demo
-from asa.evaluation.comparisons import Comparison, show_comparisons, telling_rows
+from asa.evaluation.comparisons import show_comparisons, telling_comparisons
 
-shown = [
-    Comparison(
-        test.requests[row].text, test.requests[row].label, rules.text(answered.answers["baseline"][row]),
-        rules.text(answered.answers["asa"][row]), answered.decisions[row],
-    )
-    for row in telling_rows(test, called["baseline"], called["asa"], DEMO_ROWS)
-]  # fmt: skip
+shown = telling_comparisons(test, called, answered.answers, answered.decisions, rules.text, options.demo_rows)
 show_comparisons(shown, profile.trigger)
 
 # %% [markdown] try-text
@@ -453,7 +388,7 @@ show_comparisons([assistant.compare(REQUEST).row()], profile.trigger)
 writer.finish()  # names them, if there are any, and says what to do
 
 # %% chat
-if CHAT:
+if options.chat:
     from asa.app.web import serve
 
     serve(assistant, wait=False)

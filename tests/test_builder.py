@@ -319,7 +319,7 @@ def test_committed_notebook_never_waits_for_its_user(committed):
     assert [ast.unparse(call) for call in calls if ast.unparse(call.func) == "serve"] == [
         "serve(assistant, wait=False)"
     ]
-    assert committed.cells[-1].source.startswith("if CHAT:\n")
+    assert committed.cells[-1].source.startswith("if options.chat:\n")
 
 
 def test_committed_badge_opens_this_notebook(committed):

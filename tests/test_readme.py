@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from asa.app.options import ASKED
 from asa.evaluation import readme
 from asa.evaluation.ablations import whole
 
@@ -159,7 +160,8 @@ def test_the_first_screen_tells_it_all(name):
 @pytest.mark.parametrize("name", READMES)
 def test_the_options_are_the_pipelines(name):
     listed = re.findall(r"^\| `(--[a-z-]+)", text_of(name), re.MULTILINE)
-    assert sorted(listed) == sorted(re.findall(r'"(--[a-z-]+)"', text_of("pipeline.py")))
+    own = [f"--{name.replace('_', '-')}" for name in ASKED]
+    assert sorted(listed) == sorted([*own, *re.findall(r'"(--[a-z-]+)"', text_of("asa/app/options.py"))])
 
 
 @pytest.mark.parametrize("name", PAGES)

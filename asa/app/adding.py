@@ -19,9 +19,9 @@ from asa.engine.states import read_requests
 from asa.method.probes import choose_probe
 from asa.method.recipe import Recipe
 from asa.method.tuning import Setting
-from asa.models.known_prompts import prefix_mark
+from asa.models.facts import prompt_facts
 from asa.models.prompts import Prompter
-from asa.tools.definitions import Tool, domains_of, tools_to_json
+from asa.tools.definitions import Tool, domains_of
 
 UNTESTED = ("test", "calibration", "threshold", "asa_version")  # what a config says of the earlier adapter alone
 
@@ -55,13 +55,8 @@ def with_more_tools(
     split = read_requests(assistant.model, prompter, labelled, "states")
     setting = _setting(assistant.adapter)
     recipe = Recipe(split, split, domains, *_regularised(split, setting.layer, domains))
-    facts = {name: value for name, value in config.items() if name not in UNTESTED} | {
-        "prompt_hash": prompter.key(),
-        "prefix": prefix_mark(prompter.prefix()),
-        "tools": tools_to_json(tools),
-        "data_hash": requests_key({"known": labelled}),
-        "added": sorted(more),
-    }
+    facts = {name: value for name, value in config.items() if name not in UNTESTED}
+    facts |= prompt_facts(prompter) | {"data_hash": requests_key({"known": labelled}), "added": sorted(more)}
     adapter = recipe.adapter(setting, facts)
     del adapter.config["valid"]  # nothing was scored
     return Assistant(adapter, assistant.model, prompter)

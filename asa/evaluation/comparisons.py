@@ -6,6 +6,7 @@ vanish as a tag).
 
 import html
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +93,23 @@ def telling_rows(test: Split, before: np.ndarray, after: np.ndarray, count: int)
     each = [next((row for row in mended if domains[row] == domain), None) for domain in dict.fromkeys(test.domains)]
     order = [row for row in each if row is not None] + spoiled[:1] + mended + list(range(len(test)))
     return list(dict.fromkeys(order))[:count]
+
+
+def telling_comparisons(
+    test: Split,
+    called: dict[str, np.ndarray],
+    answers: dict[str, list[list[int]]],
+    decisions: list[Decision],
+    text_of: Callable[[list[int]], str],
+    count: int,
+) -> list[Comparison]:
+    """The `count` rows worth showing (`telling_rows`); `called` and `answers` by run, `text_of` reads an answer."""
+    baseline, steered = answers["baseline"], answers["asa"]
+    return [
+        Comparison(request.text, request.label, text_of(baseline[row]), text_of(steered[row]), decisions[row])
+        for row in telling_rows(test, called["baseline"], called["asa"], count)
+        for request in test.requests[row : row + 1]
+    ]
 
 
 def show_samples(requests: list[Request], count: int = 2) -> None:

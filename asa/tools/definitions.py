@@ -160,6 +160,11 @@ def signature(tool: Tool) -> str:
     return f"{tool.name}({', '.join(names)})"
 
 
+def names_in_words(tools: dict[str, Tool]) -> str:
+    """Return the tools' names in calls, each with what its file calls it where that is another."""
+    return ", ".join(tool.name + (f" (for {tool.given_name!r})" if tool.given_name else "") for tool in tools.values())
+
+
 def _argument(key: str, literal: str) -> str:
     """Write one argument: `**` takes the names that cannot stand in front of a `=`, as in Python."""
     return f"{key}={literal}" if ARGUMENT_NAME.fullmatch(key) else f"**{{{_literal(key)}: {literal}}}"

@@ -26,6 +26,8 @@ BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shu
 if not (BROWSER and DRIVER) and not os.environ.get("CI"):
     pytest.skip("needs Chromium and its driver", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
+
 TOOLS = load_tools("data/tools.json")
 HOSTILE = "<img src=/nowhere.png onerror=\"document.title='obeyed'\"> <b>bold</b> ${document.title='obeyed'} {{this}}"
 WORDS = re.compile("[A-Za-z]+")  # a browser changes control characters

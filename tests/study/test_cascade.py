@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import hooks_of
 from helpers import closed
 
 import asa.engine.engine
@@ -55,17 +56,19 @@ def plain_answer(model, prompt: list[int], along: np.ndarray) -> list[int]:
 
 
 def test_answers_are_those_of_the_plain_push_at_every_step(tiny_model, prompts, batches, cascade):
+    before = hooks_of(tiny_model)
     said = cascade_answers(batches, cascade, LIMIT, closed, "test")
     assert sorted(said) == [row for row in range(len(prompts)) if row not in LEFT_ALONE]
     plain = {row: plain_answer(tiny_model, prompts[row], cascade.along[row]) for row in said}
     assert said == plain
     none = np.zeros_like(cascade.along[0])
     assert sum(said[row] != plain_answer(tiny_model, prompts[row], none) for row in said) > 5
-    assert not any(block._forward_hooks for block in decoder_layers(tiny_model))
+    assert hooks_of(tiny_model) == before
 
 
 def test_the_next_token_is_the_answer_s_first(tiny_model, prompts, batches, cascade):
     """For a trigger that some answers begin with and others do not."""
+    before = hooks_of(tiny_model)
     reading, _ = read_prompts(batches[0].engine, prompts, 7, "test")
     first = [
         int(plain_logits(tiny_model, ids, len(ids) - 1, cascade.along[row]).argmax()) for row, ids in enumerate(prompts)
@@ -73,4 +76,4 @@ def test_the_next_token_is_the_answer_s_first(tiny_model, prompts, batches, casc
     trigger = first[0]
     called = cascade_triggers(batches, reading.states, cascade, trigger)
     assert called.tolist() == [token == trigger for token in first]
-    assert not any(block._forward_hooks for block in decoder_layers(tiny_model))
+    assert hooks_of(tiny_model) == before

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import create_notebook as builder
 from asa.models.profiles import given_profile
-from asa.support.files import UserError
+from asa.support.files import UserError, shipped
 from asa.support.parameters import given_layers, given_path, one_of, output_folder, whole_number, yes_or_no
 
 PROOFS = ("", "steering", "all")
@@ -203,19 +203,18 @@ def test_only_the_first_process_tries_the_folder_out(home, monkeypatch):
 
 
 def read_parameters(**given) -> dict:
-    """The pipeline's two cells of parameters, run with some of them given in between, as a notebook's form does."""
+    """The options that the pipeline takes from its cell of parameters, where a notebook's form changes some of it."""
     cells = {cell.id: cell for cell in builder.parse_script((ROOT / "pipeline.py").read_text("utf-8"))}
     found: dict = {}
     exec(cells["parameters"].text, found)
-    exec(cells["parameters-read"].text, found | given, found := {})
-    return {name: value for name, value in found.items() if name.isupper()}
+    exec(cells["options"].text, found | given, found := {})
+    return {name.upper(): value for name, value in vars(found["options"].checked()).items()}
 
 
 def test_the_pipelines_own_values_are_read_as_they_stand(home):
     found = read_parameters()
-    assert found.pop("PROMPT_STYLES") == ("liquid", "original")
     assert found == {
-        "PROFILE": "auto", "PROMPT_STYLE": "liquid", "ALPACA": "", "REQUESTS": "", "TOOLS": "data/tools.json",
+        "PROFILE": "auto", "PROMPT_STYLE": "liquid", "ALPACA": "", "REQUESTS": "", "TOOLS": shipped("data/tools.json"),
         "OUT": "outputs", "LAYERS": "", "DEVICE_MAP": "", "PROOF": "", "GRAMMAR": True, "QUICK": False, "SEED": 0,
         "DEMO_ROWS": 6, "CHAT": False,
     }  # fmt: skip
