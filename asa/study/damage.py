@@ -11,9 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from asa.data.splits import Split
 from asa.engine.answering import chosen_parts
 from asa.engine.batch import Batch
+from asa.engine.states import Reading
+from asa.evaluation.ablations import Steered, pushes
 from asa.evaluation.metrics import mean_or_none, rate_of
+from asa.method.steering import gates, where_it_differs
+from asa.study.ladder import FORCED, Answers
 from asa.support.processes import gathered
 
 
@@ -97,3 +102,40 @@ class Spared:
         same = np.array([answer == before for answer, before in zip(answers, self.unsteered, strict=True)])
         unchanged, words_kept = (rate_of(int(same[rows].sum()), int(rows.sum())) for rows in (self.rows, self.in_words))
         return {"unchanged": unchanged, "words_kept": words_kept, "log_p": self.likelihood(answers)}
+
+
+def run_damage(
+    rungs: dict[str, list[list[int]]],
+    answers: Answers,
+    test: Split,
+    reading: Reading,
+    steered: dict[str, Steered],
+    main: str,
+    seed: int,
+) -> dict:
+    """What became of TEST's answers in words on every rung, and how far the next token's distribution moved.
+
+    Args:
+        rungs: Rung -> answers `[N]`.
+        answers: Of the unsteered model.
+        test: TEST.
+        reading: What the unsteered model holds of it.
+        steered: Direction -> its parts.
+        main: The direction whose gate forcing the trigger obeys.
+        seed: Of random directions.
+
+    Returns:
+        `damage`, by rung, and `kl`, by direction and of forcing.
+    """
+    spared, batches = test.labels == 0, answers.batches()  # the requests whose answers should be left alone
+    left_alone = Spared(batches, answers.unsteered, spared, spared & ~answers.rules.called(answers.unsteered))
+    damage, moved = {name: left_alone.damage(rung) for name, rung in rungs.items()}, {}
+    for kind, parts in steered.items():
+        layer = parts.setting.layer
+        gate = gates(parts.readers.p_tool(reading.states[:, layer]), parts.setting.tau)
+        full = pushes(parts, reading.states, test.domains, seed)["full"]
+        kl = next_token_kl(batches, reading.states, layer, where_it_differs(full, gate, reading.called))
+        moved[kind] = kl_by_gate(kl[spared], gate[spared])
+        if kind == main:
+            moved[FORCED] = kl_by_gate(forced_kl(reading.log_odds, gate)[spared], gate[spared])
+    return {"damage": damage, "kl": moved}

@@ -103,6 +103,15 @@ def with_examples_shown(profile: Profile, tools: dict[str, Tool], count: int) ->
     return replace(profile, few_shot=count > 0), shown
 
 
+def prompts_by_examples(prompter: Prompter) -> dict[int, Prompter]:
+    """Example turns shown -> the prompts that show so many; tools may have fewer than are asked for."""
+    others = [
+        Prompter(prompter.tokenizer, *with_examples_shown(prompter.profile, prompter.tools, count))
+        for count in EXAMPLES
+    ]
+    return {(len(other.messages) - 1) // 2: other for other in others}
+
+
 def run_prompts(
     model: CausalModel,
     prompter: Prompter,
@@ -120,9 +129,8 @@ def run_prompts(
         closed: As in `Batch.decode`.
     """
     rungs = {}
-    for count in EXAMPLES:
-        other = Prompter(prompter.tokenizer, *with_examples_shown(prompter.profile, prompter.tools, count))
-        rung = f"prompt with {(len(other.messages) - 1) // 2} examples"  # tools may have fewer to show
+    for count, other in prompts_by_examples(prompter).items():
+        rung = f"prompt with {count} examples"
         if other.key() == prompter.key():
             rungs[rung] = unsteered
             continue

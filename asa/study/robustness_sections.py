@@ -120,3 +120,18 @@ def _probe_protocol(protocol: dict) -> str:
         f"same direction at the setting chosen by steering, with its own beta and tau (dose {ours['dose']}, beta "
         f"{ours['beta']}, tau {ours['tau']}): F1 {printed(ours['test']['f1'])}, FPR {printed(ours['test']['fpr'])}."
     )
+
+
+def shown_section(prompts: list[dict] | None, kind: str) -> list[str]:
+    """What examples in the prompt achieve without and with steering; nothing where that was not tried."""
+    if not prompts:
+        return []
+    rows = [
+        [of["examples"], *[of[run][m] for run in ("baseline", kind, "probe") for m in ("f1", "fpr")]] for of in prompts
+    ]
+    return [
+        "## Examples in the prompt, without and with steering (TEST, next token after the push)",
+        "Readers, directions, dose, beta and tau are found anew under every prompt, on CAL, TRAIN and VALID; layers "
+        f"and regularisation are the main run's. Steered along the {kind} direction.",
+        markdown_table(["examples", "baseline F1", "FPR", "steered F1", "FPR", "the probe's F1", "FPR"], rows),
+    ]

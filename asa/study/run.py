@@ -1,4 +1,4 @@
-"""The study behind one call: the ladder, the damage, the curves, the geometry, other gates, LoRA and robustness.
+"""The study behind one call: the ladder, the damage, the curves, the geometry, other gates, LoRA, robustness, prompts.
 
 Every part is a checkpoint, each rung of the ladder one of its own. Settings come from VALID; TEST is answered, and
 nothing is chosen on it.
@@ -16,24 +16,24 @@ from asa.data.splits import ReadSplit, Split
 from asa.engine.calling import CallWriter
 from asa.engine.engine import Engine
 from asa.engine.states import Prefilled, read_prompts
-from asa.evaluation.ablations import pushes, whole
+from asa.evaluation.ablations import Steered, whole
 from asa.evaluation.answered import Answered, steered_parts
 from asa.method.directions import DIRECTIONS, NECESSITY
 from asa.method.recipe import Recipe, Sweep, Tuned
-from asa.method.steering import gates, where_it_differs
 from asa.method.tuning import DOSES, settings_to_json
 from asa.models.answers import AnswerRules
 from asa.models.prompts import Prompter
 from asa.study.calling import call_rungs, rungs_scored
 from asa.study.curves import dose_curves, drawn_layers, fitting_calls, layer_curve
-from asa.study.damage import Spared, forced_kl, kl_by_gate, next_token_kl
+from asa.study.damage import run_damage
 from asa.study.gates import compare_gates
 from asa.study.geometry import geometry, output_row
-from asa.study.ladder import FORCED, Answers, run_ladder, run_prompts
+from asa.study.ladder import EXAMPLES, FORCED, Answers, run_ladder, run_prompts
 from asa.study.learning import DRAWS, SIZES, learning_curve
 from asa.study.lora import LEARNING_RATE, RANK, answer_by_lora
 from asa.study.robustness import pooled, run_robustness
 from asa.study.scoring import score_ladder
+from asa.study.shown_examples import try_shown_examples
 from asa.study.third_version import ThirdSetting, ThirdVersion
 from asa.support.checkpoints import Checkpoints
 from asa.support.files import key_of
@@ -99,11 +99,24 @@ class Study:
             "gates": stage("proof-gates", key_of(*settings), self._gates)["gates"],
             **stage("proof-learning", key_of(*settings, vars(chosen), SIZES, DRAWS), self._learning),
             "robustness": self._robustness() if kind == "all" else None,
+            "shown_examples": self._shown_examples() if kind == "all" else None,
         }  # fmt: skip
 
     @cached_property
     def _valid(self) -> Prefilled:
         return Prefilled(self.engine, self.read["valid"].prompts, self.rules.trigger_id, "VALID prefill")
+
+    @cached_property
+    def _answers(self) -> Answers:
+        return Answers(lambda: self.prefilled.batches, self.answered.answers["baseline"], self.rules)
+
+    @cached_property
+    def _parts(self) -> dict[str, Steered]:
+        return {kind: steered_parts(self.recipe, setting) for kind, setting in self.tuned.best_of_each.items()}
+
+    @property
+    def _four(self) -> dict[str, Split]:
+        return {**{name: self.read[name] for name in ("cal", "train", "valid")}, "test": self.test}
 
     def _rungs(self, with_lora: bool) -> tuple[dict[str, list[list[int]]], dict | None, list[dict]]:
         """Rung -> TEST's answers, what LoRA took, and the third version's settings."""
@@ -117,22 +130,18 @@ class Study:
             key = key_of(self.keys["baseline"], LEARNING_RATE, self.call_writer is not None)
             lora = self.checkpoints.stage("proof-lora", key, self._lora)
             rungs[f"LoRA, rank {RANK}"] = lora.pop("answers")
-        answers = Answers(lambda: self.prefilled.batches, baseline, rules)
         reading = self.checkpoints.stage("states-test", self.keys["run"], lambda: vars(self.prefilled.reading))
-        best = self.tuned.best_of_each
-        parts = {kind: steered_parts(self.recipe, setting) for kind, setting in best.items()}
         direction, asa = self.tuned.best().direction, self.answered.answers
         said = {} if self.call_writer else {direction: asa["asa"], NECESSITY: asa["asa_paper"]}  # its calls are free
         states, seen, kept, domains = reading["states"], reading["called"], self._kept, test.domains
-        rungs |= run_ladder(answers, states, seen, parts, direction, said, kept, domains, prompter, self.seed)
-        more, third = self._third(answers, states)
+        steered = (states, seen, self._parts, direction, said, kept, domains, prompter, self.seed)
+        rungs |= run_ladder(self._answers, *steered)
+        more, third = self._third(self._answers, states)
         return rungs | more, lora, third
 
     def _lora(self) -> dict:
-        splits = (self.read["cal"] + self.read["train"], self.read["valid"], self.test)
-        return answer_by_lora(
-            self.engine, self.prompter, self.rules, *splits, self.seed, grammar=self.call_writer is not None
-        )
+        given = (self.engine, self.prompter, self.rules, self.read["cal"] + self.read["train"], self.read["valid"])
+        return answer_by_lora(*given, self.test, self.seed, grammar=self.call_writer is not None)
 
     def _calls(self, rungs: dict, lora: dict | None) -> dict | None:
         """Rung -> how far the requests that need a tool get; None where calls are written freely."""
@@ -155,21 +164,8 @@ class Study:
 
     def _damage(self, rungs: dict) -> dict:
         """What became of TEST's answers in words on every rung; how far the next token's distribution moved."""
-        test, baseline = self.test, self.answered.answers["baseline"]
-        spared = test.labels == 0  # the requests whose answers should be left alone
-        reading, batches = self.prefilled.reading, self.prefilled.batches
-        left_alone = Spared(batches, baseline, spared, spared & ~self.rules.called(baseline))
-        damage, moved = {name: left_alone.damage(rung) for name, rung in rungs.items()}, {}
-        for kind, setting in self.tuned.best_of_each.items():
-            parts = steered_parts(self.recipe, setting)
-            gate = gates(parts.readers.p_tool(reading.states[:, setting.layer]), setting.tau)
-            full = pushes(parts, reading.states, test.domains, self.seed)["full"]
-            push = where_it_differs(full, gate, reading.called)
-            kl = next_token_kl(batches, reading.states, setting.layer, push)
-            moved[kind] = kl_by_gate(kl[spared], gate[spared])
-            if kind == self.tuned.best().direction:
-                moved[FORCED] = kl_by_gate(forced_kl(reading.log_odds, gate)[spared], gate[spared])
-        return {"damage": damage, "kl": moved}
+        direction, reading = self.tuned.best().direction, self.prefilled.reading
+        return run_damage(rungs, self._answers, self.test, reading, self._parts, direction, self.seed)
 
     def _third(self, answers: Answers, states: np.ndarray) -> tuple[dict[str, list[list[int]]], list[dict]]:
         """The rungs of the paper's third version, and their settings."""
@@ -236,8 +232,7 @@ class Study:
         found, chosen, best = self.found, self.tuned.best(), self.tuned.best_of_each
 
         def compute() -> dict:
-            four = {**{name: self.read[name] for name in ("cal", "train", "valid")}, "test": self.test}
-            everyone, asked, rows = pooled(four)
+            everyone, asked, rows = pooled(self._four)
             pool = read_prompts(self.engine, asked, self.rules.trigger_id, "all prefill")
             layers, probe = {kind: setting.layer for kind, setting in best.items()}, (found.strength, found.own)
             trigger_id, names = self.rules.trigger_id, self.recipe.domains
@@ -245,3 +240,11 @@ class Study:
 
         key = key_of(self.keys["run"], found.to_json(), vars(chosen), settings_to_json(best.values()))
         return self.checkpoints.stage("proof-robustness", key, compute)
+
+    def _shown_examples(self) -> list[dict]:
+        """TEST under prompts with other numbers of examples, without and with steering."""
+        layers = {kind: setting.layer for kind, setting in self.tuned.best_of_each.items()}
+        chosen = (layers, self.tuned.best().direction, (self.found.strength, self.found.own))
+        given = (self.engine.model, self.prompter, self._four, self.recipe.domains, *chosen)
+        key = key_of(self.keys["run"], EXAMPLES, *chosen)
+        return self.checkpoints.stage("proof-examples", key, lambda: {"prompts": try_shown_examples(*given)})["prompts"]

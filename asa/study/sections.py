@@ -25,7 +25,7 @@ from asa.study.reading_sections import (
     learning_section,
     third_section,
 )
-from asa.study.robustness_sections import robustness_sections
+from asa.study.robustness_sections import robustness_sections, shown_section
 from asa.study.scoring import PROBE
 
 KEPT = 0.95  # share of the gap that counts as closed
@@ -83,6 +83,7 @@ def proof_sections(proof: dict | None) -> list[str]:
         "matrix less the mean row, scaled by the final norm's gains. The domains' cosines with each other stand above.",
         geometry_section(proof["geometry"]),
     ]
+    sections += shown_section(proof.get("shown_examples"), proof["direction"])  # earlier runs have none
     return sections + (robustness_sections(proof["robustness"], proof["direction"]) if proof["robustness"] else [])
 
 
