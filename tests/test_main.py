@@ -68,6 +68,15 @@ def test_an_adapter_is_scored_on_the_prompt_it_was_fitted_with(score, config):
     assert (found["n"], found["left_out"]) == (2, 0)
     assert all(found[run]["tp"] + found[run]["fn"] == 1 for run in ("baseline", "probe", "asa"))
     assert "target_fpr" not in found  # an adapter without a calibration
+    assert sum(row["count"] for row in found["reliability"]) == 2
+
+
+def test_how_far_the_probability_is_to_be_taken_is_drawn(score, config, tmp_path):
+    picture = tmp_path / "reliability.png"
+    status, _, _ = score(config, form=("--reliability", str(picture)))
+    assert status == 0 and picture.read_bytes().startswith(b"\x89PNG")
+    status, _, error = score(config, form=("--reliability", str(tmp_path)))
+    assert status == 1 and f"missing are {tmp_path}" in error and "Traceback" not in error
 
 
 def test_a_calibrated_adapter_is_scored_at_wanted_shares_of_false_calls_too(score, config):

@@ -19,7 +19,7 @@ from asa.data.checks import FEW, check_requests
 from asa.data.requests import RequestsError, load_requests
 from asa.evaluation.metrics import why_missing
 from asa.evaluation.tables import rate_lines
-from asa.support.files import shipped
+from asa.support.files import Writer, shipped
 from asa.tools.definitions import domains_of, load_tools
 
 
@@ -97,6 +97,12 @@ def score(given: argparse.Namespace) -> None:
             print(sentence, file=sys.stderr)
     else:
         print(rate_lines(runs, ("precision", "recall", "f1", "fpr")))
+    if given.reliability:
+        from asa.evaluation.figures import plot_reliability  # loads Matplotlib
+
+        writer = Writer()
+        writer.write(given.reliability, plot_reliability, {Path(given.requests).stem: result["reliability"]})
+        writer.finish()
 
 
 def check(given: argparse.Namespace) -> None:

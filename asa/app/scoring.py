@@ -20,7 +20,7 @@ from asa.engine.engine import Engine
 from asa.engine.states import read_prompts
 from asa.evaluation.answered import steered_answers
 from asa.evaluation.metrics import mcnemar, trigger_metrics
-from asa.evaluation.targets import target_rates
+from asa.evaluation.targets import reliability, target_rates
 from asa.evaluation.validity import call_validity
 from asa.models.answers import AnswerRules
 from asa.models.fitting import fitting_prompts, shared_prefix
@@ -39,8 +39,8 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
     Returns:
         `n`, how many are scored, `left_out`, how many are not since the prompt's examples hold their like, and
         `metrics.trigger_metrics` for `baseline`, `probe` (its decision alone) and `asa`, with `validity` of the calls,
-        `mcnemar`, and `targets.target_rates` as `target_fpr`, where the adapter is calibrated. A rate without a
-        denominator is None. The adapter's calls are written as the assistant writes them.
+        `mcnemar`, `targets.reliability`, and `targets.target_rates` as `target_fpr`, where the adapter is calibrated.
+        A rate without a denominator is None. The adapter's calls are written as the assistant writes them.
 
     Raises:
         AdapterError, ModelError, ProfileError, PromptError, ToolsError: As `asa.load`.
@@ -74,6 +74,7 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
     result |= {run: trigger_metrics(calls, labels, seed=0) for run, calls in called.items()}
     for run, answers in (("baseline", plain), ("asa", steered)):
         result[run]["validity"] = call_validity([rules.text(ids) for ids in answers], tools, rules.markers)
+    result["reliability"] = reliability(np.array([decision.p_tool for decision in decisions]), labels)
     result["mcnemar"] = mcnemar(called["baseline"], called["asa"], labels)
     if adapter.config.get("calibration"):  # older adapters have none
         result["target_fpr"] = target_rates(adapter, decisions, labels)

@@ -188,3 +188,24 @@ def plot_calls(calls: dict[str, dict], mark: str, path: str | Path) -> Figure:
     columns[0].invert_yaxis()
     figure.tight_layout()
     return save_figure(figure, path, mark)
+
+
+def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
+    """The share of requests that need a tool against the probe's p; one line per name of `bins`, two at most.
+
+    Args:
+        bins: Name -> `targets.reliability`.
+        path: Where it is saved.
+    """
+    figure, axes = plt.subplots(figsize=(4.6, 4.4))
+    axes.plot([0, 1], [0, 1], ":", color="#777777", lw=1)
+    looks = ((RUN_COLOURS["asa_paper"], -0.05), (RUN_COLOURS["asa"], 0.03))
+    for (name, row), (colour, beside) in zip(bins.items(), looks, strict=False):
+        there = [at for at in row if at["count"]]
+        axes.plot([at["mean_p"] for at in there], [at["needs_tool"] for at in there], "o-", color=colour, label=name)
+        for at in there:
+            axes.text(at["mean_p"], at["needs_tool"] + beside, at["count"], fontsize=7, color=colour, ha="center")
+    axes.set(xlabel="probe's p(tool)", ylabel="share that needs a tool", ylim=(-0.1, 1.1))
+    axes.set_title("How far p can be taken at its word\n(numbers: requests)", fontsize=10)
+    axes.legend(fontsize=8)
+    return save_figure(figure, path)

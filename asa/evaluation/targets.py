@@ -1,4 +1,4 @@
-"""Targets: what the gate does to requests when it is set by a wanted share of false calls.
+"""Targets: what the gate does to requests when it is set by a wanted share of false calls, and how far p is right.
 
 The thresholds come with the adapter; TEST, or whatever is given, is only counted, by the gate alone. Outcome and gate
 part rarely.
@@ -13,6 +13,8 @@ from asa.adapter.decision import Decision
 from asa.evaluation.metrics import rate_of
 from asa.evaluation.tables import markdown_table, rate_with_interval
 from asa.method.calibration import TARGETS
+
+BINS = 10
 
 
 def target_rates(adapter: ASAAdapter, decisions: Sequence[Decision], labels: np.ndarray) -> list[dict]:
@@ -36,6 +38,17 @@ def target_rates(adapter: ASAAdapter, decisions: Sequence[Decision], labels: np.
         }
         rows.append({"wanted": wanted, "threshold": threshold} | rates)
     return rows
+
+
+def reliability(p_tool: np.ndarray, labels: np.ndarray) -> list[dict]:
+    """`BINS` bins of equal width: `count`, mean p and the share that needs a tool, None in an empty one."""
+    place = np.minimum((p_tool * BINS).astype(int), BINS - 1)
+    bins = []
+    for number in range(BINS):
+        here = place == number
+        mean_p, share = (float(p_tool[here].mean()), float(labels[here].mean())) if here.any() else (None, None)
+        bins.append({"count": int(here.sum()), "mean_p": mean_p, "needs_tool": share})
+    return bins
 
 
 def targets_section(targets: list[dict]) -> list[str]:

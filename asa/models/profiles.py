@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+from asa.models.folders import tokenizer_knows
 from asa.support.files import UserError
 from asa.support.parameters import given_path
 
@@ -191,8 +192,12 @@ def _named_profile(name: str, hub: bool, gpu: bool) -> tuple[Profile, str]:
         return PROFILES[name], "asked for by name"
     place = model_place(name)
     if "/" in place or os.path.isdir(place):  # a hub id or a folder
-        like = LFM25 if "lfm2" in place.lower() else EMBEDDED
-        return replace(like, name=place, model_id=place, wheel=None), f"a model id, prompted like {like.name}"
+        knows = tokenizer_knows(LFM25.trigger, place, EMBEDDED.revision, hub)
+        like = LFM25 if (knows is None and "lfm2" in place.lower()) or knows else EMBEDDED
+        why = f"by its name, prompted like {like.name}"  # where no file tells
+        if knows is not None:
+            why = f"its tokenizer {'knows' if knows else 'does not know'} {LFM25.trigger}, so prompted like {like.name}"
+        return replace(like, name=place, model_id=place, wheel=None), why
     raise ProfileError(
         f"unknown profile {name!r}: use {AUTO}, {', '.join(PROFILES)}, a hub id such as owner/name, or a model folder."
     )

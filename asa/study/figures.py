@@ -8,7 +8,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from asa.evaluation.figures import DIRECTION_COLOURS, RUN_COLOURS, draw_level, heights, save_figure
+from asa.evaluation.figures import (
+    DIRECTION_COLOURS,
+    RUN_COLOURS,
+    draw_level,
+    heights,
+    plot_reliability,
+    save_figure,
+)
 from asa.method.directions import DIRECTIONS
 from asa.support.files import Writer
 
@@ -61,22 +68,6 @@ def plot_layer_curve(
     )
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))  # there is no layer 2.5
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return save_figure(figure, path)
-
-
-def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
-    """The share of requests that need a tool against the probe's p, one line per split."""
-    figure, axes = plt.subplots(figsize=(4.6, 4.4))
-    axes.plot([0, 1], [0, 1], ":", color="#777777", lw=1)
-    looks = ((RUN_COLOURS["asa_paper"], -0.05), (RUN_COLOURS["asa"], 0.03))
-    for (split, row), (colour, beside) in zip(bins.items(), looks, strict=True):
-        there = [at for at in row if at["count"]]
-        axes.plot([at["mean_p"] for at in there], [at["needs_tool"] for at in there], "o-", color=colour, label=split)
-        for at in there:
-            axes.text(at["mean_p"], at["needs_tool"] + beside, at["count"], fontsize=7, color=colour, ha="center")
-    axes.set(xlabel="probe's p(tool)", ylabel="share that needs a tool", ylim=(-0.1, 1.1))
-    axes.set_title("How far p can be taken at its word\n(numbers: requests)", fontsize=10)
     axes.legend(fontsize=8)
     return save_figure(figure, path)
 

@@ -19,6 +19,7 @@ from asa.data.scores import worth
 from asa.data.splits import Split, split_requests
 from asa.engine.batch import Batch
 from asa.engine.states import Reading
+from asa.evaluation.targets import reliability
 from asa.method.directions import DIRECTIONS, NECESSITY
 from asa.method.tuning import BETAS, DOSES, TAUS, Setting
 from asa.study.labels import try_keyword_labels, try_wrong_labels
@@ -27,7 +28,6 @@ from asa.support.processes import progress
 
 RESPLITS = 5
 TARGET_FPR = 0.05
-BINS = 10
 
 
 def pooled(splits: Mapping[str, Split]) -> tuple[list[Request], list[list[int]], dict[str, np.ndarray]]:
@@ -100,17 +100,6 @@ def threshold_for(p_tool: np.ndarray, labels: np.ndarray, fpr: float) -> float:
     highest = np.sort(p_tool[labels == 0])[::-1]
     allowed = int(fpr * len(highest) + 1e-9)
     return float(np.nextafter(highest[allowed], 2.0)) if allowed < len(highest) else 0.0
-
-
-def reliability(p_tool: np.ndarray, labels: np.ndarray) -> list[dict]:
-    """`BINS` bins of equal width: `count`, mean p and the share that needs a tool, None in an empty one."""
-    place = np.minimum((p_tool * BINS).astype(int), BINS - 1)
-    bins = []
-    for number in range(BINS):
-        here = place == number
-        mean_p, share = (float(p_tool[here].mean()), float(labels[here].mean())) if here.any() else (None, None)
-        bins.append({"count": int(here.sum()), "mean_p": mean_p, "needs_tool": share})
-    return bins
 
 
 def hit_target_fpr(pool: Pool, valid: Part, test: Part, committed: Trial) -> dict:

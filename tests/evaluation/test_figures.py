@@ -14,6 +14,7 @@ from asa.evaluation.figures import (
     plot_calls,
     plot_cosines,
     plot_probe_sweep,
+    plot_reliability,
     plot_settings,
     save_figure,
 )
@@ -208,3 +209,15 @@ def test_a_figure_that_cannot_be_saved_leaves_the_old_file(tmp_path, monkeypatch
     with pytest.raises(OSError, match="disk full"):
         save_figure(figure, path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_reliability_leaves_empty_bins_out(tmp_path):
+    bins = [
+        {"count": 5, "mean_p": 0.1, "needs_tool": 0.2}, {"count": 0, "mean_p": None, "needs_tool": None},
+        {"count": 7, "mean_p": 0.9, "needs_tool": 1.0},
+    ]  # fmt: skip
+    figure = plot_reliability({"VALID": bins, "TEST": bins[:1]}, tmp_path / "r.png")
+    assert_is_figure(tmp_path / "r.png")
+    (axes,) = figure.axes
+    assert list(line(axes, "VALID").get_xdata()) == [0.1, 0.9] and list(line(axes, "VALID").get_ydata()) == [0.2, 1.0]
+    assert [text.get_text() for text in axes.texts] == ["5", "7", "5"]

@@ -5,7 +5,7 @@ import pytest
 from steered import changed, simple
 
 from asa.adapter.decision import Decision
-from asa.evaluation.targets import TARGETS, target_rates, targets_in_words, targets_section
+from asa.evaluation.targets import TARGETS, reliability, target_rates, targets_in_words, targets_section
 
 QUANTILES = np.linspace(0, 1, 101).tolist()
 
@@ -33,3 +33,10 @@ def test_in_words_and_as_a_table(rows):
     )
     assert "| 0.050 | 0.950 | 0.250 (0.046-0.699) | 0.500" in targets_section(rows)[-1]
     assert targets_section([]) == []
+
+
+def test_reliability_sorts_every_request_into_its_bin():
+    bins = reliability(np.array([0.0, 0.05, 0.55, 1.0]), np.array([0, 1, 1, 1]))
+    assert [row["count"] for row in bins] == [2, 0, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert bins[0] == {"count": 2, "mean_p": 0.025, "needs_tool": 0.5}
+    assert bins[1] == {"count": 0, "mean_p": None, "needs_tool": None}

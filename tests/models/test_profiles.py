@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
+import asa.models.folders
 from asa.models.profiles import (
     AUTO,
     EMBEDDED,
@@ -45,6 +47,44 @@ def test_a_built_in_name_is_taken_whatever_the_machine(name):
             assert choose_profile(name, hub, gpu)[0] is PROFILES[name]
 
 
+@pytest.fixture
+def files(monkeypatch):
+    """What the hub has of owner/name: file -> text; it counts what is fetched."""
+    texts: dict[str, str] = {}
+
+    def download(place, name, revision, local_files_only):
+        if local_files_only or name not in texts:
+            raise LocalEntryNotFoundError(f"no {name}")
+        path = Path(texts["folder"], name)
+        path.write_text(texts[name], encoding="utf-8")
+        return str(path)
+
+    monkeypatch.setattr(asa.models.folders, "hf_hub_download", download)
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("texts", "like"),
+    [
+        ({"tokenizer_config.json": '{"extra": ["<|tool_call_start|>"]}'}, LFM25),
+        ({"tokenizer_config.json": "{}", "tokenizer.json": '{"content": "<|tool_call_start|>"}'}, LFM25),
+        ({"tokenizer_config.json": "{}", "chat_template.jinja": "{{ '<|tool_call_start|>' }}"}, LFM25),
+        ({"tokenizer_config.json": "{}", "tokenizer.json": '{"content": "<tool_call>"}'}, EMBEDDED),
+    ],
+)
+def test_what_the_tokenizer_knows_says_how_a_model_is_asked(files, tmp_path, texts, like):
+    """Whatever its name is, on the hub or in a folder; without the hub, the name is all there is."""
+    for name, other in (("owner/assistant", EMBEDDED), ("owner/like-lfm2", LFM25)):
+        files.clear()
+        files |= texts | {"folder": str(tmp_path)}
+        profile, why = choose_profile(name, True, False)
+        assert profile.trigger == like.trigger and "its tokenizer" in why
+        assert choose_profile(name, False, False)[0].trigger == other.trigger
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert choose_profile(str(tmp_path), False, False)[0].trigger == like.trigger
+
+
 @pytest.mark.parametrize(
     ("name", "like"),
     [
@@ -54,7 +94,7 @@ def test_a_built_in_name_is_taken_whatever_the_machine(name):
         ("models/small", EMBEDDED),
     ],
 )
-def test_a_hub_id_or_folder_is_prompted_like_its_family_but_has_no_wheel(name, like):
+def test_a_hub_id_or_folder_is_prompted_like_its_family_but_has_no_wheel(files, name, like):
     """Otherwise a missing model would silently be replaced by the embedded one."""
     profile, why = choose_profile(name, True, False)
     assert (profile.name, profile.model_id, profile.wheel) == (name, name, None)
@@ -98,7 +138,7 @@ def test_an_unknown_name_is_refused_with_the_names_there_are():
 
 
 @pytest.mark.parametrize(
-    "profile", [EMBEDDED, LFM25, GEMMA3, choose_profile("a/b", True, True)[0]], ids=lambda p: p.name
+    "profile", [EMBEDDED, LFM25, GEMMA3, choose_profile("a/b", False, True)[0]], ids=lambda p: p.name
 )
 def test_json_gives_the_same_profile_back(profile):
     again = profile_from_json(json.loads(json.dumps(profile_to_json(profile))))

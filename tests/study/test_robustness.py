@@ -32,7 +32,6 @@ from asa.study.robustness import (
     domains_left_out,
     hit_target_fpr,
     other_splits,
-    reliability,
     resplit,
     run_robustness,
     score_the_probe,
@@ -363,13 +362,6 @@ def test_the_threshold_is_the_smallest_that_keeps_the_rate():
     assert threshold_for(p, labels, 0.25) == pytest.approx(0.6)  # 0.65, which needs a tool, stays above
     tied = np.array([0.8, 0.8, 0.2])
     assert (tied >= threshold_for(tied, np.zeros(3), 0.34)).sum() == 0  # both or none
-
-
-def test_reliability_sorts_every_request_into_its_bin():
-    bins = reliability(np.array([0.0, 0.05, 0.55, 1.0]), np.array([0, 1, 1, 1]))
-    assert [row["count"] for row in bins] == [2, 0, 0, 0, 0, 1, 0, 0, 0, 1]
-    assert bins[0] == {"count": 2, "mean_p": 0.025, "needs_tool": 0.5}
-    assert bins[1] == {"count": 0, "mean_p": None, "needs_tool": None}
 
 
 def test_the_target_rate_is_met_on_valid_and_the_model_follows_on_test(made):

@@ -3,7 +3,7 @@
 import numpy as np
 from drawn import assert_is_figure, drawn_to_files_only, labels_of, line  # noqa: F401
 
-from asa.study.figures import plot_dose_curves, plot_layer_curve, plot_learning_curve, plot_reliability
+from asa.study.figures import plot_dose_curves, plot_layer_curve, plot_learning_curve
 
 
 def test_lines_have_holes_where_a_rate_is_missing(tmp_path):
@@ -69,15 +69,3 @@ def test_the_learning_curve_shows_every_draw(tmp_path):
     assert line(left, "unsteered").get_ydata()[0] == 0.5 and line(right, "unsteered").get_ydata()[0] == 0.9
     assert any(dots.get_marker() == "." and list(dots.get_ydata()) == [0.7, 0.8] for dots in left.get_lines())
     assert [text.get_text() for text in left.get_xticklabels()] == ["4", "8"]
-
-
-def test_reliability_leaves_empty_bins_out(tmp_path):
-    bins = [
-        {"count": 5, "mean_p": 0.1, "needs_tool": 0.2}, {"count": 0, "mean_p": None, "needs_tool": None},
-        {"count": 7, "mean_p": 0.9, "needs_tool": 1.0},
-    ]  # fmt: skip
-    figure = plot_reliability({"VALID": bins, "TEST": bins[:1]}, tmp_path / "r.png")
-    assert_is_figure(tmp_path / "r.png")
-    (axes,) = figure.axes
-    assert list(line(axes, "VALID").get_xdata()) == [0.1, 0.9] and list(line(axes, "VALID").get_ydata()) == [0.2, 1.0]
-    assert [text.get_text() for text in axes.texts] == ["5", "7", "5"]
