@@ -22,6 +22,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import alone
+import answers
 import growth
 import limits
 import plain
@@ -189,3 +190,13 @@ def test_a_quick_run_never_replaces_real_results(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run.main()
     assert "--out" in capsys.readouterr().err
+
+
+def test_every_way_of_steering_has_its_cost(bench, monkeypatch):
+    """Beside the same answers without steering, alone and side by side."""
+    for name, value in {"ROUNDS": 1, "TOKENS": 2, "ALONE": 2, "TOGETHER": 4}.items():
+        monkeypatch.setattr(answers, name, value)
+    bench.adapter.config["trigger_id"] = bench.trigger_id
+    text = answers.page(bench)
+    found = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|") and " ms " in line]
+    assert found == [*answers.WAYS, *answers.WAYS, f"a push at every token, {answers.BLOCKS} blocks"]
