@@ -15,7 +15,14 @@ from pathlib import Path
 
 from asa.evaluation.ablations import whole
 from asa.evaluation.results import Results
-from asa.evaluation.tables import calls_table, markdown_table, printed, rate_with_interval, with_interval
+from asa.evaluation.tables import (
+    calls_table,
+    markdown_table,
+    mean_and_deviation,
+    printed,
+    rate_with_interval,
+    with_interval,
+)
 from asa.method.directions import ACTION, DIRECTIONS, NECESSITY
 
 MODELS = {"SmolLM2-135M": "outputs", "Gemma 3 270M": "outputs/gemma3-270m"}
@@ -81,7 +88,7 @@ def result_table() -> tuple[list[str], list[list[str]]]:
 
 def ladder_table(rungs: Sequence[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows: some rungs of both models' ladders; a dash where a run has no such rung or too few answers."""
-    ladders = {model: (results.proof or {})["ladder"] for model, results in committed_results().items()}
+    ladders = {model: proof["ladder"] for model, proof in _proofs().items()}
     heads = [head for model in ladders for head in (f"{model}: F1", "FPR", "arguments fit", "kept")]
     rows = [[label, *[cell for of in ladders.values() for cell in _rates(of, names)]] for label, *names in rungs]
     columns = [column for column in zip(["", *heads], *rows, strict=True) if set(column[1:]) != {"-"}]
@@ -111,12 +118,34 @@ def targets_table() -> tuple[list[str], list[list[str]]]:
     return ["model", "wanted", "p(tool)", "TEST: FPR", "recall", "everyday: FPR", "recall"], rows
 
 
+def splits_table() -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: both models on other splits, mean and standard deviation, next token after the push."""
+    rows = []
+    for model, proof in _proofs().items():
+        for run, of in proof["robustness"]["splits"]["summary"].items():
+            columns = [mean_and_deviation(of[m]) if m in of else "-" for m in ("gap_closed", "f1", "fpr")]
+            rows.append([model, run, *columns])
+    return ["model", "run", "gap closed", "F1", "FPR"], rows
+
+
+def examples_table() -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: both models under prompts with more and fewer examples, without and with steering."""
+    rows = []
+    for model, proof in _proofs().items():
+        for of in proof["shown_examples"]:
+            rates = [printed(of[run][m]) for run in ("baseline", *DIRECTIONS) for m in ("f1", "fpr")]
+            rows.append([model, str(of["examples"]), *rates])
+    heads = [head for run in ("baseline", *DIRECTIONS) for head in (f"{run}: F1", "FPR")]
+    return ["model", "examples", *heads], rows
+
+
+def _proofs() -> dict[str, dict]:
+    return {model: results.proof or {} for model, results in committed_results().items()}
+
+
 def rungs_table() -> tuple[list[str], list[list[str]]]:
     """Heads and rows: what each part of writing the calls adds, for the models whose study asked."""
-    tables = {
-        model: calls_table((results.proof or {}).get("calls") or {}, "calls")
-        for model, results in committed_results().items()
-    }
+    tables = {model: calls_table(proof.get("calls") or {}, "calls") for model, proof in _proofs().items()}
     (heads, _), *_ = tables.values()
     return ["model", *heads], [[model, *row] for model, (_, rows) in tables.items() for row in rows]
 
@@ -138,6 +167,8 @@ TABLES = {
     "held-out": lambda: author_table("held_out"),
     "blind": lambda: author_table("blind"),
     "targets": targets_table,
+    "splits": splits_table,
+    "examples": examples_table,
     "calls": rungs_table,
 }
 
