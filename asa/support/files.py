@@ -1,11 +1,13 @@
 """Files: hashes, atomic writes, and the one base class of errors that a user can mend.
 
 A file appears whole or not at all, and of several processes the first alone writes. `Writer` lets a run go on where
-the disk refuses a file. Nothing here knows what a file holds, and nothing loads torch.
+the disk refuses a file, and tries again at its end, there and elsewhere. Nothing here knows what a file holds, and
+nothing loads torch.
 """
 
 import contextlib
 import errno
+import functools
 import glob
 import hashlib
 import json
@@ -14,6 +16,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -156,25 +159,30 @@ class Writer:
 
     def __init__(self) -> None:
         self.refused: dict[str, str] = {}
+        self._writes: dict[str, Callable[[str | Path], object]] = {}  # path -> what writes it, also anywhere else
+        self._there: dict[str, None] = {}  # what has been seen in its place
 
     def write(self, path: str | Path, write: Callable[..., object], *given: Any) -> None:
         """Call `write(*given, path)`; an OSError of it becomes a sentence on stderr."""
-        try:
-            write(*given, path)
-        except OSError as error:
-            self.refused[str(path)] = error.strerror or str(error)
+        self._writes[str(path)] = functools.partial(write, *given)
+        self._try(path)
+        if str(path) in self.refused:
             print(
                 f"{path} could not be written ({self.refused[str(path)]}); the run goes on without it.", file=sys.stderr
             )
-        else:
-            self.refused.pop(str(path), None)
 
     def finish(self) -> None:
-        """End the run, if need be with an error.
+        """Write once more what was refused or has been removed since, and end the run, if need be with an error.
 
         Raises:
             UserError: Something could not be written; the message names it and says what to do.
         """
+        removed = [path for path in self._there if not os.path.exists(path)]
+        asked = [*removed, *self.refused]
+        for path in list(self._writes if removed else self.refused):  # with one file its neighbours may be gone
+            self._try(path)
+        if written := [path for path in asked if path not in self.refused]:
+            print(f"{', '.join(written)} had been refused or removed during the run; written now.", file=sys.stderr)
         if not self.refused:
             return
         missing = {why: [path for path in self.refused if self.refused[path] == why] for why in self.refused.values()}
@@ -187,6 +195,31 @@ class Writer:
             else f"make {folder} writable or give another output folder ({free} on this one's disk)"
         )
         raise UserError(
-            f"not everything could be written, missing are {named}: {remedy} and run again; the stages that were "
-            "written are reused."
+            f"not everything could be written, missing are {named}: {remedy} and run again; {self._saved_elsewhere()}"
+            "the stages that were written are reused."
         )
+
+    def _try(self, path: str | Path) -> None:
+        try:
+            self._writes[str(path)](path)
+        except OSError as error:
+            self.refused[str(path)] = error.strerror or str(error)
+        else:
+            self.refused.pop(str(path), None)
+            if os.path.exists(path):  # a path may stand for several
+                self._there[str(path)] = None
+
+    def _saved_elsewhere(self) -> str:
+        """Write what was refused among the system's temporary files; where it lies, or "" if that fails too."""
+        above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self.refused])
+        try:
+            folder = tempfile.mkdtemp(prefix="asa-")
+        except OSError:
+            return ""
+        for path in self.refused:
+            with contextlib.suppress(OSError):
+                self._writes[path](Path(folder, os.path.relpath(path, above)))
+        if any(path.is_file() for path in Path(folder).rglob("*")):
+            return f"what could be saved of {above} lies in {folder}, and "
+        shutil.rmtree(folder, ignore_errors=True)
+        return ""

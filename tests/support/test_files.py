@@ -5,8 +5,10 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,41 @@ def test_the_end_says_what_is_missing_and_what_to_do(tmp_path):
         r"free, and run again; the stages that were written are reused\.",
         str(error.value),
     )
+
+
+def test_the_end_tries_again_and_then_elsewhere(tmp_path, monkeypatch):
+    """What is still refused lies among the temporary files; when the end is asked for later, what has room by then."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    full = tmp_path / "out"
+
+    def write(text: str, path: Path) -> None:
+        if full in Path(path).parents:
+            raise NO_SPACE
+        write_atomic(path, lambda scratch: scratch.write_text(text))
+
+    writer = Writer()
+    for name in ("out/a", "out/b/c"):
+        writer.write(tmp_path / name, write, name)
+    with pytest.raises(UserError) as error:
+        writer.finish()
+    (folder,) = tmp_path.glob("asa-*")
+    assert f"; what could be saved of {tmp_path}/out lies in {folder}, and the stages that were" in str(error.value)
+    assert {path: (folder / path).read_text() for path in ("a", "b/c")} == {"a": "out/a", "b/c": "out/b/c"}
+    full = tmp_path / "another"
+    writer.finish()
+    assert (tmp_path / "out" / "b" / "c").read_text() == "out/b/c" and list(tmp_path.glob("asa-*")) == [folder]
+
+
+def test_what_was_removed_meanwhile_is_written_again(tmp_path, capsys):
+    """With all others, also those whose name stands for several files; only what is known to be gone is named."""
+    writer, written = Writer(), []
+    writer.write(tmp_path / "out" / "a", lambda path: (written.append("a"), write_json(path, 1)))
+    writer.write(tmp_path / "out" / "b and c", lambda path: written.append("b and c"))
+    writer.finish()
+    shutil.rmtree(tmp_path / "out")
+    writer.finish()
+    assert written == ["a", "b and c"] * 2
+    assert capsys.readouterr().err == f"{tmp_path}/out/a had been refused or removed during the run; written now.\n"
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EDQUOT])
