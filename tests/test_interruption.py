@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import with_parameters
 
 from asa.support.files import STOPPED
 
@@ -33,6 +34,14 @@ def put(*names):
 os.replace = put
 sys.argv[0] = "pipeline.py"
 runpy.run_path("pipeline.py", run_name="__main__")
+"""
+KERNEL = """
+import json, os, sys
+names = {"__name__": "__main__"}
+for source in json.load(sys.stdin):
+    exec(compile(source, "cell", "exec"), names)
+sys.stdout.flush()
+os._exit(0)  # as a kernel that is restarted: nothing is tidied up
 """
 
 
@@ -93,3 +102,30 @@ def test_twenty_killings_change_nothing(tmp_path, tried):
     ]
     assert left[0] == left[1]
     tried(len(POINTS), "kills")
+
+
+def start(folder: Path, cells: list[str]) -> list[str]:
+    """These cells of the notebook in a kernel's place, in `folder`; the stages that they computed."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-W", "ignore", "-c", KERNEL]
+    done = subprocess.run(command, cwd=folder, input=json.dumps(cells), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return re.findall(r"^([\w/+-]+): took", done.stdout, re.M)
+
+
+@pytest.mark.shows(
+    "A notebook whose kernel is restarted between any two cells goes on to the results of one run, computing each "
+    "stage once"
+)
+def test_a_kernel_restarted_between_any_two_cells(tmp_path, tried):
+    """Each start goes one cell further and finds what the ones before it left; the last is "Run all"."""
+    parameters = {"PROFILE": str(NANO / "lfm2-nano"), "REQUESTS": str(NANO / "requests.jsonl")}
+    cells = [cell.source for cell in with_parameters(parameters).cells if cell.cell_type == "code"]
+    whole = start(tmp_path / "whole", cells)
+    computed = [stage for end in range(1, len(cells) + 1) for stage in start(tmp_path / "restarted", cells[:end])]
+    assert computed == whole and len(set(whole)) == len(whole) > 5
+    assert results(tmp_path / "restarted" / "outputs") == results(tmp_path / "whole" / "outputs")
+    for name in ("adapter.safetensors", "config.json"):
+        one, other = (tmp_path / run / "outputs" / "asa_assets" / name for run in ("restarted", "whole"))
+        assert one.read_bytes() == other.read_bytes()
+    tried(len(cells) - 1, "restarts")
