@@ -52,6 +52,16 @@ def half_character(text: str) -> str:
     return ""
 
 
+def in_short(words: str) -> str:
+    """Others' words on one line, without their middle where they quote too much, for a sentence that quotes them.
+
+    >>> in_short("two\\nlines"), len(in_short("x" * 1000))
+    ('two lines', 305)
+    """
+    line = " ".join(words.split())
+    return line if len(line) <= 300 else f"{line[:150]} ... {line[-150:]}"
+
+
 def errors_in_one_sentence() -> None:
     """Let a script end in one sentence where the user can mend something, or stops it; faults keep their traceback."""
 

@@ -187,7 +187,7 @@ def _from_entry(entry: Any, where: str, others: dict[str, Tool]) -> Tool:
     entry, given = flat(entry), entry.get("name")
     name = written_name(given) if isinstance(given, str) else ""
     _require(name, where, f'"name" is {given!r:.60}, use letters, digits, _, - and ., as in web_search')
-    where = f"{where} ({name})"
+    where = f"{where} ({name:.60})"
     _require(name not in others, where, "this name is taken, choose another")
     _require_known(entry, where, KNOWN_KEYS)
     _require(entry.get("type", "function") == "function", where, 'make the "type" "function", or leave it out')
@@ -238,7 +238,7 @@ def _example(example: Any, where: str, parameters: dict[str, Any]) -> Example:
 
 def _require_known(entry: dict[str, Any], where: str, known: tuple[str, ...]) -> None:
     for key in entry:
-        _require(key in known, where, f"remove the unknown key {key!r} (known: {', '.join(known)})")
+        _require(key in known, where, f"remove the unknown key {key!r:.60} (known: {', '.join(known)})")
 
 
 def _require(condition: Any, where: str | Path, advice: str) -> None:

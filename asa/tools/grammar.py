@@ -11,6 +11,7 @@ from typing import Any
 from asa.languages.lark import lark
 from asa.languages.reading import shortest
 from asa.languages.trees import Language, Lexeme, Text, choice, optional, repeat, sequence
+from asa.support.files import in_short
 from asa.tools.calls import ARGUMENT_NAME
 from asa.tools.definitions import Tool, ToolsError
 from asa.tools.schemas import schema_resolver, without_reference
@@ -85,12 +86,13 @@ def _call(tool: Tool, form: str, notation: Notation) -> Language:
             call = _json(tool.name, object_language(closed, resolver, notation, 0))
     except UnsayableSchema as error:
         raise ToolsError(
-            f"tool {tool.name}: a grammar cannot say {error}, write the schema without it or call without a grammar"
+            f"tool {tool.name:.60}: a grammar cannot say {in_short(str(error))}, write the schema without it or call "
+            "without a grammar"
         ) from error
     try:
         shortest(call)
     except ValueError as error:
-        raise ToolsError(f"tool {tool.name}: no arguments fit its schema, correct it") from error
+        raise ToolsError(f"tool {tool.name:.60}: no arguments fit its schema, correct it") from error
     return call
 
 

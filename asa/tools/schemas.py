@@ -14,7 +14,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from asa.support.files import UserError
+from asa.support.files import UserError, in_short
 
 if TYPE_CHECKING:
     from referencing._core import Resolved, Resolver
@@ -81,16 +81,16 @@ def check_schema(schema: dict[str, Any]) -> None:
         if not isinstance(part, dict) or id(part) in applied:
             continue
         if part is not schema and "$schema" in part:
-            raise UnusableSchema(f'remove the inner "$schema" {part["$schema"]!r}: only the outermost may stand')
+            raise UnusableSchema(f'remove the inner "$schema" {part["$schema"]!r:.99}: only the outermost may stand')
         if "$recursiveRef" in part:
             raise UnusableSchema(
-                f'write "$ref" in place of "$recursiveRef" for the reference {part["$recursiveRef"]!r}'
+                f'write "$ref" in place of "$recursiveRef" for the reference {part["$recursiveRef"]!r:.99}'
             )
         applied[id(part)] = list(map(id, _judges_of_the_same(part)))
         for reference in (part[key] for key in _REFERENCES if key in part):
             found = _look_up(reference, resolver)
             if id(found.contents) not in references:
-                _check_part(found.contents, f"where the reference {reference!r} leads, ")
+                _check_part(found.contents, f"where the reference {reference!r:.99} leads, ")
             references[id(found.contents)] = reference
             applied[id(part)].append(id(found.contents))
             todo.append((found.contents, found.resolver))
@@ -99,14 +99,16 @@ def check_schema(schema: dict[str, Any]) -> None:
         TopologicalSorter(applied).prepare()
     except CycleError as error:
         reference = next(references[part] for part in error.args[1] if part in references)
-        raise UnusableSchema(f"the reference {reference!r} goes round in a circle: let it lead to a type") from error
+        raise UnusableSchema(
+            f"the reference {reference!r:.99} goes round in a circle: let it lead to a type"
+        ) from error
 
 
 def _check_part(part: Any, where: str = "") -> None:
     try:
         Draft202012Validator.check_schema(part, format_checker=_PATTERNS)
     except SchemaError as error:
-        raise UnusableSchema(f"{where}correct {error.json_path}: {error.message}") from error
+        raise UnusableSchema(f"{where}correct {in_short(error.json_path)}: {in_short(error.message)}") from error
     except (RecursionError, OverflowError) as error:
         raise UnusableSchema(f"{where}make it simpler: it nests too deeply, or a pattern is too large") from error
 
@@ -125,8 +127,8 @@ def _look_up(reference: str, resolver: "Resolver[Schema]") -> "Resolved[Schema]"
         return resolver.lookup(reference)
     except (Unresolvable, LookupError, ValueError, TypeError) as error:  # the last two: odd pointers and addresses
         raise UnusableSchema(
-            f'the reference {reference!r} leads to nothing in the schema itself: put the part under "$defs" and write '
-            '"#/$defs/NAME" (nothing is fetched)'
+            f'the reference {reference!r:.99} leads to nothing in the schema itself: put the part under "$defs" and '
+            'write "#/$defs/NAME" (nothing is fetched)'
         ) from error
 
 
@@ -135,7 +137,7 @@ def _inside(inner: Any, resolver: "Resolver[Schema]") -> "Resolver[Schema]":
     try:
         return resolver.in_subresource(DRAFT202012.create_resource(inner))
     except ValueError as error:
-        raise UnusableSchema(f'correct or remove the "$id" {inner["$id"]!r}: it is no address') from error
+        raise UnusableSchema(f'correct or remove the "$id" {inner["$id"]!r:.99}: it is no address') from error
 
 
 def shown_schema(schema: Any) -> Any:

@@ -153,6 +153,23 @@ def test_what_is_no_schema_is_named(schema, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        of(**{"a\nb": {"type": "text"}}),
+        of(a={"type": ["text"] * 999}),
+        of(**{"a" * 9999: {"type": "text"}}),
+        of(a={"$ref": "#/" + "a" * 9999}),
+        of(a=INTEGER | {"$schema": "a" * 9999}),
+        of(a={"$id": "http://[" + "a" * 9999}) | {"$id": "https://x.invalid/t.json"},
+    ],
+)
+def test_what_is_wrong_is_said_on_one_short_line(schema):
+    with pytest.raises(UnusableSchema) as error:
+        check_schema(schema)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
 def test_what_a_reference_stands_for():
     schema = {"$ref": "#/$defs/P", "$defs": {"P": {"$ref": "#/$defs/Q", "title": "P"}, "Q": INTEGER | {"title": "Q"}}}
     part, _ = without_reference(schema, schema_resolver(schema))
