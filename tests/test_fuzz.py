@@ -87,6 +87,14 @@ CALLS = [
 ]
 
 
+RICH = {
+    "type": "object", "required": ["a"], "properties": {
+        "a": {"type": "integer", "minimum": 1}, "b": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/c"}]},
+        "d": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 9}, "e": {"enum": [1, "x"]}},
+    "$defs": {"c": {"type": "array", "items": {"type": "number"}, "maxItems": 3}},
+}  # fmt: skip
+
+
 @pytest.mark.shows("Calls that were damaged at random are read or refused by the documented error")
 def test_calls(tried):
     def read(text: str) -> None:
@@ -106,12 +114,8 @@ def test_tools_files(tried):
         call_grammar(tools_from_json(value, "tools"), "pythonic")
 
     whole = json.loads((ROOT / "data" / "tools.json").read_text(encoding="utf-8"))
-    rich = {"type": "object", "required": ["a"], "properties": {
-        "a": {"type": "integer", "minimum": 1}, "b": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/c"}]},
-        "d": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 9}, "e": {"enum": [1, "x"]}},
-        "$defs": {"c": {"type": "array", "items": {"type": "number"}, "maxItems": 3}}}  # fmt: skip
     seeds = [json.dumps([tool]) for tool in whole] + [
-        json.dumps([{"name": "f", "description": "", "parameters": rich}])
+        json.dumps([{"name": "f", "description": "", "parameters": RICH}])
     ]
     tried(fuzz(read, seeds, ToolsError) + fuzz(read, seeds, ToolsError, odd_json), "files")
 
