@@ -273,6 +273,7 @@ def test_a_block_without_an_answer_warns(tiny_model, adapter, prompts):
         ({"seed": 1}, "other weights"),
     ],
 )
+@pytest.mark.shows("An adapter refuses a model of another width, depth or vocabulary, or of other weights")
 def test_another_model_is_refused(tiny_llama, prompts, changes, names):
     """By width, depth, vocabulary and, where all of these fit, by its embeddings; steering asks as well."""
     adapter, other = fit_adapter(tiny_llama, prompts).adapter, make_llama(**changes)

@@ -136,6 +136,7 @@ def test_checksums_of_earlier_versions_are_right(saved):
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped header", "text"])
+@pytest.mark.shows("An adapter whose arrays were cut off, emptied or replaced is refused in a sentence")
 def test_a_damaged_file_of_arrays_is_refused(saved, damage):
     """Whatever the transfer did to it."""
     path = saved / "adapter.safetensors"

@@ -453,6 +453,7 @@ def test_what_generate_compiles_itself(small, chunk):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.shows("States that are not finite stop an answer in a sentence, before a token is chosen")
 def test_states_that_are_not_finite_stop_an_answer(small, dtype, value):
     """By the layer's number and what to do, before a token is chosen; nothing is left behind."""
     model, layer = copy.deepcopy(small.model).to(dtype), small.adapter.layer

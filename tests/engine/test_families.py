@@ -25,7 +25,11 @@ LIMIT, LAYER = 6, 1
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_a_family_is_run_exactly(name):
+@pytest.mark.shows(
+    "Each family that is said to run gives in the engine what the model itself gives: states, next tokens, "
+    "pushes, answers"
+)
+def test_a_family_is_run_exactly(name, tried):
     """States, next token, a replayed push and whole answers; and the self-check lets it pass."""
     model = make_family(*RUN[name])
     refuse_other_blocks(model, name)
@@ -49,19 +53,23 @@ def test_a_family_is_run_exactly(name):
     assert_near(batch.replay(LAYER, read.states[:, LAYER] + push), torch.stack(pushed), allowed)
     said = batch.decode(LIMIT, lambda answer: answer[-1] % 5 == 0)
     assert said == [generated(model, prompts[row], LIMIT) for row in order]
+    tried(len(RUN), "families")
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_family_that_would_come_out_otherwise_is_refused(name):
+@pytest.mark.shows("Each family that the engine would run otherwise is refused in a sentence")
+def test_a_family_that_would_come_out_otherwise_is_refused(name, tried):
     """By its blocks, by its attention, or by what comes out."""
     model = make_family(*REFUSED[name])
     with pytest.raises(ModelError, match=r"choose a model of another family\.$"):
         refuse_other_blocks(model, name)
         refuse_other_attention(model, name)
         refuse_inexact(model, name)
+    tried(len(REFUSED), "families")
 
 
 @pytest.mark.parametrize("name", ["Gemma 2", "GPT-OSS", "StableLM"])
+@pytest.mark.shows("The self-check refuses a model by what comes out alone, whatever its family is called")
 def test_what_comes_out_tells_without_knowing_the_family(name):
     """Sinks and another attention change every state; a weak cap on scores is told by the config alone."""
     model = make_family(*REFUSED[name])

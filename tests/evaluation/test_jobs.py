@@ -156,6 +156,10 @@ def test_python_prints_the_result(code, right):
      "print(input())", "import sys; print(1); sys.exit(3)", "not python"],
 )  # fmt: skip
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory and of processes are Linux's")
+@pytest.mark.shows(
+    "Programs that loop, fork, fill the memory, open sockets or write files get nowhere where written code is "
+    "scored by running it"
+)
 def test_hostile_programs_get_nowhere(code, monkeypatch):
     monkeypatch.setattr(programs, "SECONDS", 1)
     assert run_python(code) is None

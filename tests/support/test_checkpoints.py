@@ -73,6 +73,7 @@ def test_stages_do_not_share_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("kept_share", [0.0, 0.01, 0.5, 0.9, 0.99])
+@pytest.mark.shows("A stage's file that was cut off is named, and the stage computed again")
 def test_a_truncated_file_is_named_and_computed_again(tmp_path, kept_share):
     compute = Counter()
     Checkpoints(tmp_path).stage("states", "k", compute)
@@ -102,7 +103,8 @@ def test_a_plain_array_or_a_foreign_archive_is_damage_too(tmp_path):
             assert Checkpoints(tmp_path).stage(name, "k", lambda: {"a": 1}) == {"a": 1}
 
 
-def test_any_flipped_byte_is_noticed_or_harmless(tmp_path):
+@pytest.mark.shows("A stage's file of which any byte was changed gives what it gave, or is computed again")
+def test_any_flipped_byte_is_noticed_or_harmless(tmp_path, tried):
     """A damaged file may not crash the run, nor give other arrays; zip checks the arrays' CRC."""
     Checkpoints(tmp_path).stage("s", "k", Counter())
     path = tmp_path / "s.npz"
@@ -113,6 +115,7 @@ def test_any_flipped_byte_is_noticed_or_harmless(tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert_is_result(Checkpoints(tmp_path).stage("s", "k", compute))
+    tried(len(range(0, len(whole), 7)), "bytes")
 
 
 def test_an_exception_leaves_the_old_file_and_no_scratch_file(tmp_path):
@@ -176,6 +179,7 @@ class Explosive:
         return explode, ()
 
 
+@pytest.mark.shows("A hostile pickle in a stage's file is not opened")
 def test_nothing_is_unpickled(tmp_path):
     """A checkpoint may come from somebody else."""
     parts = {"__key": np.array("k"), "__json": np.array('{"_seconds": 1}')}

@@ -26,6 +26,10 @@ def other(tmp_path):
     process.communicate()
 
 
+@pytest.mark.shows(
+    "An output folder in which another run works is refused in a sentence until that run has ended, if only by "
+    "being killed"
+)
 def test_another_process_is_refused_until_the_first_is_gone(other, tmp_path):
     """Also by a killing, which leaves no chance to tidy up."""
     with pytest.raises(ClaimError, match=r"run is in use by another run: wait until that has ended, or choose another"):

@@ -143,6 +143,7 @@ def test_files_that_belong_together_are_all_new_or_all_old(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
 
 
+@pytest.mark.shows("What killed processes had half written is removed later, and what living ones are writing is not")
 def test_what_killed_processes_left_is_removed(tmp_path):
     """But not what a living one, or one of another machine, is writing; nor what only looks like it."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -279,6 +280,7 @@ def test_a_full_disk_at_the_tuning_stage_costs_the_file_alone(runs):
 
 
 @pytest.mark.slow
+@pytest.mark.shows("A run after a full disk computes again only the stage whose file was refused")
 def test_a_second_run_reuses_what_was_written_and_makes_the_rest(runs):
     out, first, second = runs
     assert second.returncode == 0, second.stderr[-2000:]

@@ -110,6 +110,7 @@ def test_processes_share_work_and_tell_each_other(tmp_path):
     assert [path.name for path in tmp_path.glob("by-*")] == ["by-0"]
 
 
+@pytest.mark.shows("Where the one of several processes that writes cannot, all go on, and the end says so once")
 def test_where_the_first_cannot_write_all_go_on_and_the_launcher_fails(tmp_path):
     """The first alone knows, at the end; the other waits for nothing."""
     (tmp_path / "refused.py").write_text(REFUSED)

@@ -190,6 +190,7 @@ class Counter(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.shows("Schemas that refer to other machines or to files ask nobody and open nothing")
 def test_nobody_is_asked_and_nothing_opened(tmp_path, monkeypatch):
     """Neither to check a schema nor to judge a call, though there are a server that would answer, and the file."""
     server = HTTPServer(("127.0.0.1", 0), Counter)

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Asks PyPI's advisories about every version that requirements.txt pins, by pip-audit in an environment of its own. A known
+# hole fails; where pip-audit or the advisories cannot be had, it says so and passes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv="${1:-.venv-audit}"
+python3 -m venv --clear "$venv"
+if ! "$venv/bin/python" -m pip install --quiet --retries 0 --timeout 5 pip-audit==2.10.1; then
+    echo "audit: pip-audit cannot be installed here, so the pinned versions were not audited."
+elif said=$(timeout 20 "$venv/bin/pip-audit" --requirement requirements.txt --no-deps --disable-pip --strict \
+    --progress-spinner off --timeout 2 2>&1); then
+    echo "audit: no advisory against a pinned version."
+elif grep -q "^Found .* known vulnerabilit" <<<"$said"; then
+    echo "$said"
+    exit 1
+else
+    echo "audit: PyPI's advisories do not answer here, so the pinned versions were not audited."
+fi
