@@ -19,7 +19,7 @@ from transformers import GenerationMixin
 from asa.adapter.decision import AdapterError
 from asa.adapter.look_ahead import look_ahead
 from asa.adapter.one_request import ONE_REQUEST, refuse_packing, refuse_right_padding
-from asa.models.layout import CausalModel, block_output, decoder_layers
+from asa.models.layout import CausalModel, block_output, cache_name, decoder_layers
 
 BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
@@ -114,7 +114,7 @@ class Steering:
     def _one_answer(self, generate: Callable, *args: Any, **kwargs: Any) -> Any:
         """Run `generate`, which gives one answer per row."""
         ids = _prompt({"input_ids": kwargs.get("inputs", args[0] if args else None)} | kwargs)
-        past = kwargs.get("past_key_values")
+        past = kwargs.get(cache_name(kwargs))
         self.waiting = True
         mask = kwargs.get("attention_mask")
         seen = 0 if past is None else int(past.get_seq_length())
@@ -139,11 +139,11 @@ class Steering:
         if self.looking:
             return None
         given = _by_name(module, args, kwargs)
-        past = given.get("past_key_values")
-        seen = 0 if past is None else past.get_seq_length()
+        past = given.get(cache_name(given))
         try:
             ids = _prompt(given)
             refuse_packing(given, ids.shape[1])
+            seen = 0 if past is None else past.get_seq_length()
             self.column = self._column(int(seen), ids.shape[1])
             if self.column is not None:
                 refuse_right_padding(given.get("attention_mask"), int(seen) + self.column)

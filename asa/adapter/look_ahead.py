@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from asa.adapter.decision import AdapterError
+from asa.models.layout import cache_name
 
 # what has a token each, in its last dimension but for embeddings, and what a call of some tokens may have besides
 SPLIT = {"input_ids", "inputs_embeds", "position_ids", "token_type_ids"}
-WHOLE = {"attention_mask", "past_key_values", "logits_to_keep", "use_cache", "return_dict"}
+WHOLE = {"attention_mask", "past_key_values", "cache", "logits_to_keep", "use_cache", "return_dict"}
 
 
 def look_ahead(
@@ -38,14 +39,15 @@ def look_ahead(
     Raises:
         AdapterError: The cache cannot be copied.
     """
-    cache = given.get("past_key_values")
+    name = cache_name(given)
+    cache = given.get(name)
     with torch.no_grad():
         if may_split and cache is not None and width > 1 and _splits(given):
             model(**_columns(given, width, 0, width - 1))
             given = _columns(given, width, width - 1, width)
         trial = given | {"use_cache": cache is not None, "return_dict": True}
         try:
-            trial["past_key_values"] = copy.deepcopy(cache)
+            trial[name] = copy.deepcopy(cache)
         except (RuntimeError, TypeError) as error:  # it holds gradients, or is moved between devices as it is used
             kind = type(cache).__name__
             raise AdapterError(

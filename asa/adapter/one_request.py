@@ -6,6 +6,7 @@ Such calls are refused: right padding, packed sequences, paged attention.
 import torch
 
 from asa.adapter.decision import AdapterError
+from asa.models.layout import cache_name
 
 # Arguments by which transformers, flash attention and state-space models mark several requests in one row.
 PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "max_length_q", "max_seqlen_q", "seq_idx", "block_table")
@@ -20,8 +21,8 @@ def refuse_right_padding(mask: object, last: int) -> None:
 
 def refuse_packing(given: dict, width: int) -> None:
     """Refuse a forward call, of `width` tokens per row and the arguments `given`, in which a row is not one request."""
-    cache = given.get("past_key_values")
-    paged = given.get("cache") is not None or (cache is not None and not hasattr(cache, "get_seq_length"))
+    cache = given.get(cache_name(given))
+    paged = cache is not None and not hasattr(cache, "get_seq_length")
     if paged or any(given.get(name) is not None for name in PACKING):
         raise AdapterError(ONE_REQUEST)
     mask, positions = given.get("attention_mask"), given.get("position_ids")

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from asa.engine.decoding import Decoder, Name, Rows
 from asa.engine.forward import PrefixedModel
 from asa.engine.kv_cache import fork_cache, give_room
-from asa.models.layout import block_output, decoder_layers, final_norm, hooked, unembed
+from asa.models.layout import block_output, cache_name, decoder_layers, final_norm, hooked, unembed
 
 SCORED_ROWS = 16  # answers scored at once: logits of all their tokens are held
 
@@ -58,7 +58,7 @@ class Batch:
         states, calls, hooks = [], [], []
 
         def remember(_module: torch.nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
-            calls.append(kwargs | {"past_key_values": None})  # replay brings a cache of its own; this one may go
+            calls.append(kwargs | {cache_name(kwargs): None})  # replay brings a cache of its own; this one may go
 
         for layer in decoder_layers(self.engine.model):
             hooks.append(layer.register_forward_pre_hook(remember, with_kwargs=True))
@@ -89,7 +89,8 @@ class Batch:
         hidden = hidden[:, None].to(model.dtype)
         with self.engine.forwarding():
             for number, block in enumerate(decoder_layers(model)[layer + 1 :], layer + 1):
-                hidden = block_output(block(hidden, **(self._calls[number] | {"past_key_values": cache})))
+                call = self._calls[number]
+                hidden = block_output(block(hidden, **(call | {cache_name(call): cache})))
             return unembed(model, final_norm(model)(hidden))[:, -1]
 
     def decode(

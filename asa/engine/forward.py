@@ -5,6 +5,7 @@ attention is on for the time of a pass; the caller's own `generate` keeps the mo
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import DynamicCache
 
 from asa.engine.attention import SHARED_PREFIX_ATTENTION
 from asa.engine.kv_cache import PrefixKeys, fork_cache, growing_cache, put_keys, take_keys
-from asa.models.layout import CausalModel, input_device, is_compiled
+from asa.models.layout import CausalModel, cache_name, input_device, is_compiled
 
 
 class PrefixedModel:
@@ -90,7 +91,7 @@ class PrefixedModel:
         return run(
             input_ids=ids.to(self.device),
             position_ids=positions.expand(ids.shape).to(self.device),
-            past_key_values=cache,
             use_cache=True,
+            **{cache_name(inspect.signature(run.forward).parameters): cache},
             **more,
         )

@@ -5,7 +5,7 @@ here. Nothing else about a model is known in this file, and no model is run.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,15 @@ else:
 def decoder_layers(model: CausalModel) -> torch.nn.ModuleList:
     """The decoder blocks of a causal language model, in order."""
     return model.get_decoder().layers
+
+
+def cache_name(given: Collection[str]) -> str:
+    """The name of the cache among the arguments of a forward call: another one from transformers 5.24 on.
+
+    >>> cache_name({"input_ids": 0, "past_key_values": 0}), cache_name({"input_ids": 0, "cache": 0})
+    ('past_key_values', 'cache')
+    """
+    return "cache" if "cache" in given else "past_key_values"
 
 
 def block_output(output: torch.Tensor | tuple) -> torch.Tensor:
