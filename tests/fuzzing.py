@@ -111,7 +111,7 @@ def main(name: str, *options: str) -> None:
         except REFUSED as error:
             assert "\n" not in str(error) and 0 < len(str(error)) < 2000, str(error)
 
-    arguments = [sys.argv[0], "-timeout=10", "-max_len=16384", *options, str(corpus)]
+    arguments = [sys.argv[0], "-timeout=10", "-max_len=65536", *options, str(corpus)]
     atheris.Setup(arguments, attempt, custom_mutator=changed)
     atheris.Fuzz()
 

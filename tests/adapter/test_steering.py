@@ -12,10 +12,11 @@ import torch
 from conftest import PREFIX, fit_adapter, hooks_of, make_llama, one_push
 from helpers import Answer, assert_near, full_logits, plain_and_true
 from steered import NEW, agree, changed, padded, said, step_by_step
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaForCausalLM
 from truth import allowed_error
 
 from asa import AdapterError, ASAAdapter
+from asa.engine.engine import Engine
 from asa.models.layout import block_output, decoder_layers
 
 
@@ -205,6 +206,28 @@ def test_a_plain_call_with_a_cache_of_the_beginning(tiny_model, adapter, fitted,
     plain, true = plain_and_true(tiny_model, lambda model: full_logits(model, prompts[7], [], push))
     assert_near(logits, true[-1], allowed_error((plain, true)))
     assert agree(trace, adapter, fitted.states[7:8])
+
+
+class Newer(LlamaForCausalLM):
+    """A model as transformers has it from 5.24 on, where the cache goes by another name."""
+
+    def forward(self, input_ids=None, cache=None, **more):
+        return super().forward(input_ids, past_key_values=cache, **more)
+
+
+def test_a_cache_by_its_newer_name(tiny_llama, prompts):
+    """The adapter finds it there, and the engine gives it there."""
+    newer = Newer(tiny_llama.config).eval()
+    newer.load_state_dict(tiny_llama.state_dict())
+    adapter, cache = fit_adapter(tiny_llama, prompts).adapter, cache_of(tiny_llama, [prompts[7]], PREFIX)
+    tail, found = torch.tensor([prompts[7][PREFIX:]]), []
+    for model, name in ((tiny_llama, "past_key_values"), (newer, "cache")):
+        given = {name: copy.deepcopy(cache), "use_cache": True}
+        with adapter.steer(model), torch.no_grad():
+            found.append(model(input_ids=tail, **given).logits[0, -1])
+        (batch,) = Engine(model, prompts[0][:PREFIX]).batches(prompts[:3], "")
+        found.append(batch.last_token().logits)
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
 
 
 def test_only_the_last_column_moves(tiny_model, adapter, fitted, prompts):
