@@ -22,13 +22,12 @@ from asa.languages.trees import (
     Without,
 )
 
-DEEPEST = 8  # nesting of one lexeme, beyond which a part becomes a lexeme of its own: llguidance has a limit
-
 
 def lark(language: Language) -> str:
     """Write a language as a Lark grammar whose first rule is `start`.
 
-    Parts in a `Lexeme` become lexemes, all others rules; equal parts are written once.
+    Parts in a `Lexeme` become lexemes, all others rules; equal parts are written once. A choice within a lexeme is a
+    lexeme of its own: most are there many times, and llguidance limits how deep one lexeme nests.
 
     >>> from asa.languages.trees import letters, sequence
     >>> print(lark(sequence(Text("f("), Lexeme(Repeat(letters("01"), 1, 8)), Text(")"))))
@@ -49,7 +48,7 @@ class _Writer:
         """The name under which a language is written."""
         if language not in self.names:
             inner = language.part if isinstance(language, Lexeme) else language
-            body = self.lexeme(inner) if kind == "T" else self.ways(language)
+            body = self.lexeme(inner, whole=True) if kind == "T" else self.ways(language)
             self.names[language] = name = f"{kind}{len(self.lines)}"
             self.lines.append(f"{name}: {body}")
         return self.names[language]
@@ -79,22 +78,21 @@ class _Writer:
         ways = [f"{self.rule(member)} {self.rule(rest)}" for member, rest in language.next()]
         return " | ".join([*([_quoted("")] if language.complete() else []), *ways])
 
-    def lexeme(self, language: Language, depth: int = 0) -> str:
-        """A language as a regular expression."""
-        inner = depth + 1
+    def lexeme(self, language: Language, whole: bool = False) -> str:
+        """A language as a regular expression, the `whole` of a lexeme or a part of it."""
         match language:
-            case Choice() if depth > DEEPEST:
+            case Choice() if not whole:
                 return self.named(Lexeme(language), "T")
             case Text(text):
                 return _quoted(text)
             case Letters(ranges):
                 return f"/[{_class(ranges)}]/"
             case Sequence(parts):
-                return " ".join(self.lexeme(part, inner) for part in parts)
+                return " ".join(map(self.lexeme, parts))
             case Choice(parts):
-                return f"({' | '.join(self.lexeme(part, inner) for part in parts)})"
+                return f"({' | '.join(map(self.lexeme, parts))})"
             case Repeat(part, low, high):
-                return f"({self.lexeme(part, inner)}){{{low},{high}}}"
+                return f"({self.lexeme(part)}){{{low},{high}}}"
             case Both(one, other):
                 return f"({self.named(Lexeme(one), 'T')} & {self.named(Lexeme(other), 'T')})"
             case Without(part, forbidden, ""):

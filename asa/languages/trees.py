@@ -185,6 +185,12 @@ def letters(text: str) -> Letters:
     return Letters(union((ord(letter), ord(letter)) for letter in text))
 
 
+def one_of(ranges: Ranges) -> Language:
+    """One character out of `ranges`, in its simplest form."""
+    many = len(ranges) > 1 or any(low < high for low, high in ranges)
+    return Letters(ranges) if many else choice(Text(chr(low)) for low, _ in ranges)
+
+
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """The ranges in order, those that touch joined.
 

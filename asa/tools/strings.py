@@ -13,15 +13,14 @@ from asa.languages.patterns import ANY, LONGEST, UnusablePattern, pattern_langua
 from asa.languages.trees import (
     Both,
     Language,
-    Letters,
     Lexeme,
     Ranges,
     Span,
     Text,
-    among,
     choice,
     common,
     letters,
+    one_of,
     others,
     repeat,
     sequence,
@@ -70,9 +69,9 @@ def quoted(text: str, notation: Notation) -> list[str]:
 @lru_cache(4096)  # a pattern asks for the same few characters a thousand times
 def letter(quote: str, ranges: Ranges) -> Language:
     """How one character out of `ranges` is written in a string between two of `quote`."""
-    plain = common(ranges, others(union([(0, 31), *letters(quote + "\\").ranges])))
-    hidden = [one for one in (*map(chr, range(32)), quote, "\\") if among(one, ranges)]
-    return choice([*([Letters(plain)] if plain else []), *(Text(escaped(one, quote)) for one in hidden)])
+    special = union([(0, 31), *letters(quote + "\\").ranges])
+    hidden = (chr(point) for low, high in common(ranges, special) for point in range(low, high + 1))
+    return choice([one_of(common(ranges, others(special))), *(Text(escaped(one, quote)) for one in hidden)])
 
 
 def string(part: dict[str, Any], notation: Notation) -> Language:
