@@ -67,21 +67,9 @@ check_environment()  # installs only what is missing, never torch or NumPy
 from asa.app.options import Options
 
 options = Options(
-    PROFILE,
-    PROMPT_STYLE,
-    ALPACA,
-    REQUESTS,
-    TOOLS,
-    OUT,
-    LAYERS,
-    DEVICE_MAP,
-    PROOF,
-    GRAMMAR,
-    QUICK,
-    SEED,
-    DEMO_ROWS,
-    CHAT,
-)
+    profile=PROFILE, prompt_style=PROMPT_STYLE, alpaca=ALPACA, requests=REQUESTS, tools=TOOLS, out=OUT, layers=LAYERS,
+    device_map=DEVICE_MAP, proof=PROOF, grammar=GRAMMAR, quick=QUICK, seed=SEED, demo_rows=DEMO_ROWS, chat=CHAT,
+)  # fmt: skip
 
 # %% command-line mode=script
 from asa.support.environment import print_any_text
