@@ -14,9 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-import create_notebook as builder
 from asa.models.profiles import given_profile
-from asa.support.files import UserError, shipped
+from asa.support.files import UserError
 from asa.support.parameters import given_layers, given_path, one_of, output_folder, whole_number, yes_or_no
 
 PROOFS = ("", "steering", "all")
@@ -200,47 +199,3 @@ def test_only_the_first_process_tries_the_folder_out(home, monkeypatch):
     Path("file").write_text("mine")
     monkeypatch.setenv("RANK", "1")
     assert output_folder("OUT", "file", "outputs") == "file"
-
-
-def read_parameters(**given) -> dict:
-    """The options that the pipeline takes from its cell of parameters, where a notebook's form changes some of it."""
-    cells = {cell.id: cell for cell in builder.parse_script((ROOT / "pipeline.py").read_text("utf-8"))}
-    found: dict = {}
-    exec(cells["parameters"].text, found)
-    exec(cells["options"].text, found | given, found := {})
-    return {name.upper(): value for name, value in vars(found["options"].checked()).items()}
-
-
-def test_the_pipelines_own_values_are_read_as_they_stand(home):
-    found = read_parameters()
-    assert found == {
-        "PROFILE": "auto", "PROMPT_STYLE": "liquid", "ALPACA": "", "REQUESTS": "", "TOOLS": shipped("data/tools.json"),
-        "OUT": "outputs", "LAYERS": "", "DEVICE_MAP": "", "PROOF": "", "GRAMMAR": True, "QUICK": False, "SEED": 0,
-        "DEMO_ROWS": 6, "CHAT": False,
-    }  # fmt: skip
-    empty = read_parameters(**dict.fromkeys(found))
-    assert {name: empty[name] for name in found} == found
-
-
-def test_the_pipeline_reads_every_parameter(home):
-    """As a form, a notebook or the command line may give it."""
-    given = {
-        "PROFILE": Path("~/model"), "PROMPT_STYLE": "Original", "ALPACA": " ~/a.parquet", "REQUESTS": Path("~/r.jsonl"),
-        "TOOLS": "~/tools.json", "OUT": Path("~/out"), "LAYERS": (8, 12), "DEVICE_MAP": "AUTO", "PROOF": "All",
-        "GRAMMAR": "off", "QUICK": "no", "SEED": "7", "DEMO_ROWS": "3", "CHAT": "false",
-    }  # fmt: skip
-    found = read_parameters(**given)
-    assert {name: found[name] for name in given} == {
-        "PROFILE": f"{home}/model", "PROMPT_STYLE": "original", "ALPACA": f"{home}/a.parquet",
-        "REQUESTS": f"{home}/r.jsonl", "TOOLS": f"{home}/tools.json", "OUT": f"{home}/out", "LAYERS": "8,12",
-        "DEVICE_MAP": "auto", "PROOF": "all", "GRAMMAR": False, "QUICK": False, "SEED": 7, "DEMO_ROWS": 3,
-        "CHAT": False,
-    }  # fmt: skip
-    for name in given:
-        bad = object()
-        assert f"{name} is " in sentence(lambda name=name, bad=bad: read_parameters(**{name: bad}))
-
-
-def test_a_quick_look_has_a_folder_of_its_own_and_proves_nothing(home):
-    assert read_parameters(QUICK="yes")["OUT"] == "outputs/quick"
-    assert "leave one of them out" in sentence(lambda: read_parameters(QUICK=True, PROOF="all"))
