@@ -87,6 +87,7 @@ def test_a_folder_that_becomes_read_only(disk):
     ).groups()
     there, elsewhere = files(out), files(Path(saved))
     assert named.startswith(str(out)) and len(there) == STAGES and not there & elsewhere
+    assert {"asa_assets/adapter.safetensors", "asa_assets/config.json", "results.json"} <= elsewhere
     assert set(re.findall(rf"{out}/([^\s,]+\.\w+)(?=, {out}|$)", missing)) <= elsewhere
     assert not [name for name in there | elsewhere if Path(name).name.startswith(".")]
     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)

@@ -3,6 +3,8 @@
 What the disk refuses is named at the end of the run (see `Writer`).
 """
 
+from pathlib import Path
+
 import numpy as np
 
 from asa.adapter import ASAAdapter
@@ -35,10 +37,11 @@ def write_adapter(
     """Write the adapter with what TEST says of it, and beside it the original project's four files."""
     scores = results.scores.test
     adapter.config["test"] = {run: {name: scores[run][name] for name in TESTED} for run in ("baseline", "asa")}
-    writer.write(f"{folder}/adapter.safetensors and config.json", lambda _: adapter.save(folder))
+    parts = (recipe.readers(chosen.layer), recipe.vectors(chosen))
+    writer.write(f"{folder}/adapter.safetensors and config.json", lambda path: adapter.save(Path(path).parent))
     writer.write(
         f"{folder}/steering_vectors.npz, router.pkl, probes.pkl and scaler.pkl",
-        lambda _: write_quickstart_files(folder, recipe.readers(chosen.layer), recipe.vectors(chosen)),
+        lambda path: write_quickstart_files(Path(path).parent, *parts),
     )
 
 
