@@ -179,8 +179,8 @@ def test_the_wheels_are_pinned():
 
 def test_the_original_style_is_for_lfm2_models_only():
     """It changes the wording and nothing else; there is no third style."""
-    liquid, _ = choose_profile("LiquidAI/LFM2-350M", True, True)
-    original, _ = choose_profile("LiquidAI/LFM2-350M", True, True, ORIGINAL_STYLE)
+    liquid, _ = choose_profile("LiquidAI/LFM2-350M", False, True)
+    original, _ = choose_profile("LiquidAI/LFM2-350M", False, True, ORIGINAL_STYLE)
     assert original.system != liquid.system and all(marker in original.system for marker in original.markers)
     same = vars(original) | {"system": liquid.system, "tools_indent": liquid.tools_indent}
     assert same == vars(liquid)
