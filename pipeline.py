@@ -63,10 +63,10 @@ from asa.support.environment import check_environment, share_cores
 share_cores()  # before torch is loaded
 check_environment()  # installs only what is missing, never torch or NumPy
 
-# %% options title=Check_the_parameters hide=true
+# %% asked title=What_the_form_asks hide=true
 from asa.app.options import Options
 
-options = Options(
+asked = Options(
     profile=PROFILE, prompt_style=PROMPT_STYLE, alpaca=ALPACA, requests=REQUESTS, tools=TOOLS, out=OUT, layers=LAYERS,
     device_map=DEVICE_MAP, proof=PROOF, grammar=GRAMMAR, quick=QUICK, seed=SEED, demo_rows=DEMO_ROWS, chat=CHAT,
 )  # fmt: skip
@@ -75,9 +75,13 @@ options = Options(
 from asa.support.environment import print_any_text
 from asa.support.processes import quiet_unless_first
 
-options = options.from_command_line()
+asked = asked.from_command_line()
 quiet_unless_first()
 print_any_text()
+
+# %% options title=Check_the_parameters hide=true
+options = asked.checked()
+seed, mark = options.seed, options.mark
 
 # %% [markdown] requests-text
 # ## Requests and tools
@@ -99,9 +103,9 @@ from asa.support.files import shipped
 from asa.support.processes import from_first
 from asa.tools.definitions import domains_of, load_tools, names_in_words
 
-options = options.checked()
-seed, mark, hub = options.seed, options.mark, from_first(hub_answers())
-profile, profile_why = choose_profile(options.profile, hub, torch.cuda.is_available(), options.prompt_style)
+hub = from_first(hub_answers())
+gpu = torch.cuda.is_available()
+profile, profile_why = from_first(choose_profile(options.profile, hub, gpu, options.prompt_style))
 tools = load_tools(options.tools)
 domains = domains_of(tools)
 requests, benchmark, requests_why = choose_requests(options.requests, options.alpaca, hub, shipped("data"), domains)
@@ -284,9 +288,10 @@ from asa.method.tool_choice import ROUTED, choose_sureness
 keys["choice"] = key_of(keys["chosen"], options.grammar and facts["tools"])
 tool_choice = {}
 if call_writer:
-    asked = (valid.requests, adapter.push(torch.from_numpy(valid.states[:, chosen.layer]))[1], call_writer)
+    decided = adapter.push(torch.from_numpy(valid.states[:, chosen.layer]))[1]
+    given = (valid.requests, decided, call_writer)
     tool_choice = checkpoints.stage(
-        "tool-choice", keys["choice"], lambda: {"choice": ROUTED, "sure": choose_sureness(*asked)}
+        "tool-choice", keys["choice"], lambda: {"choice": ROUTED, "sure": choose_sureness(*given)}
     )  # fmt: skip
     adapter.config["tool_choice"] = tool_choice
     print(f"The router says which tool where its domain has a probability of {tool_choice['sure']} or more.")

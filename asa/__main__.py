@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     talks.add_argument("--share", action="store_true", help="with --web: a public link, through Gradio's servers")
     scores = command("evaluate", "score an adapter on labelled requests", "asa evaluate --requests data/held_out.jsonl")
     scores.add_argument("--requests", required=True, help="labelled requests, as asa fit takes them")
-    scores.add_argument("--reliability", default="", metavar="PICTURE", help="draw how far p(tool) is to be taken")
+    scores.add_argument("--reliability", default="", metavar="PICTURE", help="draw how far p(tool) can be trusted")
     adds = command("add", "fit an adapter to further tools", "asa add weather.json --requests weather.csv")
     adds.add_argument("more", metavar="TOOLS", help="the new tools, as asa fit takes them")
     adds.add_argument("--requests", required=True, help="their labelled requests; 16 of each label and tool are enough")

@@ -14,5 +14,5 @@ elif grep -q "^Found .* known vulnerabilit" <<<"$said"; then
     echo "audit: these versions should be raised."
     echo "$said"
 else
-    echo "audit: PyPI's advisories do not answer here, so the pinned versions were not audited."
+    echo "audit: the pinned versions were not audited: ${said##*$'\n'}"
 fi

@@ -1,7 +1,7 @@
 """Fuzzing that is guided by coverage, run by hand: whatever a target raises that is not documented ends it.
 
-    python -m venv fuzzing && fuzzing/bin/pip install atheris pytest .
-    fuzzing/bin/python tests/fuzzing.py calls -max_total_time=600
+    python -m venv .venv-fuzzing && .venv-fuzzing/bin/pip install atheris pytest .
+    .venv-fuzzing/bin/python tests/fuzzing.py calls -max_total_time=600
 
 Targets are the keys of `TARGETS`; what follows goes to libFuzzer, such as a folder that keeps what it found. A text
 that takes longer than ten seconds ends it too. `test_fuzz.py` tries much the same without coverage, and lends texts.
@@ -17,7 +17,7 @@ from pathlib import Path
 import atheris
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "adapter")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 with atheris.instrument_imports(include=["asa", "jsonschema", "referencing"]):
     from test_fuzz import CALLS, RICH, TOOLS, damaged, odd_json
 
@@ -30,7 +30,6 @@ with atheris.instrument_imports(include=["asa", "jsonschema", "referencing"]):
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzzing-"))
 ADAPTER = ROOT / "outputs" / "asa_assets"
 DATA = ROOT / "data"
-REFUSED = (ToolCallError, ToolsError, RequestsError, AdapterError)
 
 
 def calls(content: bytes) -> None:
@@ -73,13 +72,22 @@ def config(content: bytes) -> None:
 
 
 ROWS = (DATA / "requests.jsonl").read_text(encoding="utf-8").splitlines()[:3]
+GIVEN, TABLE = {"a": 1, "b": [1.5], "d": "x", "e": "x"}, 'text,label,domain\n"why, oh?",0,math\n'
 SCHEMAS = [tool.parameters for tool in TOOLS.values()] + [RICH]
 TARGETS = {
-    "calls": (calls, CALLS),
-    "tools": (tools, [json.dumps([{"name": "f", "parameters": schema}]) for schema in SCHEMAS]),
-    "schemas": (schemas, [json.dumps([schema, {"a": 1, "b": [1.5], "d": "x", "e": "x"}]) for schema in SCHEMAS]),
-    "requests": (requests, ["\n".join(ROWS), f"[{','.join(ROWS)}]", 'text,label,domain\n"why, oh?",0,math\n', ROWS[0]]),
-    "config": (config, [(ADAPTER / "config.json").read_text(encoding="utf-8")]),
+    "calls": (calls, ToolCallError, CALLS),
+    "tools": (tools, ToolsError, [json.dumps([{"name": "f", "parameters": schema}]) for schema in SCHEMAS]),
+    "schemas": (
+        schemas,
+        ToolsError,
+        [json.dumps([schema, {"a": 1, "b": [1.5], "d": "x", "e": "x"}]) for schema in SCHEMAS],
+    ),
+    "requests": (
+        requests,
+        RequestsError,
+        ["\n".join(ROWS), f"[{','.join(ROWS)}]", 'text,label,domain\n"why, oh?",0,math\n', ROWS[0]],
+    ),
+    "config": (config, AdapterError, [(ADAPTER / "config.json").read_text(encoding="utf-8")]),
 }
 
 
@@ -99,7 +107,7 @@ def changed(content: bytes, most: int, seed: int) -> bytes:
 
 def main(name: str, *options: str) -> None:
     """Fuzz one target until it raises what is not documented."""
-    (target, seeds), corpus = TARGETS[name], FOLDER / "seeds"
+    (target, refused, seeds), corpus = TARGETS[name], FOLDER / "seeds"
     corpus.mkdir()
     shutil.copy(ADAPTER / "adapter.safetensors", FOLDER)
     for number, seed in enumerate(seeds):
@@ -108,7 +116,7 @@ def main(name: str, *options: str) -> None:
     def attempt(content: bytes) -> None:
         try:
             target(content)
-        except REFUSED as error:
+        except refused as error:
             assert "\n" not in str(error) and 0 < len(str(error)) < 2000, str(error)
 
     arguments = [sys.argv[0], "-timeout=10", "-max_len=65536", *options, str(corpus)]
@@ -117,4 +125,6 @@ def main(name: str, *options: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
+        sys.exit(f"name what is to be fuzzed: {', '.join(TARGETS)}.")
     main(*sys.argv[1:])

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venvs="${1:-.venv-pythons}"
 tests=(tests/test_{builder,house}.py tests/tools tests/data tests/method/test_{probes,directions}.py
-    tests/models/test_profiles.py tests/support/test_{environment,parameters}.py tests/evaluation/test_tables.py)
+    tests/models/test_profiles.py tests/app/test_options.py tests/support/test_{environment,parameters}.py tests/evaluation/test_tables.py)
 mapfile -t packages < <(grep -E "^(nbformat|jsonschema|numpy|scipy|scikit-learn|datasets|pytest|ruff|hypothesis|llguidance)==" requirements.txt)
 usual=$(python3 -c "import sys; print('%d.%d' % sys.version_info[:2])")
 found=()

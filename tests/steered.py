@@ -64,3 +64,9 @@ def step_by_step(model, prompt: list[int]) -> list[int]:
         cache, ids = out.past_key_values, logits.argmax(-1, keepdim=True)
         answer.append(ids.item())
     return answer
+
+
+def decides_by(adapter: ASAAdapter) -> tuple:
+    """What an adapter's decisions depend on."""
+    settings = {name: adapter.config[name] for name in ("layer", "alpha", "dose", "tau", "domains", "model")}
+    return settings, {name: array.tolist() for name, array in adapter.arrays.items()}

@@ -196,7 +196,7 @@ def test_every_way_of_steering_has_its_cost(bench, monkeypatch):
     """Beside the same answers without steering, alone and side by side."""
     for name, value in {"ROUNDS": 1, "TOKENS": 2, "ALONE": 2, "TOGETHER": 4}.items():
         monkeypatch.setattr(answers, name, value)
-    bench.adapter.config["trigger_id"] = bench.trigger_id
+    monkeypatch.setitem(bench.adapter.config, "trigger_id", bench.trigger_id)
     text = answers.page(bench)
     found = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|") and " ms " in line]
     assert found == [*answers.WAYS, *answers.WAYS, f"a push at every token, {answers.BLOCKS} blocks"]

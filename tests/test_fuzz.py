@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from reliability import FUZZ_BYTES
-from test_adapter_files import decides_by
+from steered import decides_by
 
 from asa import ASAAdapter
 from asa.adapter.decision import AdapterError

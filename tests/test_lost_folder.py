@@ -96,7 +96,9 @@ def test_a_folder_that_becomes_read_only(disk):
     assert again.returncode == 0 and not re.search(": took", again.stdout)
 
 
-@pytest.mark.shows("An output folder that is removed during a run is there at its end with every file, which is said")
+@pytest.mark.shows(
+    "An output folder that is removed during a run is there at its end with all that the run wrote, which is said"
+)
 def test_a_folder_that_is_removed(tmp_path):
     out = tmp_path / "disk" / "out"
     out.parent.mkdir()

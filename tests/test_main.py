@@ -75,8 +75,10 @@ def test_how_far_the_probability_is_to_be_taken_is_drawn(score, config, tmp_path
     picture = tmp_path / "reliability.png"
     status, _, _ = score(config, form=("--reliability", str(picture)))
     assert status == 0 and picture.read_bytes().startswith(b"\x89PNG")
-    status, _, error = score(config, form=("--reliability", str(tmp_path)))
-    assert status == 1 and f"missing are {tmp_path}" in error and "Traceback" not in error
+    for odd in (tmp_path, tmp_path / "missing" / "reliability.png"):
+        status, _, error = score(config, form=("--reliability", str(odd)))
+        said = f"error: --reliability: {odd} is no picture that can be written: give a file's name.\n"
+        assert (status, error) == (1, said)
 
 
 def test_a_calibrated_adapter_is_scored_at_wanted_shares_of_false_calls_too(score, config):

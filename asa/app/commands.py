@@ -19,7 +19,7 @@ from asa.data.checks import FEW, check_requests
 from asa.data.requests import RequestsError, load_requests
 from asa.evaluation.metrics import why_missing
 from asa.evaluation.tables import rate_lines
-from asa.support.files import Writer, shipped
+from asa.support.files import shipped
 from asa.tools.definitions import domains_of, load_tools
 
 
@@ -89,6 +89,9 @@ def push(given: argparse.Namespace) -> None:
 
 def score(given: argparse.Namespace) -> None:
     """Score an adapter on labelled requests."""
+    picture = Path(given.reliability)
+    if picture.is_dir() != (not given.reliability) or not picture.parent.is_dir():
+        raise AssistantError(f"--reliability: {picture} is no picture that can be written: give a file's name.")
     result = evaluate(adapter_here(given.assets), given.requests, given.model)
     runs = {run: result[run] for run in ("baseline", "probe", "asa")}
     if given.json:
@@ -100,9 +103,7 @@ def score(given: argparse.Namespace) -> None:
     if given.reliability:
         from asa.evaluation.figures import plot_reliability  # loads Matplotlib
 
-        writer = Writer()
-        writer.write(given.reliability, plot_reliability, {Path(given.requests).stem: result["reliability"]})
-        writer.finish()
+        plot_reliability({Path(given.requests).stem: result["reliability"]}, picture)
 
 
 def check(given: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Options: what the notebook's form or the command line asks of the pipeline. Nothing is loaded here.
+"""Options: what the notebook's form or the command line asks of the pipeline. No model is looked for here.
 
 A form is checked before any work is done; what is clear is converted, and anything else is refused in one sentence.
 """
@@ -60,11 +60,14 @@ class Options:
         for name, says in ASKED.items():
             parser.add_argument(f"--{name.replace('_', '-')}", default=default[name], help=says)
         parser.add_argument(
-            "--quick", action="store_true", help="a first look: fewer requests and settings, into OUT/quick"
+            "--quick",
+            action="store_true",
+            default=self.quick,
+            help="a first look: fewer requests and settings, into OUT/quick",
         )
         parser.add_argument("--no-grammar", action="store_true", help="let the model write ASA's calls as it likes")
         given = vars(parser.parse_args())
-        return replace(self, grammar=not given.pop("no_grammar"), **given)
+        return replace(self, grammar=False if given.pop("no_grammar") else self.grammar, **given)
 
     def checked(self) -> "Options":
         """As the pipeline takes them: converted, `tools` where the file is, `out` the folder that is written.

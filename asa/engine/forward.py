@@ -40,6 +40,8 @@ class PrefixedModel:
         self.prefix_ids = list(prefix_ids)
         if behind is not None and self.prefix_ids[: len(behind.prefix_ids)] != behind.prefix_ids:
             raise ValueError("what is prefilled already is not how this prefix begins.")
+        parts = (model, model.get_decoder())  # asked for once: every token is a pass
+        self._cache_names = {part: cache_name(inspect.signature(part.forward).parameters) for part in parts}
         known, cache = 0, growing_cache(model.config)
         if behind is not None:
             known, cache = len(behind.prefix_ids), put_keys(fork_cache(behind.start), behind.prefix_keys)
@@ -92,6 +94,6 @@ class PrefixedModel:
             input_ids=ids.to(self.device),
             position_ids=positions.expand(ids.shape).to(self.device),
             use_cache=True,
-            **{cache_name(inspect.signature(run.forward).parameters): cache},
+            **{self._cache_names[run]: cache},
             **more,
         )

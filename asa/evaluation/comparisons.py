@@ -104,12 +104,11 @@ def telling_comparisons(
     count: int,
 ) -> list[Comparison]:
     """The `count` rows worth showing (`telling_rows`); `called` and `answers` by run, `text_of` reads an answer."""
-    baseline, steered = answers["baseline"], answers["asa"]
-    return [
-        Comparison(request.text, request.label, text_of(baseline[row]), text_of(steered[row]), decisions[row])
-        for row in telling_rows(test, called["baseline"], called["asa"], count)
-        for request in test.requests[row : row + 1]
-    ]
+    shown = []
+    for row in telling_rows(test, called["baseline"], called["asa"], count):
+        request, (plain, steered) = test.requests[row], (text_of(answers[run][row]) for run in ("baseline", "asa"))
+        shown.append(Comparison(request.text, request.label, plain, steered, decisions[row]))
+    return shown
 
 
 def show_samples(requests: list[Request], count: int = 2) -> None:

@@ -200,7 +200,7 @@ def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
     figure, axes = plt.subplots(figsize=(4.6, 4.4))
     axes.plot([0, 1], [0, 1], ":", color="#777777", lw=1)
     looks = ((RUN_COLOURS["asa_paper"], -0.05), (RUN_COLOURS["asa"], 0.03))
-    for (name, row), (colour, beside) in zip(bins.items(), looks, strict=False):
+    for (name, row), (colour, beside) in zip(bins.items(), looks[-len(bins) :], strict=True):
         there = [at for at in row if at["count"]]
         axes.plot([at["mean_p"] for at in there], [at["needs_tool"] for at in there], "o-", color=colour, label=name)
         for at in there:

@@ -122,7 +122,7 @@ def splits_table() -> tuple[list[str], list[list[str]]]:
     """Heads and rows: both models on other splits, mean and standard deviation, next token after the push."""
     rows = []
     for model, proof in _proofs().items():
-        for run, of in proof["robustness"]["splits"]["summary"].items():
+        for run, of in ((proof.get("robustness") or {}).get("splits") or {"summary": {}})["summary"].items():
             columns = [mean_and_deviation(of[m]) if m in of else "-" for m in ("gap_closed", "f1", "fpr")]
             rows.append([model, run, *columns])
     return ["model", "run", "gap closed", "F1", "FPR"], rows
@@ -132,7 +132,7 @@ def examples_table() -> tuple[list[str], list[list[str]]]:
     """Heads and rows: both models under prompts with more and fewer examples, without and with steering."""
     rows = []
     for model, proof in _proofs().items():
-        for of in proof["shown_examples"]:
+        for of in proof.get("shown_examples") or []:
             rates = [printed(of[run][m]) for run in ("baseline", *DIRECTIONS) for m in ("f1", "fpr")]
             rows.append([model, str(of["examples"]), *rates])
     heads = [head for run in ("baseline", *DIRECTIONS) for head in (f"{run}: F1", "FPR")]

@@ -12,7 +12,7 @@ from re import _constants as ops  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
-from asa.languages.trees import Language, Ranges, choice, one_of, others, repeat, sequence, union
+from asa.languages.trees import Language, Ranges, choice, one_letter, others, repeat, sequence, union
 
 LONGEST = 400
 ANY: Ranges = others(())  # every character
@@ -23,7 +23,7 @@ class UnusablePattern(ValueError):
     """A pattern that is no language here; the message names the part."""
 
 
-def pattern_language(pattern: str, letter: Callable[[Ranges], Language] = one_of) -> Language:
+def pattern_language(pattern: str, letter: Callable[[Ranges], Language] = one_letter) -> Language:
     """Return the texts in which `pattern` is found, anywhere unless it says `^` and `$`.
 
     Args:

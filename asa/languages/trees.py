@@ -185,7 +185,7 @@ def letters(text: str) -> Letters:
     return Letters(union((ord(letter), ord(letter)) for letter in text))
 
 
-def one_of(ranges: Ranges) -> Language:
+def one_letter(ranges: Ranges) -> Language:
     """One character out of `ranges`, in its simplest form."""
     many = len(ranges) > 1 or any(low < high for low, high in ranges)
     return Letters(ranges) if many else choice(Text(chr(low)) for low, _ in ranges)

@@ -1,4 +1,4 @@
-"""Facts: for what model, prompt and tools an adapter is, as its config.json says it. Nothing is decided by them."""
+"""Facts: for what model, prompt and tools an adapter is, as its config.json says it."""
 
 from typing import Any
 

@@ -1,14 +1,11 @@
-"""Model folders: what a tokenizer knows, and what is wrong with a model that cannot be loaded, as far as files tell.
+"""Model folders: what is wrong with one that cannot be loaded, as far as its files tell.
 
 Libraries fail at such a folder in many ways, far from its cause. Nothing here loads a model.
 """
 
-import contextlib
 import json
-import os
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 
 from asa.support.files import UserError
@@ -16,29 +13,7 @@ from asa.support.hub import said_by
 
 LFS_POINTER = b"version https://git-lfs"
 LFS_SIZE = 1024  # bytes; no pointer is larger
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
-
-
-def tokenizer_knows(text: str, place: str, revision: str, hub: bool) -> bool | None:
-    """Whether the tokenizer of a folder or hub id, or its chat template, names `text`; None where it has no such file.
-
-    Args:
-        text: Such as a special token.
-        place: A folder or hub id.
-        revision: Of a hub id.
-        hub: Whether the hub answers; without it, its files are looked for in the cache.
-    """
-    found = None
-    for name in (*TOKENIZER_FILES, "chat_template.jinja"):
-        with contextlib.suppress(OSError, ValueError):  # which all of the hub's errors are
-            file = Path(place, name)
-            if not os.path.isdir(place):
-                file = Path(hf_hub_download(place, name, revision=revision, local_files_only=not hub))
-            if text in file.read_text("utf-8"):
-                return True
-            found = False
-    return found
 
 
 class ModelError(UserError):

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from asa.models.folders import tokenizer_knows
+from asa.models.tokenizer_files import tokenizer_knows
 from asa.support.files import UserError
 from asa.support.parameters import given_path
 

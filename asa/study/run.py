@@ -1,4 +1,4 @@
-"""The study behind one call: the ladder, the damage, the curves, the geometry, other gates, LoRA, robustness, prompts.
+"""The study behind one call: ladder, damage, curves, geometry, other gates, LoRA, robustness and other prompts.
 
 Every part is a checkpoint, each rung of the ladder one of its own. Settings come from VALID; TEST is answered, and
 nothing is chosen on it.

@@ -47,12 +47,14 @@ def try_shown_examples(
     """
     requests, _, rows = pooled(splits)
     labels, domains = np.array([r.label for r in requests]), np.array([r.domain for r in requests])
-    found = []
-    for count, shown in progress(prompts_by_examples(prompter).items(), desc="examples", unit="prompt"):
+
+    def scored(shown: Prompter, count: int) -> dict:  # one prompt's caches are let go before the next one's are filled
         prompts = [shown.ids(request.text) for request in requests]
         read = read_prompts(Engine(model, shared_prefix(prompts)), prompts, shown.trigger_id, f"{count} examples")
         pool = Pool(requests, labels, domains, *read, names, layers, kind, *probe, shown.trigger_id)
         valid, test = take_part(pool, rows["valid"]), take_part(pool, rows["test"])
         trial = run_trial(pool, rows["cal"], rows["train"], valid, test, labels, DIRECTIONS)
-        found.append({"examples": count} | scored_runs(trial, labels[test.rows]))
-    return found
+        return {"examples": count} | scored_runs(trial, labels[test.rows])
+
+    shown = progress(prompts_by_examples(prompter).items(), desc="examples", unit="prompt")
+    return [scored(prompts, count) for count, prompts in shown]

@@ -173,7 +173,9 @@ class Writer:
         self._there: dict[str, None] = {}  # what has been seen in its place
 
     def write(self, path: str | Path, write: Callable[..., object], *given: Any) -> None:
-        """Call `write(*given, path)`; an OSError of it becomes a sentence on stderr."""
+        """Call `write(*given, path)`; an OSError of it becomes a sentence on stderr. The first process alone writes."""
+        if not is_first():
+            return
         self._writes[str(path)] = functools.partial(write, *given)
         self._try(path)
         if str(path) in self.refused:
@@ -194,6 +196,8 @@ class Writer:
         if written := [path for path in asked if path not in self.refused]:
             print(f"{', '.join(written)} had been refused or removed during the run; written now.", file=sys.stderr)
         if not self.refused:
+            self._writes.clear()
+            self._there.clear()
             return
         missing = {why: [path for path in self.refused if self.refused[path] == why] for why in self.refused.values()}
         named = "; ".join(f"{', '.join(paths)} ({why})" for why, paths in missing.items())
@@ -221,8 +225,8 @@ class Writer:
 
     def _saved_elsewhere(self) -> str:
         """Write what was refused among the system's temporary files; where it lies, or "" if that fails too."""
-        above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self.refused])
         try:
+            above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self.refused])
             folder = tempfile.mkdtemp(prefix="asa-")
         except OSError:
             return ""

@@ -20,7 +20,7 @@ from asa.languages.trees import (
     choice,
     common,
     letters,
-    one_of,
+    one_letter,
     others,
     repeat,
     sequence,
@@ -71,7 +71,7 @@ def letter(quote: str, ranges: Ranges) -> Language:
     """How one character out of `ranges` is written in a string between two of `quote`."""
     special = union([(0, 31), *letters(quote + "\\").ranges])
     hidden = (chr(point) for low, high in common(ranges, special) for point in range(low, high + 1))
-    return choice([one_of(common(ranges, others(special))), *(Text(escaped(one, quote)) for one in hidden)])
+    return choice([one_letter(common(ranges, others(special))), *(Text(escaped(one, quote)) for one in hidden)])
 
 
 def string(part: dict[str, Any], notation: Notation) -> Language:

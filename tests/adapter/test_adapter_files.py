@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import fit_adapter
 from safetensors.torch import load_file, save_file
-from steered import simple
+from steered import decides_by, simple
 
 from asa import AdapterError, ASAAdapter
 from asa.adapter.files import checksum
@@ -79,11 +79,6 @@ def test_a_missing_adapter_is_refused(saved, tmp_path):
     (saved / "adapter.safetensors").unlink()
     with pytest.raises(AdapterError, match=r"holds no adapter: .*adapter\.safetensors.* is missing"):
         ASAAdapter.from_pretrained(saved)
-
-
-def decides_by(adapter: ASAAdapter) -> tuple:
-    settings = {name: adapter.config[name] for name in ("layer", "alpha", "dose", "tau", "domains", "model")}
-    return settings, {name: array.tolist() for name, array in adapter.arrays.items()}
 
 
 @pytest.mark.shows("An adapter of which any byte was changed is refused, or decides as before")

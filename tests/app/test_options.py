@@ -28,7 +28,9 @@ def sentence(call) -> str:
     """The one sentence by which a call is refused."""
     with pytest.raises(UserError) as caught:
         call()
-    return str(caught.value)
+    message = str(caught.value)
+    assert message.endswith(".") and "\n" not in message
+    return message
 
 
 def read_parameters(**given) -> dict:
@@ -36,8 +38,9 @@ def read_parameters(**given) -> dict:
     cells = {cell.id: cell for cell in builder.parse_script((ROOT / "pipeline.py").read_text("utf-8"))}
     found: dict = {}
     exec(cells["parameters"].text, found)
-    exec(cells["options"].text, found | given, found := {})
-    return {name.upper(): value for name, value in vars(found["options"].checked()).items()}
+    exec(cells["asked"].text, found := found | given)
+    exec(cells["options"].text, found)
+    return {name.upper(): value for name, value in vars(found["options"]).items()}
 
 
 def test_the_pipelines_own_values_are_read_as_they_stand(home):
@@ -75,23 +78,27 @@ def test_a_quick_look_has_a_folder_of_its_own_and_proves_nothing(home):
     assert "leave one of them out" in sentence(lambda: read_parameters(QUICK=True, PROOF="all"))
 
 
-def on_command_line(monkeypatch, *given: str) -> dict:
-    """The checked options of `python pipeline.py` with `given`."""
+def on_command_line(monkeypatch, *given: str, **form) -> dict:
+    """The checked options of `python pipeline.py` with `given`, where its cell of parameters has `form`."""
     monkeypatch.setattr(sys, "argv", ["pipeline.py", *given])
     cells = {cell.id: cell for cell in builder.parse_script((ROOT / "pipeline.py").read_text("utf-8"))}
     found: dict = {}
-    for name in ("parameters", "options"):
-        exec(cells[name].text, found)
-    return vars(found["options"].from_command_line().checked())
+    exec(cells["parameters"].text, found)
+    exec(cells["asked"].text, found | form, found := {})
+    return vars(found["asked"].from_command_line().checked())
 
 
 def test_the_command_line_wins_over_the_form(home, monkeypatch):
+    """And what it does not say is the form's."""
     plain = on_command_line(monkeypatch)
     assert plain == {name.lower(): value for name, value in read_parameters().items()}
+    form = {"GRAMMAR": False, "QUICK": True, "OUT": "mine", "SEED": 3}
+    kept = {"grammar": False, "quick": True, "out": "mine/quick", "seed": 3}
+    assert on_command_line(monkeypatch, **form) == plain | kept
     words = {"prompt_style": "original", "layers": "8", "device_map": "auto", "proof": "all"}
     given = {name: words.get(name, f"my-{name}") for name in ASKED}
     said = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
-    assert on_command_line(monkeypatch, *said, "--no-grammar") == plain | given | {"grammar": False}
+    assert on_command_line(monkeypatch, *said, "--no-grammar", OUT="mine") == plain | given | {"grammar": False}
     assert on_command_line(monkeypatch, "--quick")["out"] == "outputs/quick"
     monkeypatch.setenv("ASA_ALPACA", "its.parquet")
     assert on_command_line(monkeypatch)["alpaca"] == "its.parquet"

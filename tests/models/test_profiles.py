@@ -6,10 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-import asa.models.folders
 from asa.models.profiles import (
     AUTO,
     EMBEDDED,
@@ -49,7 +49,7 @@ def test_a_built_in_name_is_taken_whatever_the_machine(name):
 
 @pytest.fixture
 def files(monkeypatch):
-    """What the hub has of owner/name: file -> text; it counts what is fetched."""
+    """What the hub has of owner/name: file -> text."""
     texts: dict[str, str] = {}
 
     def download(place, name, revision, local_files_only):
@@ -59,7 +59,7 @@ def files(monkeypatch):
         path.write_text(texts[name], encoding="utf-8")
         return str(path)
 
-    monkeypatch.setattr(asa.models.folders, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return texts
 
 

@@ -114,7 +114,6 @@ def test_what_was_removed_meanwhile_is_written_again(tmp_path, capsys):
     writer, written = Writer(), []
     writer.write(tmp_path / "out" / "a", lambda path: (written.append("a"), write_json(path, 1)))
     writer.write(tmp_path / "out" / "b and c", lambda path: written.append("b and c"))
-    writer.finish()
     shutil.rmtree(tmp_path / "out")
     writer.finish()
     assert written == ["a", "b and c"] * 2

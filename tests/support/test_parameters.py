@@ -5,14 +5,10 @@ Nothing here needs torch.
 
 import os
 import stat
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
 
 from asa.models.profiles import given_profile
 from asa.support.files import UserError

@@ -13,6 +13,7 @@ from asa.tools.definitions import (
     check_call,
     domains_of,
     load_tools,
+    names_in_words,
     render_call,
     signature,
     tools_from_json,
@@ -242,3 +243,8 @@ def test_any_names_come_back(tmp_path):
         first, second = parse_tool_calls(text)
         assert (first, second) == (ToolCall(name, arguments), ToolCall("h", {}))
         assert check_call(first, tools) == (True, True)
+
+
+def test_a_name_is_said_as_calls_have_it_and_as_its_file_does_where_that_is_another():
+    tools = tools_from_json([{"name": "get weather"}, {"name": "mail"}], "tools")
+    assert names_in_words(tools) == "get_weather (for 'get weather'), mail"
