@@ -355,6 +355,7 @@ def test_requests_are_checked_and_labelled(monkeypatch, capsys, tmp_path):
     assert asa.__main__.main() == 0 and capsys.readouterr().out.endswith("2 requests, to mend: 2\n")
 
 
+@pytest.mark.slow
 def test_a_tool_is_added(command, tmp_path):
     """By its labelled requests and the project's own; the new adapter lies elsewhere, and says what is to be done."""
     own = ROOT / "docs" / "own_tools"

@@ -15,6 +15,8 @@ from asa.data.requests import Request, load_requests
 from asa.method.directions import NECESSITY
 from asa.tools.definitions import load_tools, tools_from_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TOOLS = load_tools(ROOT / "data" / "tools.json")
 DOMAINS = [tool.domain for tool in TOOLS.values()]

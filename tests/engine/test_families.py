@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT, LAYER = 6, 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 @pytest.mark.shows(
     "Each family that is said to run gives in the engine what the model itself gives: states, next tokens, "

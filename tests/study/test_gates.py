@@ -81,6 +81,7 @@ def test_spare_requests_are_fitted_by_the_last_gate_alone(made):
     assert others == compared(made, 1, 0)[:-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [NAMES[:1], NAMES])
 def test_the_smallest_set_is_compared_by_every_gate(names):
     """A row a domain and label in CAL, TRAIN and VALID: three folds, and fewer rows than axes and landmarks."""

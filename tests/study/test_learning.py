@@ -12,6 +12,8 @@ from asa.study.learning import DRAWS, SIZES, learning_curve
 from asa.study.reading_sections import learning_section
 from asa.study.trials import labelled_split, take_part
 
+pytestmark = pytest.mark.slow
+
 SETTING = Setting(ACTION, LAYER, 2.0, 0.0, 0.5)
 
 

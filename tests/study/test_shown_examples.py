@@ -17,6 +17,8 @@ from asa.study.robustness_sections import shown_section
 from asa.study.shown_examples import try_shown_examples
 from asa.tools.definitions import domains_of, load_tools
 
+pytestmark = pytest.mark.slow
+
 LAYER, COUNTS = 3, [0, 2, 4, 8]
 TOOLS = load_tools("data/tools.json")
 NAMES = domains_of(TOOLS)

@@ -145,6 +145,7 @@ def of_lists(inner):
 schemas = of_objects(simple | of_lists(simple) | of_objects(simple))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @given(schema=schemas, seed=st.integers(0, 2**32))
 @FEW
@@ -155,6 +156,7 @@ def test_a_finished_call_is_valid_and_fits(form, schema, seed):
     assert valid(text, tools), text
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @FEW
 @pytest.mark.shows("Every call that fits a random schema can be written under its grammar")
@@ -169,6 +171,7 @@ def test_every_valid_call_can_be_written(data):
     assert accepts(matcher_of(call_grammar(tools, "json")), text), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @given(schema=schemas, seed=st.integers(0, 2**32))
 @FEW
@@ -208,6 +211,7 @@ def test_a_copied_string_with_a_format_is_a_word_of_the_request(form):
     assert may_say("Danish", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("piece", ["a", "<|tool_call_start|", "<", "<|im_end", "\\\\", "é"])
 @pytest.mark.shows("A model that repeats itself for ever ends its call all the same")
