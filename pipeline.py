@@ -25,7 +25,7 @@
 # - `LAYERS`: layers to try steering at, such as `8,12`; empty lets the sweep choose.
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
 # - `PROOF`: `steering` sets ASA beside simpler means and beside itself in parts, and draws doses and layers; `all` also
-#   trains LoRA and changes splits, domains and labels. On two CPU cores `all` takes two to three hours.
+#   trains LoRA and changes splits, domains, labels and prompts. On two CPU cores `all` takes two to three hours.
 # - `QUICK`: a first look in a minute and a half, with 64 TEST requests and fewer settings, in the folder `quick` of
 #   `OUT`. Its numbers are rough and say so.
 # - `GRAMMAR`: ASA's calls are held to the tools' schemas, and the router says which tool. Without it the model writes

@@ -30,7 +30,7 @@ ASKED = {  # field -> what the command line says of it
     "out": "output folder",
     "layers": "layers to try steering at, such as 8,12; empty: the sweep chooses",
     "device_map": "auto: spread a model larger than one card over all cards",
-    "proof": "steering: rivals and ablations; all: also LoRA, other splits and labels",
+    "proof": "steering: rivals and ablations; all: also LoRA, other splits, labels and prompts",
 }
 
 
