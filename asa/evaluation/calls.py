@@ -27,6 +27,8 @@ def call_steps(
     (`jobs.does_job`). Requests that cannot be judged are in no `total`: those whose domain has no tool are not in
     the last two, and those without a rule or a reference not in the last one.
 
+    `job_by_domain` has the last one for each domain whose requests can be judged.
+
     Args:
         requests: N requests; those that need no tool are passed over.
         answers: Their N answers, special tokens included.
@@ -36,6 +38,7 @@ def call_steps(
         run_code: Whether Python calls are run; without it no request for one counts in `job`.
     """
     found: dict[str, list[bool | None]] = {step: [] for step in STEPS}
+    jobs: dict[str, list[bool]] = {}
     serves = {domain: {n: t for n, t in tools.items() if t.domain == domain} for domain in domains_of(tools)}
     for request, answer in zip(requests, answers, strict=True):
         if request.label != 1:
@@ -47,7 +50,10 @@ def call_steps(
         reference = references.get(text_key(request.text))
         job = does_job(first.call if right else None, request, tool, reference, run_code)
         steps = (first.called, first.parses, first.known, first.fits, right if serving else None, job)
+        if job is not None:
+            jobs.setdefault(request.domain, []).append(job)
         for step, got in zip(STEPS, steps, strict=True):
             found[step].append(got)
     judged = {step: [got for got in all_of if got is not None] for step, all_of in found.items()}
-    return {step: rate_of(sum(gots), len(gots)) for step, gots in judged.items()}
+    by_domain = {domain: rate_of(sum(gots), len(gots)) for domain, gots in sorted(jobs.items())}
+    return {step: rate_of(sum(gots), len(gots)) for step, gots in judged.items()} | {"job_by_domain": by_domain}

@@ -212,6 +212,7 @@ def test_steps_are_counted_over_all_that_need_a_tool():
     found = call_steps(requests, answers, TOOLS, MARKERS, references)
     assert [found[step]["hits"] for step in STEPS] == [6, 5, 4, 3, 2, 1]
     assert {found[step]["total"] for step in STEPS} == {7}
+    assert found["job_by_domain"] == {"math": found["job"]}
     assert found["job"]["rate"] == 1 / 7 and found["job"]["interval"][0] < 1 / 7 < found["job"]["interval"][1]
 
 
@@ -233,7 +234,7 @@ def test_what_cannot_be_judged_is_in_no_total():
     answers = [call("calculator", expression="2+2")] * 3
     found = call_steps(requests, answers, TOOLS, MARKERS, {text_key("sort b a"): Reference("a:2", outputs=("a b",))})
     assert [found[step]["total"] for step in STEPS] == [3, 3, 3, 3, 2, 0]
-    assert found["job"]["rate"] is None and found["job"]["interval"] is None
+    assert found["job"]["rate"] is None and found["job"]["interval"] is None and found["job_by_domain"] == {}
     run = call_steps(
         requests, answers, TOOLS, MARKERS, {text_key("sort b a"): Reference("a:2", outputs=("a b",))}, True
     )

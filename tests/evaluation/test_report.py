@@ -1,5 +1,6 @@
 """Report: this run's numbers appear, published ones say where they come from, and empty counts break nothing."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,12 @@ def test_the_steps_to_the_job_stand_in_their_order(results, tmp_path):
     text = write_report(changed(results, calls={run: steps for run in RUNS}), tmp_path / "r.md")
     for row in rows_of(text, "From a call to the job done"):
         assert [cell.split()[0] for cell in row[1:]] == ["0.900", "0.800", "0.700", "0.600", "0.500", "0.400"]
+    jobs = {"math": rate_of(1, 4), "search": rate_of(3, 4)}
+    text = write_report(
+        changed(results, calls={run: steps | {"job_by_domain": jobs} for run in RUNS}), tmp_path / "r.md"
+    )
+    table = text.partition("| the job, by domain | math | search |")[2].partition("\n\n")[0]
+    assert [re.findall(r"0\.\d50(?= \()", row) for row in table.splitlines()[2:]] == [["0.250", "0.750"]] * len(RUNS)
 
 
 def test_cosines_of_known_pairs_stand_beside_the_published_ones(results, tmp_path):
