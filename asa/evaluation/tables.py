@@ -82,12 +82,13 @@ def calls_table(calls: dict[str, dict], first: str) -> tuple[list[str], list[lis
     return [first, *[step.replace("_", " ") for step in STEPS]], rows
 
 
-def jobs_by_domain(calls: dict[str, dict]) -> list[str]:
-    """A table of `calls.call_steps`' `job_by_domain` by run; nothing where files of earlier runs have none."""
+def call_tables(calls: dict[str, dict]) -> list[str]:
+    """The steps by run, and the job by run and domain; the latter not where files of earlier runs have none."""
     jobs = {run: of.get("job_by_domain", {}) for run, of in calls.items()}
     domains = sorted({domain for of in jobs.values() for domain in of})
     rows = [[run, *[rate_with_interval(of[domain]) for domain in domains]] for run, of in jobs.items()]
-    return [markdown_table(["the job, by domain", *domains], rows)] if domains else []
+    by_domain = [markdown_table(["the job, by domain", *domains], rows)] if domains else []
+    return [markdown_table(*calls_table(calls, "run")), *by_domain]
 
 
 def calls_in_words(calls: dict) -> str:
