@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EOS, fit_adapter, make_prompts
+from conftest import EOS, fit_adapter, make_prompts, tiny_assistant
 
 from asa.data.requests import Request
 from asa.engine.engine import Engine
 from asa.engine.states import read_prompts
+from asa.method import probes
 from asa.models.profiles import choose_profile
 from asa.models.saved_profiles import profile_to_json
 from asa.tools.definitions import load_tools, tools_to_json
@@ -26,6 +27,7 @@ import answers
 import growth
 import limits
 import plain
+import readers
 import rows
 import run
 import whole
@@ -200,3 +202,20 @@ def test_every_way_of_steering_has_its_cost(bench, monkeypatch):
     text = answers.page(bench)
     found = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|") and " ms " in line]
     assert found == [*answers.WAYS, *answers.WAYS, f"a push at every token, {answers.BLOCKS} blocks"]
+
+
+def test_readers_are_fitted_with_more_and_more_of_the_requests(tiny_llama, tiny_tokenizer, prompts, monkeypatch):
+    """Beside all else; with none and with all of them once, else as often as is drawn."""
+    assistant = tiny_assistant(tiny_llama, tiny_tokenizer, prompts)
+    monkeypatch.setattr(readers, "SIZES", (0, 40))
+    fits = []
+    given = [request for request in readers.further_requests(str(BENCHMARKS.parent / "data"), list(DOMAINS))]
+    some = [request for request in given if request.source.startswith("readers.jsonl")][:80]
+    monkeypatch.setattr(readers, "further_requests", lambda *_: some)
+    monkeypatch.setattr(readers, "fit_readers", lambda states, *rest: fits.append(len(states)) or fit(states, *rest))
+    fit = probes.fit_readers
+    rows = readers.curve(assistant, (0.1, 1.0), "")
+    assert [row[0] for row in rows] == [0, 40, len(some)] and all(len(row) == 5 for row in rows)
+    base = fits[0]
+    each = [base, *[base + 40] * readers.DRAWS, base + len(some)]
+    assert fits == [size for size in each for _ in readers.ASKED]
