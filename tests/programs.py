@@ -6,7 +6,9 @@ One test each runs them as a user does, in a process of their own; the others ne
 import contextlib
 import io
 import runpy
+import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,3 +84,16 @@ def run_cells(folder: Path, parameters: dict) -> str:
             if cell.cell_type == "code":
                 exec(compile(cell.source, cell.get("id", "cell"), "exec"), names)
     return out.getvalue()
+
+
+@contextlib.contextmanager
+def own_disk(folder: Path, size: str) -> Iterator[Path]:
+    """`folder` as a disk of its own, of `size` as `mount` takes it; without the right to mount, the test is skipped."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no right to mount a disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import own_disk
 
 pytestmark = pytest.mark.slow
 
@@ -52,12 +53,8 @@ def files(folder: Path) -> set[str]:
 @pytest.fixture
 def disk(tmp_path):
     """A folder on a disk of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("no right to mount a disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with own_disk(tmp_path / "disk", "64m") as folder:
+        yield folder
 
 
 @pytest.mark.shows("A read-only output folder is refused in a sentence before any work")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import fit_adapter
 from matplotlib.figure import Figure
+from programs import own_disk
 
 from asa.adapter import ASAAdapter
 from asa.evaluation.figures import save_figure
@@ -199,12 +200,8 @@ def test_a_folder_that_is_none_keeps_no_stage_and_ends_nothing(tmp_path, place):
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a disk of 256 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("no right to mount a disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with own_disk(tmp_path / "disk", "256k") as folder:
+        yield folder
 
 
 @pytest.mark.slow
