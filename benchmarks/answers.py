@@ -31,7 +31,7 @@ from asa.engine.states import Reading, read_prompts
 from asa.evaluation.tables import markdown_table
 from asa.study.cascade import Cascade, cascade_answers
 
-ROUNDS, TOKENS, ALONE, TOGETHER = 5, 24, 8, 64
+ROUNDS, TOKENS, ALONE, TOGETHER = 3, 24, 4, 32
 BLOCKS, LENGTH = 3, 0.15  # of the cascade: blocks, and a push's length over its state's
 WAYS = ("not steered", "one push", "one push, looking ahead")
 
