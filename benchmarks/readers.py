@@ -27,7 +27,7 @@ from asa.data.splits import ReadSplit
 from asa.engine.states import read_requests
 from asa.evaluation.metrics import mean_and_std
 from asa.evaluation.results import Results
-from asa.evaluation.tables import markdown_table, mean_and_deviation
+from asa.evaluation.tables import markdown_table, mean_and_deviation, printed
 from asa.method.probes import fit_readers
 from asa.tools.definitions import domains_of
 
@@ -70,7 +70,9 @@ def curve(assistant: Assistant, probe: tuple[float, float], alpaca: str) -> list
         cells = []
         for of in asked.values():
             found = [scored(fit, of, assistant.adapter.layer, domains, probe) for fit in fits]
-            cells += [mean_and_deviation(mean_and_std([each[rate] for each in found])) for rate in ("f1", "fpr")]
+            for rate in ("f1", "fpr"):
+                values = [each[rate] for each in found]
+                cells.append(mean_and_deviation(mean_and_std(values)) if len(values) > 1 else printed(*values))
         rows.append([size, *cells])
     return rows
 
