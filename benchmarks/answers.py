@@ -23,11 +23,10 @@ import numpy as np
 import torch
 from bench import Bench, open_bench, spread, timed
 
-from asa.adapter import ASAAdapter
-from asa.engine.answering import answer_all, answer_steered
+from asa.engine.answering import answer_all, answer_chosen
 from asa.engine.batch import Batch
 from asa.engine.engine import Engine
-from asa.engine.states import Reading, read_prompts
+from asa.engine.states import read_prompts
 from asa.evaluation.tables import markdown_table
 from asa.study.cascade import Cascade, cascade_answers
 
@@ -52,30 +51,24 @@ def alone(bench: Bench, prompts: list[list[int]]) -> dict[str, Callable[[], obje
 
 
 def together(bench: Bench, prompts: list[list[int]]) -> dict[str, Callable[[], object]]:
-    """Way -> what answers all prompts in the engine; the prefill, which reads the states, is part of every way."""
-    adapter = bench.adapter
-    blind, seeing = (ASAAdapter(adapter.config | {"look_ahead": look}, adapter.arrays) for look in (False, True))
-    unit = np.eye(1, bench.model.config.hidden_size, dtype=np.float32)
-    along = np.tile(unit, (len(prompts), BLOCKS, 1))
-    every = Cascade(max(0, adapter.layer - BLOCKS + 1), along, LENGTH)
+    """Way -> what answers all prompts in the engine, each of them pushed; the prefill is part of every way."""
+    layer, engine = bench.adapter.layer, Engine(bench.model, bench.prefix)
+    along = np.eye(1, bench.model.config.hidden_size, dtype=np.float32).repeat(len(prompts), axis=0)
+    every = Cascade(max(0, layer - BLOCKS + 1), np.tile(along[:, None], (1, BLOCKS, 1)), LENGTH)
 
     def never(_: list[int]) -> bool:
         return False
 
-    def behind(answer: Callable[[Reading, list[Batch]], object]) -> Callable[[], object]:
-        engine = Engine(bench.model, bench.prefix)
-        return lambda: answer(*read_prompts(engine, prompts, bench.trigger_id, "prefill"))
+    def batches() -> list[Batch]:
+        return read_prompts(engine, prompts, bench.trigger_id, "prefill")[1]
 
-    def steered(by: ASAAdapter) -> Callable[[], object]:
-        return behind(
-            lambda reading, batches: answer_steered(batches, reading, {"asa": by}, None, TOKENS, never, "ASA")
-        )
+    def pushed() -> None:
+        answer_chosen(batches(), along.any(axis=1), TOKENS, never, "pushed", push=(layer, along))
 
-    ways = (behind(lambda _, batches: answer_all(batches, TOKENS, never, "plain")), steered(blind), steered(seeing))
-    return dict(zip(WAYS, ways, strict=True)) | {
-        f"a push at every token, {BLOCKS} blocks": behind(
-            lambda _, batches: cascade_answers(batches, every, TOKENS, never, "cascade")
-        )
+    return {
+        "not steered": lambda: answer_all(batches(), TOKENS, never, "plain"),
+        "one push": pushed,
+        f"a push at every token, {BLOCKS} blocks": lambda: cascade_answers(batches(), every, TOKENS, never, "cascade"),
     }
 
 
@@ -106,7 +99,8 @@ def page(bench: Bench) -> str:
         "Each answer runs its whole prompt. Looking ahead costs one token per answer.",
         f"## In the engine, {TOGETHER} requests side by side",
         markdown_table(heads, side_by_side),
-        "The prefill reads the unsteered next token in any case, so looking ahead costs nothing here.",
+        "The prefill reads the unsteered next token in any case, so that looking ahead costs nothing here, and spares "
+        "the answers of requests that are not pushed.",
     ]
     return "\n\n".join(text) + "\n"
 

@@ -201,7 +201,7 @@ def test_every_way_of_steering_has_its_cost(bench, monkeypatch):
     monkeypatch.setitem(bench.adapter.config, "trigger_id", bench.trigger_id)
     text = answers.page(bench)
     found = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|") and " ms " in line]
-    assert found == [*answers.WAYS, *answers.WAYS, f"a push at every token, {answers.BLOCKS} blocks"]
+    assert found == [*answers.WAYS, *answers.WAYS[:2], f"a push at every token, {answers.BLOCKS} blocks"]
 
 
 def test_readers_are_fitted_with_more_and_more_of_the_requests(tiny_llama, tiny_tokenizer, prompts, monkeypatch):
