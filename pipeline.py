@@ -94,7 +94,7 @@ seed, mark = options.seed, options.mark
 import torch
 
 from asa.data.examples import deal_requests
-from asa.data.requests import ALPACA as BENCHMARK, choose_requests, further_requests
+from asa.data.requests import ALPACA as BENCHMARK, QUICK_LOOK, choose_requests, further_requests
 from asa.data.splits import FULL, QUICK as QUICK_SHARES
 from asa.evaluation.comparisons import show_samples
 from asa.models.loading import hub_answers
@@ -111,7 +111,7 @@ domains = domains_of(tools)
 requests, benchmark, requests_why = choose_requests(options.requests, options.alpaca, hub, shipped("data"), domains)
 others = further_requests(shipped("data"), domains) if benchmark == BENCHMARK else []
 if mark:
-    benchmark += ", quick look"
+    benchmark += QUICK_LOOK
     print(f"A {mark}.")
 shares = QUICK_SHARES if options.quick else FULL
 tools, dealt, left_out = deal_requests(requests, others, tools, profile.few_shot, seed, shares)

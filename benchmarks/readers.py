@@ -28,7 +28,7 @@ from asa.engine.states import read_requests
 from asa.evaluation.metrics import mean_and_std
 from asa.evaluation.results import Results
 from asa.evaluation.tables import markdown_table, mean_and_deviation, printed
-from asa.method.probes import fit_readers
+from asa.method.probes import Readers, fit_readers
 from asa.tools.definitions import domains_of
 
 MODELS = {"SmolLM2": "outputs", "Gemma": "outputs/gemma3-270m"}
@@ -43,19 +43,20 @@ def learned_from(assistant: Assistant, alpaca: str) -> tuple[list[Request], list
     requests, _, _ = choose_requests("", alpaca, False, data, domains)
     _, dealt, _ = deal_requests(requests, further_requests(data, domains), tools, True, 0)
     known = dealt["cal"] + dealt["train"] + dealt["spare"]
-    readers = [request for request in known if request.source.startswith("readers.jsonl")]
-    return [request for request in known if request not in set(readers)], readers
-
-
-def scored(rows: ReadSplit, asked: ReadSplit, layer: int, domains: list[str], probe: tuple[float, float]) -> dict:
-    """F1 and false-positive rate on `asked` of readers that are fitted on `rows`."""
-    readers = fit_readers(rows.states[:, layer], rows.labels, rows.domains, domains, *probe)
-    return confusion(readers.p_tool(asked.states[:, layer]) >= 0.5, asked.labels)
+    parts: dict[bool, list[Request]] = {False: [], True: []}
+    for request in known:
+        parts[request.source.startswith("readers.jsonl")].append(request)
+    return parts[False], parts[True]
 
 
 def curve(assistant: Assistant, probe: tuple[float, float], alpaca: str) -> list[list]:
     """A row per size: F1 and false-positive rate on both sets, mean and standard deviation over draws."""
     model, prompter, domains = assistant.model, assistant.prompter, domains_of(assistant.tools)
+    layer = assistant.adapter.layer
+
+    def fitted(known: ReadSplit) -> Readers:
+        return fit_readers(known.states[:, layer], known.labels, known.domains, domains, *probe)
+
     rest, readers = (read_requests(model, prompter, requests, "known") for requests in learned_from(assistant, alpaca))
     sets = {name: load_requests(ROOT / "data" / file, domains) for name, file in ASKED.items()}
     asked = {
@@ -66,10 +67,10 @@ def curve(assistant: Assistant, probe: tuple[float, float], alpaca: str) -> list
     orders = [rng.permutation(len(readers)) for _ in range(DRAWS)]
     for size in (*SIZES, len(readers)):
         drawn = [order[:size] for order in (orders[:1] if size in (0, len(readers)) else orders)]
-        fits = [rest + readers.chosen(some) for some in drawn]
+        fits = [fitted(rest + readers.chosen(some)) for some in drawn]
         cells = []
         for of in asked.values():
-            found = [scored(fit, of, assistant.adapter.layer, domains, probe) for fit in fits]
+            found = [confusion(fit.p_tool(of.states[:, layer]) >= 0.5, of.labels) for fit in fits]
             for rate in ("f1", "fpr"):
                 values = [each[rate] for each in found]
                 cells.append(mean_and_deviation(mean_and_std(values)) if len(values) > 1 else printed(*values))

@@ -217,5 +217,4 @@ def test_readers_are_fitted_with_more_and_more_of_the_requests(tiny_llama, tiny_
     rows = readers.curve(assistant, (0.1, 1.0), "")
     assert [row[0] for row in rows] == [0, 40, len(some)] and all(len(row) == 5 for row in rows)
     base = fits[0]
-    each = [base, *[base + 40] * readers.DRAWS, base + len(some)]
-    assert fits == [size for size in each for _ in readers.ASKED]
+    assert fits == [base, *[base + 40] * readers.DRAWS, base + len(some)]  # each once for both sets

@@ -90,7 +90,7 @@ def push(given: argparse.Namespace) -> None:
 def score(given: argparse.Namespace) -> None:
     """Score an adapter on labelled requests."""
     picture = Path(given.reliability)
-    if picture.is_dir() != (not given.reliability) or not picture.parent.is_dir():
+    if given.reliability and (picture.is_dir() or not picture.parent.is_dir()):
         raise AssistantError(f"--reliability: {picture} is no picture that can be written: give a file's name.")
     result = evaluate(adapter_here(given.assets), given.requests, given.model)
     runs = {run: result[run] for run in ("baseline", "probe", "asa")}

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from asa.data.requests import ALPACA, HAND_WRITTEN
+from asa.data.requests import ALPACA, HAND_WRITTEN, QUICK_LOOK
 from asa.evaluation.results import Results
 from asa.evaluation.tables import printed
 from asa.models.loading import hub_answers
@@ -23,7 +23,6 @@ from asa.support.files import UserError, key_of, shipped
 
 RUNS, MEASURES = ("baseline", "probe", "asa_paper", "asa"), ("precision", "recall", "f1", "fpr", "accuracy")
 SETTING = ("layer", "direction", "dose", "tau", "beta")
-QUICK = ", quick look"  # what the pipeline adds to the benchmark's name
 OUT = "outputs/reproduced"
 
 
@@ -89,12 +88,12 @@ def options_of(then: Results, given: list[str], hub: bool) -> list[str]:
     if then.seed != 0:
         raise UserError(f"these results were drawn with seed {then.seed}, which only the notebook can set.")
     options, benchmark = ["--profile", then.run.profile], then.run.benchmark.name
-    if benchmark.endswith(QUICK):
+    if benchmark.endswith(QUICK_LOOK):
         options.append("--quick")
     if not then.tuning.tool_choice:
         options.append("--no-grammar")
     asked = {option.partition("=")[0] for option in given}
-    name = benchmark.removesuffix(QUICK)
+    name = benchmark.removesuffix(QUICK_LOOK)
     if name == ALPACA and not (hub or "--alpaca" in asked or os.environ.get("ASA_ALPACA")):
         raise UserError(
             "these results are Alpaca's, and the hub does not answer: give the file, --alpaca FILE.parquet."

@@ -20,6 +20,7 @@ from asa.support.parameters import NO, YES
 
 ALPACA_ID = "tatsu-lab/alpaca"
 ALPACA, HAND_WRITTEN = "alpaca", "hand-written"  # benchmarks; one of a user's own has its file's name
+QUICK_LOOK = ", quick look"  # behind the name of a benchmark of which little was asked
 _NO_INPUT = re.compile(r"<?\s*no\s*input\s*>?\.?", re.IGNORECASE)
 
 

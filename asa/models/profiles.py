@@ -193,7 +193,7 @@ def _named_profile(name: str, hub: bool, gpu: bool) -> tuple[Profile, str]:
     place = model_place(name)
     if "/" in place or os.path.isdir(place):  # a hub id or a folder
         knows = tokenizer_knows(LFM25.trigger, place, EMBEDDED.revision, hub)
-        like = LFM25 if (knows is None and "lfm2" in place.lower()) or knows else EMBEDDED
+        like = LFM25 if ("lfm2" in place.lower() if knows is None else knows) else EMBEDDED
         why = f"by its name, prompted like {like.name}"  # where no file tells
         if knows is not None:
             why = f"its tokenizer {'knows' if knows else 'does not know'} {LFM25.trigger}, so prompted like {like.name}"
