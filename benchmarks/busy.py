@@ -1,4 +1,5 @@
-"""A busy machine: what one neighbour costs, with threads that spin while they wait and with threads that sleep.
+"""A busy machine: what one neighbour costs, with threads that spin while they wait, that sleep, and that do one after
+the other.
 
     python benchmarks/busy.py        writes busy.md
 
@@ -7,6 +8,7 @@ each time. The neighbour is a process that counts.
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -15,8 +17,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from asa.support.environment import SPINS  # noqa: E402
+
 REQUESTS, NEW_TOKENS, LAYERS = 80, 24, (15, 20, 25)
-SETTINGS = {"threads spin (the default of torch's OpenMP)": {}, "threads sleep (ours)": {"OMP_WAIT_POLICY": "PASSIVE"}}
+SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
+SETTINGS = {
+    "threads spin (the default of torch's OpenMP)": {},
+    "threads sleep": SLEEP,
+    f"threads spin {SPINS} rounds, then sleep (ours)": SLEEP | {"GOMP_SPINCOUNT": str(SPINS)},
+}
 
 
 def work() -> None:
@@ -49,15 +58,15 @@ def work() -> None:
 
 
 def timed(setting: dict[str, str]) -> float:
-    """Seconds of the work in a new process."""
+    """Seconds of the work in a new process; the median of three."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     command = [sys.executable, "-W", "ignore", __file__, "work"]
-    done = subprocess.run(command, env=clean | setting, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    runs = [subprocess.run(command, env=clean | setting, capture_output=True, text=True, check=True) for _ in range(3)]
+    return statistics.median(float(run.stdout.split()[-1]) for run in runs)
 
 
 def main() -> None:
-    """Time both settings alone and beside a neighbour, and write busy.md."""
+    """Time all settings alone and beside a neighbour, and write busy.md."""
     rows = []
     for name, setting in SETTINGS.items():
         alone = timed(setting)
@@ -70,7 +79,7 @@ def main() -> None:
     text = [
         "# A busy machine",
         f"`python benchmarks/busy.py` wrote this: {REQUESTS} requests read, {3 * len(LAYERS)} settings replayed, "
-        f"answers of {NEW_TOKENS} tokens, SmolLM2 on {os.cpu_count()} cores; one run each.",
+        f"answers of {NEW_TOKENS} tokens, SmolLM2 on {os.cpu_count()} cores; medians of three.",
         "\n".join(["| | alone | beside one busy process | ratio |", "|---|---|---|---|", *rows]),
     ]
     (ROOT / "benchmarks" / "busy.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from asa.engine.attention import SHARED_PREFIX_ATTENTION
 from asa.engine.kv_cache import PrefixKeys, fork_cache, growing_cache, put_keys, take_keys
+from asa.engine.products import fast_linears
 from asa.models.layout import CausalModel, cache_name, input_device, is_compiled
 
 
@@ -60,7 +61,7 @@ class PrefixedModel:
             return
         self.model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), fast_linears(self.model):
                 yield
         finally:
             self.model.set_attn_implementation(before)

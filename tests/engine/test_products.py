@@ -1,0 +1,108 @@
+"""Matrix products by oneDNN: the same as PyTorch's up to rounding, of the weights that a layer has now."""
+
+import pytest
+import torch
+
+from asa.engine import products
+from asa.engine.products import FEW_ROWS, fast_linears, one_dnn_is_faster, product
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def _as_where_it_is_faster(monkeypatch):
+    monkeypatch.setattr(products, "one_dnn_is_faster", lambda: True)
+
+
+@pytest.fixture
+def layer():
+    torch.manual_seed(0)
+    return torch.nn.Linear(48, 40)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 48), (5, 48), (3, 7, 48), (0, 48)])
+def test_a_layer_gives_the_same(layer, shape):
+    states = torch.randn(shape)
+    with torch.inference_mode(), fast_linears(layer):
+        assert "forward" in vars(layer)  # else this compares a thing with itself
+        found = layer(states)
+    torch.testing.assert_close(found, layer(states).detach(), **CLOSE)
+
+
+def test_a_part_of_the_states_and_a_layer_without_bias(layer):
+    """As the head is asked: for the last token of every row."""
+    head, states = torch.nn.Linear(48, 300, bias=False), torch.randn(4, 6, 48)
+    with torch.inference_mode(), fast_linears(head):
+        found = head(states[:, -1:])
+    torch.testing.assert_close(found, head(states[:, -1:]).detach(), **CLOSE)
+
+
+def test_weights_that_have_changed_count(layer):
+    """In place, as an optimiser does, and by other weights."""
+    states = torch.randn(4, 48)
+
+    def check() -> None:
+        with torch.inference_mode(), fast_linears(layer):
+            found = layer(states)
+        torch.testing.assert_close(found, layer(states).detach(), **CLOSE)
+
+    check()
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    check()
+    layer.weight = torch.nn.Parameter(torch.randn(40, 48))
+    check()
+
+
+def test_afterwards_a_layer_is_as_it_was(layer):
+    """Also behind an error; gradients flow again."""
+    with pytest.raises(KeyError), fast_linears(layer):
+        raise KeyError
+    assert "forward" not in vars(layer)
+    layer(torch.randn(2, 48)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_what_is_left_alone(layer, monkeypatch):
+    """Other dtypes, layers that somebody else has wrapped, kinds of their own, and models that are too large."""
+
+    class Own(torch.nn.Linear):
+        pass
+
+    wrapped = torch.nn.Linear(8, 8)
+    wrapped.forward = mine = lambda states: states
+    others = torch.nn.ModuleList([torch.nn.Linear(8, 8).bfloat16(), wrapped, Own(8, 8)])
+    with fast_linears(others):
+        assert [vars(other).get("forward") for other in others] == [None, mine, None]
+    assert wrapped.forward is mine
+    monkeypatch.setattr(products, "MOST_BYTES", layer.weight.nbytes - 1)
+    with fast_linears(layer):
+        assert "forward" not in vars(layer)
+
+
+def test_nothing_changes_where_it_is_not_faster(layer, monkeypatch):
+    monkeypatch.setattr(products, "one_dnn_is_faster", lambda: False)
+    with fast_linears(layer):
+        assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS - 1, FEW_ROWS, 200])
+def test_products_of_matrices(rows):
+    """As attention takes them: the right one also by transposing."""
+    left, right = torch.randn(3, rows, 16), torch.randn(3, 50, 16)
+    with torch.inference_mode():
+        scores = product(left, right.transpose(1, 2))
+        torch.testing.assert_close(scores, left @ right.transpose(1, 2), **CLOSE)
+        torch.testing.assert_close(product(scores, right), scores @ right, **CLOSE)
+
+
+def test_where_it_is_faster_is_known_from_the_processor(monkeypatch):
+    """PyTorch says what the processor can do; whose it is, the system does."""
+    monkeypatch.setattr(products.platform, "processor", lambda: "AMD64 Family 26, AuthenticAMD")
+    for capability, expected in (("AVX2", False), ("AVX512", True)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda said=capability: said)
+        one_dnn_is_faster.cache_clear()
+        assert one_dnn_is_faster() is expected
+    one_dnn_is_faster.cache_clear()
