@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from asa.support.environment import SPINS  # noqa: E402
+from asa.support.environment import SPINS
 
 REQUESTS, NEW_TOKENS, LAYERS = 80, 24, (15, 20, 25)
 SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}

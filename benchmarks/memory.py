@@ -77,8 +77,8 @@ def main(venv: Path, requests: int) -> None:
     rows = [[str(count), *(f"{found[place]:.0f}" for found in sizes)] for place, count in enumerate(counted)]
     text = [
         "# Memory of a server",
-        f"`python benchmarks/memory.py` wrote this: vLLM on a CPU, SmolLM2 in fp32, {TOKENS} tokens an answer, {AT_ONCE} "
-        f"requests under way at each of two servers that run side by side. {share} requests before the first line "
+        f"`python benchmarks/memory.py` wrote this: vLLM on a CPU, SmolLM2 in fp32, {TOKENS} tokens an answer, "
+        f"{AT_ONCE} requests under way at each of two servers that run side by side. {share} requests before the first line "
         "filled the cache of keys and values, 1 GiB.",
         markdown_table(["requests", *(f"{name}, MiB" for name in names)], rows),
         "Growth per request, by least squares: "

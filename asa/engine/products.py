@@ -1,8 +1,8 @@
 """Matrix products by oneDNN, on processors on which PyTorch's usual ones are slow.
 
-PyTorch multiplies fp32 matrices with MKL, which does not use the widest registers of processors that Intel did not make.
-oneDNN, which PyTorch has as well, does (`benchmarks/products.md`). A model's weights are copied for it, into an order of
-its own. The products are the same up to rounding; everywhere else they are PyTorch's.
+PyTorch multiplies fp32 matrices with MKL, which leaves the widest registers unused on processors that Intel did not
+make. oneDNN, which PyTorch has as well, uses them (`benchmarks/products.md`). A model's weights are copied for it, into
+an order of its own. The products are the same up to rounding; everywhere else they are PyTorch's.
 """
 
 import contextlib

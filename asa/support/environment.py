@@ -51,8 +51,8 @@ SPINS = 500  # rounds of GNU's OpenMP before a waiting thread sleeps: some micro
 def share_cores() -> None:
     """Let threads that wait soon give their core away; to be called before torch is loaded, whose threads else spin.
 
-    On a shared machine a spinning thread keeps the others from the core that they wait for; on a quiet one a thread that
-    sleeps at once takes long to wake (see benchmarks/busy.md). What the user has set is left alone.
+    On a shared machine a spinning thread keeps the others from the core that they wait for; on a quiet one a thread
+    that sleeps at once takes long to wake (see benchmarks/busy.md). What the user has set is left alone.
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPINS)}

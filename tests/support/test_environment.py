@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from asa.support import environment
-from asa.support.environment import SPINS, NEEDED, NEVER_INSTALLED, check_environment
+from asa.support.environment import NEEDED, NEVER_INSTALLED, SPINS, check_environment
 from asa.support.files import UserError
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
