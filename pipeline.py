@@ -12,8 +12,8 @@
 # ![Baseline against ASA](https://raw.githubusercontent.com/gyunggyung/Liquid-ASA/main/outputs/baseline_vs_asa.png)
 #
 # **Run all** fits, tunes, tests and saves an adapter. On a GPU with the hub it takes
-# `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, five
-# minutes on two CPU cores (with Alpaca ten to fifteen). Interrupted? Run all again: finished stages are reused.
+# `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, three
+# minutes on two CPU cores (with Alpaca ten). Interrupted? Run all again: finished stages are reused.
 
 # %% [markdown] parameters-text
 # ## Parameters
@@ -26,7 +26,7 @@
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
 # - `PROOF`: `steering` sets ASA beside simpler means and beside itself in parts, and draws doses and layers; `all` also
 #   trains LoRA and changes splits, domains, labels and prompts. On two CPU cores `all` takes two to three hours.
-# - `QUICK`: a first look in a minute and a half, with 64 TEST requests and fewer settings, in the folder `quick` of
+# - `QUICK`: a first look in about a minute, with 64 TEST requests and fewer settings, in the folder `quick` of
 #   `OUT`. Its numbers are rough and say so.
 # - `GRAMMAR`: ASA's calls are held to the tools' schemas, and the router says which tool. Without it the model writes
 #   them as it likes.
