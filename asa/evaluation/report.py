@@ -10,7 +10,14 @@ from pathlib import Path
 
 from asa.evaluation.metrics import difference, gap_closed
 from asa.evaluation.results import Results
-from asa.evaluation.tables import call_tables, markdown_table, printed, rate_with_interval, with_interval, with_reasons
+from asa.evaluation.tables import (
+    calls_and_jobs,
+    markdown_table,
+    printed,
+    rate_with_interval,
+    with_interval,
+    with_reasons,
+)
 from asa.evaluation.targets import targets_section
 from asa.method.directions import NECESSITY
 from asa.support.files import write_atomic
@@ -161,7 +168,7 @@ def _calls_section(calls: dict, choice: dict) -> list[str]:
         return []
     return [
         "## From a call to the job done (rates over all requests that need a tool)",
-        *call_tables({RUN_LABELS[run]: of for run, of in calls.items()}),
+        *calls_and_jobs({RUN_LABELS[run]: of for run, of in calls.items()}),
         f"{_how_written(choice)} Each step presupposes the one before. Whether the job is done is judged by rules "
         "(data/README.md); code is not run.",
     ]

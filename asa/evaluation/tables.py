@@ -82,7 +82,7 @@ def calls_table(calls: dict[str, dict], first: str) -> tuple[list[str], list[lis
     return [first, *[step.replace("_", " ") for step in STEPS]], rows
 
 
-def call_tables(calls: dict[str, dict]) -> list[str]:
+def calls_and_jobs(calls: dict[str, dict]) -> list[str]:
     """The steps by run, and the job by run and domain; the latter not where files of earlier runs have none."""
     jobs = {run: of.get("job_by_domain", {}) for run, of in calls.items()}
     domains = sorted({domain for of in jobs.values() for domain in of})

@@ -136,7 +136,7 @@ class Study:
         states, seen, kept, domains = reading["states"], reading["called"], self._kept, test.domains
         steered = (states, seen, self._parts, direction, said, kept, domains, prompter, self.seed)
         rungs |= run_ladder(self._answers, *steered)
-        more, third = self._third(self._answers, states)
+        more, third = self._third(states)
         return rungs | more, lora, third
 
     def _lora(self) -> dict:
@@ -167,9 +167,9 @@ class Study:
         direction, reading = self.tuned.best().direction, self.prefilled.reading
         return run_damage(rungs, self._answers, self.test, reading, self._parts, direction, self.seed)
 
-    def _third(self, answers: Answers, states: np.ndarray) -> tuple[dict[str, list[list[int]]], list[dict]]:
-        """The rungs of the paper's third version, and their settings."""
-        best, valid = self.tuned.best_of_each, self.read["valid"]
+    def _third(self, states: np.ndarray) -> tuple[dict[str, list[list[int]]], list[dict]]:
+        """The rungs of the paper's third version, and their settings; `states` `[N, layers, H]` are TEST's."""
+        answers, best, valid = self._answers, self.tuned.best_of_each, self.read["valid"]
         read_at = {kind: setting.layer for kind, setting in best.items()}
         third = ThirdVersion(self.recipe, self.layers, self.found.readable, read_at, self.rules.trigger_id)
         key, stage = key_of(self.keys["readers"], self.found.to_json(), self.layers, read_at), self.checkpoints.stage
