@@ -70,6 +70,7 @@ def main(venv: Path, requests: int) -> None:
             asyncio.run(ask_all(urls, [prompts[(number * share + place) % len(prompts)] for place in range(share)]))
             for found, process in zip(sizes, processes, strict=True):
                 found.append(memory(process))
+            print(f"{share * (number + 1)} requests: {sizes[0][-1]:.0f} and {sizes[1][-1]:.0f} MiB", flush=True)
         steered = decided(urls[1])
     assert steered >= requests, f"only {steered} requests were steered."
     counted = [share * number for number in range(SHARES + 1)]
@@ -89,4 +90,4 @@ def main(venv: Path, requests: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 6000)
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1200)

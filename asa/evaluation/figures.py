@@ -20,7 +20,16 @@ from asa.support.files import write_atomic
 
 BLOCK_COLOURS = {"conv": "#e0a030", "full_attention": "#3f72af", "sliding_attention": "#7aa6c2"}
 RUN_COLOURS = {"baseline": "#9a9a9a", "asa_paper": "#e0a030", "asa": "#3f72af", "probe": "#5a9a5a"}
+RIVAL_COLOUR = "#c8b89a"
 DIRECTION_COLOURS = {"necessity": RUN_COLOURS["asa_paper"], "action": RUN_COLOURS["asa"]}
+STEP_TITLES = {
+    "called": "calls a tool",
+    "parses": "the call parses",
+    "known": "a known tool",
+    "fits": "fits the schema",
+    "right_tool": "the right tool",
+    "job": "does the job",
+}
 RUN_NAMES = {
     "baseline": "baseline",
     "asa_paper": "ASA, paper's direction",
@@ -67,6 +76,7 @@ def plot_probe_sweep(
             axes.text(reading.layer, 0.5, "constant", rotation=90, ha="center", va="bottom", fontsize=8)
     axes.plot([r.layer for r in readings], [r.shuffled for r in readings], "k.--", lw=1, label="shuffled labels")
     axes.axhline(length_auc, color="#b03060", lw=1, ls=":", label="prompt length alone")
+    axes.axhline(0.5, color="#777777", lw=0.8)  # chance
     for height, marker, (rule, layer) in zip((0.012, 0.03), "v*", chosen.items(), strict=False):
         place = (layer, readings[layer].auc + height)
         axes.plot(*place, marker, color="#b03060", ms=7, label=f"{rule} (layer {layer})")
@@ -166,7 +176,7 @@ def plot_cosines(matrices: dict[str, np.ndarray], names: list[str], mark: str, p
 
 
 def plot_calls(calls: dict[str, dict], mark: str, path: str | Path) -> Figure:
-    """How far the requests that need a tool get, step by step, one row of bars per run.
+    """How far the requests that need a tool get, step by step, one row of bars per run; ASA's runs have its colour.
 
     Args:
         calls: Run -> `calls.call_steps`.
@@ -178,20 +188,28 @@ def plot_calls(calls: dict[str, dict], mark: str, path: str | Path) -> Figure:
     for axes, step in zip(columns, STEPS, strict=True):
         rates = [of[step] for of in calls.values()]
         widths = heights(rate["rate"] for rate in rates)
-        axes.barh(names, np.nan_to_num(widths), color=[RUN_COLOURS.get(run, "#7aa6c2") for run in calls])
-        for place, rate in enumerate(rates):
-            axes.text(1.3, place, printed(rate["rate"], ".2f"), ha="right", va="center", fontsize=9)
-        title = {"called": "calls a tool", "fits": "fits the schema", "job": "does the job"}.get(step, step)
-        axes.set_title(f"{title.replace('_', ' ')}\n(of {rates[0]['total']})", fontsize=9)
-        axes.set(xlim=(0, 1.32), xticks=[])
+        axes.barh(names, np.nan_to_num(widths), color=[_colour_of(run) for run in calls])
+        for place, (width, rate) in enumerate(zip(np.nan_to_num(widths), rates, strict=True)):
+            axes.text(width + 0.03, place, printed(rate["rate"], ".2f"), va="center", fontsize=9)
+        axes.set_title(f"{STEP_TITLES[step]}\n(of {rates[0]['total']})", fontsize=9)
+        axes.set(xlim=(0, 1.35), xticks=[])
         axes.spines[["top", "right", "bottom"]].set_visible(False)
     columns[0].invert_yaxis()
     figure.tight_layout()
     return save_figure(figure, path, mark)
 
 
+def _colour_of(run: str) -> str:
+    """ASA's runs are named so, or say what is added to it; the baseline's begin with its name."""
+    if run.startswith(("ASA", "+")):
+        return RUN_COLOURS["asa"]
+    return RUN_COLOURS.get(run.split(" ")[0], RIVAL_COLOUR)
+
+
 def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
     """The share of requests that need a tool against the probe's p; one line per name of `bins`, two at most.
+
+    A dot's area says how many requests it stands for.
 
     Args:
         bins: Name -> `targets.reliability`.
@@ -199,13 +217,15 @@ def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(4.6, 4.4))
     axes.plot([0, 1], [0, 1], ":", color="#777777", lw=1)
-    looks = ((RUN_COLOURS["asa_paper"], -0.05), (RUN_COLOURS["asa"], 0.03))
-    for (name, row), (colour, beside) in zip(bins.items(), looks[-len(bins) :], strict=True):
+    looks = (RUN_COLOURS["asa_paper"], RUN_COLOURS["asa"])
+    for (name, row), colour in zip(bins.items(), looks[-len(bins) :], strict=True):
         there = [at for at in row if at["count"]]
-        axes.plot([at["mean_p"] for at in there], [at["needs_tool"] for at in there], "o-", color=colour, label=name)
-        for at in there:
-            axes.text(at["mean_p"], at["needs_tool"] + beside, at["count"], fontsize=7, color=colour, ha="center")
+        places = [at["mean_p"] for at in there], [at["needs_tool"] for at in there]
+        all_of_them = sum(at["count"] for at in there)
+        axes.plot(*places, "-", color=colour, lw=1, label=name)
+        areas = [12 + 400 * at["count"] / all_of_them for at in there]
+        axes.scatter(*places, s=areas, color=colour, alpha=0.7)
     axes.set(xlabel="probe's p(tool)", ylabel="share that needs a tool", ylim=(-0.1, 1.1))
-    axes.set_title("How far p can be taken at its word\n(numbers: requests)", fontsize=10)
+    axes.set_title("How far p can be taken at its word\n(a dot's area: requests)", fontsize=10)
     axes.legend(fontsize=8)
     return save_figure(figure, path)

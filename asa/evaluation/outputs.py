@@ -19,6 +19,7 @@ from asa.evaluation.targets import targets_in_words
 from asa.method.original_files import write_quickstart_files
 from asa.method.recipe import Recipe
 from asa.method.tuning import Setting
+from asa.models.profiles import PROFILES
 from asa.support.files import Writer, shipped, write_json
 
 SHOWN = ("baseline", "asa_paper", "asa", "probe")
@@ -73,7 +74,8 @@ def write_results(
     notes = load_notes(shipped("data/error_notes.csv"))
     wrong = (called["baseline"], called["asa"], answered.p_own, answered.decisions, notes)
     writer.write(f"{folder}/errors.md", write_errors, test.requests, *wrong, mark)
-    title = f"{run.profile}, {run.benchmark.name}: {run.benchmark.n_test} TEST requests, 95 % intervals"
+    name = PROFILES[run.profile].model_id.split("/")[-1] if run.profile in PROFILES else run.profile
+    title = f"{name}, {run.benchmark.name}: {run.benchmark.n_test} TEST requests, 95 % intervals"
     writer.write(f"{folder}/baseline_vs_asa.png", plot_baseline_vs_asa, scores.test, title)
     calls = (results.proof or {}).get("calls") or scores.calls  # with the study's rungs, where there are some
     writer.write(f"{folder}/calls.png", plot_calls, calls, mark)

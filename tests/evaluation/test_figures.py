@@ -190,6 +190,13 @@ def test_calls_have_a_panel_a_step_and_a_bar_a_run(tmp_path):
     assert figure.axes[5].get_title().startswith("does the job")
 
 
+def test_the_steps_towards_what_asa_does_have_its_colour(tmp_path):
+    runs = ["baseline", "baseline + grammar", "ASA, free calls", "+ schemas", "LoRA, rank 16"]
+    figure = plot_calls({run: dict.fromkeys(STEPS, rate_of(1, 2)) for run in runs}, "", tmp_path / "c.png")
+    colours = [bar.get_facecolor() for bar in figure.axes[0].patches]
+    assert colours[0] == colours[1] != colours[2] == colours[3] != colours[4]
+
+
 def test_one_direction_is_one_panel(tmp_path):
     figure = plot_cosines({"action": np.eye(3)}, ["a", "b", "c"], "", tmp_path / "f.png")
     assert not figure.texts
@@ -220,4 +227,5 @@ def test_reliability_leaves_empty_bins_out(tmp_path):
     assert_is_figure(tmp_path / "r.png")
     (axes,) = figure.axes
     assert list(line(axes, "VALID").get_xdata()) == [0.1, 0.9] and list(line(axes, "VALID").get_ydata()) == [0.2, 1.0]
-    assert [text.get_text() for text in axes.texts] == ["5", "7", "5"]
+    many, few = (dots.get_sizes() for dots in axes.collections)
+    assert many[0] < many[1] and len(few) == 1  # more requests, a larger dot
