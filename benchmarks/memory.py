@@ -80,7 +80,7 @@ def main(venv: Path, requests: int) -> None:
         "# Memory of a server",
         f"`python benchmarks/memory.py` wrote this: vLLM on a CPU, SmolLM2 in fp32, {TOKENS} tokens an answer, "
         f"{AT_ONCE} requests under way at each of two servers that run side by side. {share} requests before the first "
-        "line filled the cache of keys and values, 1 GiB.",
+        "line fill most of the cache of keys and values, 1 GiB.",
         markdown_table(["requests", *(f"{name}, MiB" for name in names)], rows),
         "Growth per request, by least squares: "
         + "; ".join(f"{name} {slope(counted, found)} KiB" for name, found in zip(names, sizes, strict=True))
