@@ -1,8 +1,9 @@
 """Candidates: other gates beside ours, at one layer, on VALID and by cross-validation.
 
 Ours is one logistic regression whose weights a domain may bend (`probes`). Here stand what else could say whether a
-request needs a tool: other regularisation, one probe for all domains, states of unit length, shrinkage LDA, kernels,
-two layers, calibration. Each gives a score whose sign is the decision. TEST never comes here, and nothing is steered.
+request needs a tool: other regularisation, one probe for all domains, all domains' probes weighed by the router, states
+of unit length, shrinkage LDA, kernels, two layers, calibration. Each gives a score whose sign is the decision. TEST
+never comes here, and nothing is steered.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,9 @@ from asa.method.probes import fit_readers
 
 FOLDS = 5
 OURS_GATE = "ours: logistic, bent by domain"
+WEIGHED = "ours, every domain's probe weighed by the router"
 WITH_SPARE = "ours, the spare requests fitted too"
+WEIGHED_WITH_SPARE = "weighed by the router, the spare requests fitted too"
 Score = Callable[[np.ndarray], np.ndarray]  # states [N, H] -> [N], above 0 where a tool is needed
 
 
@@ -38,6 +41,22 @@ def _ours(names: list[str], strength: float, own: float) -> Callable[..., Score]
     def fit(states: np.ndarray, labels: np.ndarray, domains: np.ndarray) -> Score:
         readers = fit_readers(states, labels, list(domains), names, strength, own)
         return lambda asked: readers.p_tool(asked) - 0.5
+
+    return fit
+
+
+def _weighed(names: list[str], strength: float, own: float) -> Callable[..., Score]:
+    """The sum of P(domain) times its probe's p, in place of the likeliest domain's p alone."""
+
+    def fit(states: np.ndarray, labels: np.ndarray, domains: np.ndarray) -> Score:
+        readers = fit_readers(states, labels, list(domains), names, strength, own)
+
+        def score(asked: np.ndarray) -> np.ndarray:
+            shares = readers.router.predict_proba(readers.scaler.transform(asked))[:, : len(names)]
+            each = [readers.p_tool(asked, np.full(len(asked), place)) for place in range(len(names))]
+            return (shares * (np.stack(each, axis=1) - 0.5)).sum(axis=1)
+
+        return score
 
     return fit
 
@@ -80,6 +99,7 @@ def candidates(names: list[str], strength: float, own: float, seed: int) -> dict
     logistic = LogisticRegression(C=strength, max_iter=1000)
     return {
         OURS_GATE: _ours(names, strength, own),
+        WEIGHED: _weighed(names, strength, own),
         "ours, regularised ten times more": _ours(names, strength / 10, own),
         "ours, regularised ten times less": _ours(names, strength * 10, own),
         "logistic, one for all domains": _plain(logistic),
@@ -102,7 +122,7 @@ def compare_gates(
     states: np.ndarray, labels: np.ndarray, domains: np.ndarray, fitted: np.ndarray, layer: int, other: int,
     names: list[str], strength: float, own: float, seed: int, spare: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> list[dict]:  # fmt: skip
-    """Every candidate at `layer`; ours on two layers side by side, and with more requests.
+    """Every candidate at `layer`; ours on two layers side by side, and two with more requests.
 
     Args:
         states: `[N, layers, H]`, CAL, TRAIN and VALID.
@@ -115,7 +135,7 @@ def compare_gates(
         strength: C of our probes.
         own: Freedom of our probes.
         seed: Of the folds and the kernel's landmarks.
-        spare: States `[M, layers, H]`, labels and domains of requests that are fitted only, and only by the last.
+        spare: States `[M, layers, H]`, labels and domains of requests that are fitted only, and only by the last two.
 
     Returns:
         A candidate each: `gate`, `valid` (`auc`, `f1`, `fpr`; fitted on CAL and TRAIN), `folds` (the same, with mean
@@ -127,10 +147,11 @@ def compare_gates(
     tried.append((f"ours on layers {layer} and {other}", tried[0][1], np.hstack([here, states[:, other]])))
     more = (spare[0][:, layer], *spare[1:])
 
-    def with_spare(*given: np.ndarray) -> Score:
-        return tried[0][1](*[np.concatenate(pair) for pair in zip(given, more, strict=True)])
+    def with_spare(fit: Callable[..., Score]) -> Callable[..., Score]:
+        return lambda *given: fit(*[np.concatenate(pair) for pair in zip(given, more, strict=True)])
 
-    tried.append((WITH_SPARE, with_spare, here))
+    tried.append((WEIGHED_WITH_SPARE, with_spare(_weighed(names, strength, own)), here))
+    tried.append((WITH_SPARE, with_spare(tried[0][1]), here))
     cells = np.array([f"{domain} {label}" for domain, label in zip(domains, labels, strict=True)])
     smallest = int(np.unique(cells, return_counts=True)[1].min())
     splitter = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)

@@ -26,7 +26,7 @@ from asa.models.prompts import Prompter
 from asa.study.calling import call_rungs, rungs_scored
 from asa.study.curves import dose_curves, drawn_layers, fitting_calls, layer_curve
 from asa.study.damage import run_damage
-from asa.study.gates import compare_gates
+from asa.study.gates import WEIGHED, compare_gates
 from asa.study.geometry import geometry, output_row
 from asa.study.ladder import EXAMPLES, FORCED, Answers, run_ladder, run_prompts
 from asa.study.learning import DRAWS, SIZES, learning_curve
@@ -96,7 +96,7 @@ class Study:
             "lora": lora, "third_version": third, "auc": {layer: found.readings[layer].auc for layer in found.readable},
             **stage("proof-curves", curves_key, self._curves),
             "geometry": stage("proof-geometry", keys["run"], self._geometry),
-            "gates": stage("proof-gates", key_of(*settings), self._gates)["gates"],
+            "gates": stage("proof-gates", key_of(*settings, WEIGHED), self._gates)["gates"],
             **stage("proof-learning", key_of(*settings, vars(chosen), SIZES, DRAWS), self._learning),
             "robustness": self._robustness() if kind == "all" else None,
             "shown_examples": self._shown_examples() if kind == "all" else None,
