@@ -1,5 +1,5 @@
-"""A busy machine: what one neighbour costs, with threads that spin while they wait, that sleep, and that do one after
-the other.
+"""A busy machine: what one neighbour costs, with threads that spin while they wait, that sleep, and that spin
+shortly and then sleep.
 
     python benchmarks/busy.py        writes busy.md
 

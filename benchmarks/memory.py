@@ -1,93 +1,37 @@
-"""Memory of a server over thousands of requests: vLLM alone, and with the adapter.
+"""Peak memory of extraction over the loaded model's own, in a process of its own: `memory.py ASSETS REQUESTS`.
 
-    python benchmarks/memory.py VENV [REQUESTS]     writes benchmarks/memory.md; VENV as tests/serving.sh makes it
-
-Both servers run at the same time and are asked the same, `AT_ONCE` requests under way at each. The first share of the
-requests fills vLLM's cache of keys and values, and is not counted.
+Prints JSON: `model_mb`, what the process holds with the model loaded and used once, and `over_mb`, how far extraction
+goes beyond that. Linux only, as it reads and resets the peak in /proc.
 """
 
-import asyncio
+import json
 import sys
-from collections import Counter
-from contextlib import ExitStack
+from itertools import cycle, islice
 from pathlib import Path
 
-import httpx
-import numpy as np
-import psutil
-from overload import answer, decided
-from serving import ASSETS, ROOT, TOKENS, server  # it puts the package on the path and shares the cores
+from bench import open_bench
 
-from asa import load
-from asa.data.requests import load_requests
-from asa.evaluation.tables import markdown_table
-
-AT_ONCE, SHARES = 32, 12
-SERVERS = {"vLLM alone": "", "vLLM with the adapter": str(ASSETS)}
+from asa.engine.engine import Engine
+from asa.engine.states import read_states
 
 
-def memory(process: psutil.Process) -> float:
-    """MiB that a server's processes hold."""
-    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20
+def megabytes(name: str) -> float:
+    """A line of /proc/self/status in MB: `VmRSS` now, `VmHWM` at most since the last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-async def ask(url: str, prompts: list[list[int]]) -> None:
-    """All prompts, `AT_ONCE` under way; each must be answered."""
-    room = asyncio.Semaphore(AT_ONCE)
-
-    async def one(client: httpx.AsyncClient, prompt: list[int]) -> None:
-        async with room:
-            assert len(await answer(client, url, prompt, 1, Counter())) == TOKENS
-
-    async with httpx.AsyncClient(timeout=None) as client:
-        await asyncio.gather(*(one(client, prompt) for prompt in prompts))
-
-
-async def ask_all(urls: list[str], prompts: list[list[int]]) -> None:
-    """Both servers at once."""
-    await asyncio.gather(*(ask(url, prompts) for url in urls))
-
-
-def slope(asked: list[int], sizes: list[float]) -> str:
-    """Growth in KiB per request, with its standard error."""
-    (growth, _), covariance = np.polyfit(asked, np.array(sizes) * 1024, 1, cov=True)
-    return f"{growth:.1f} ± {covariance[0, 0] ** 0.5:.1f}"
-
-
-def main(venv: Path, requests: int) -> None:
-    """Write the page."""
-    prompter = load(ASSETS).prompter
-    prompts = [prompter.ids(request.text) for request in load_requests(ROOT / "data" / "held_out.jsonl")]
-    share = requests // SHARES
-    with ExitStack() as servers:
-        urls, processes = [], []
-        for adapter in SERVERS.values():
-            before = psutil.Process().children()
-            urls.append(servers.enter_context(server(venv, adapter, cache_gib=1)))
-            processes += [child for child in psutil.Process().children() if child not in before][:1]
-        sizes: list[list[float]] = [[], []]
-        for number in range(SHARES + 1):
-            asyncio.run(ask_all(urls, [prompts[(number * share + place) % len(prompts)] for place in range(share)]))
-            for found, process in zip(sizes, processes, strict=True):
-                found.append(memory(process))
-            print(f"{share * (number + 1)} requests: {sizes[0][-1]:.0f} and {sizes[1][-1]:.0f} MiB", flush=True)
-        steered = decided(urls[1])
-    assert steered >= requests, f"only {steered} requests were steered."
-    counted = [share * number for number in range(SHARES + 1)]
-    names = list(SERVERS)
-    rows = [[str(count), *(f"{found[place]:.0f}" for found in sizes)] for place, count in enumerate(counted)]
-    text = [
-        "# Memory of a server",
-        f"`python benchmarks/memory.py` wrote this: vLLM on a CPU, SmolLM2 in fp32, {TOKENS} tokens an answer, "
-        f"{AT_ONCE} requests under way at each of two servers that run side by side. {share} requests before the first "
-        "line fill most of the cache of keys and values, 1 GiB.",
-        markdown_table(["requests", *(f"{name}, MiB" for name in names)], rows),
-        "Growth per request, by least squares: "
-        + "; ".join(f"{name} {slope(counted, found)} KiB" for name, found in zip(names, sizes, strict=True))
-        + " (± standard error).",
-    ]
-    Path(__file__).with_suffix(".md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+def main() -> None:
+    """Measure and print."""
+    bench = open_bench(sys.argv[1])
+    prompts = list(islice(cycle(bench.everything), int(sys.argv[2])))
+    Engine(bench.model, bench.prefix[:2])  # touches every weight, so that all of the model is in memory
+    before = megabytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    reading = read_states(Engine(bench.model, bench.prefix), prompts, bench.trigger_id, "memory")
+    assert len(reading.states) == len(prompts)
+    print(json.dumps({"model_mb": before, "over_mb": megabytes("VmHWM") - before}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1200)
+    main()

@@ -124,7 +124,7 @@ def test_the_words_are_borne_out():
         fallen = [domain["left_out"] for domain in results["proof"]["robustness"]["left_out"].values()]
         assert sum(of["action"]["f1"] < of["baseline"]["f1"] for of in fallen) == 3
         assert results["gap_closed_paper"] >= 0.95 and results["mcnemar_paper"]["p_value"] > 0.05
-        assert 28_000 > results["adapter_bytes"] - 3_000 > 24_000  # about 30 KB, the file's header included
+        assert 28_000 > results["adapter_bytes"] - 3_000 > 24_000  # its tensors; the file's header included
     ladder = RESULTS["proof"]["ladder"]
     kept = {rung: of["damage"]["words_kept"]["rate"] for rung, of in ladder.items() if "damage" in of}
     assert abs(kept["trigger forced or forbidden"] - kept["action: looking ahead"]) < 0.02
@@ -132,6 +132,8 @@ def test_the_words_are_borne_out():
     assert ladder["action: one probe"]["scores"]["f1"] < ladder["action: full"]["scores"]["f1"] - 0.03
     assert ladder["LoRA, rank 16"]["validity"]["arguments"]["rate"] > 0.9
     for folder in FOLDERS.values():
+        saved = [folder / "asa_assets" / name for name in ("adapter.safetensors", "config.json")]
+        assert 75_000 > sum(path.stat().st_size for path in saved) > 60_000  # about 70 KB
         held_out, blind = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("held_out", "blind"))
         assert held_out["n"] == 240 and blind["n"] == 275
         assert blind["asa"]["fpr"] > 0.1 > held_out["asa"]["fpr"]

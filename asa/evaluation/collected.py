@@ -6,6 +6,7 @@ import torch
 from asa.adapter import ASAAdapter
 from asa.data.references import Reference
 from asa.data.splits import Split
+from asa.engine.products import one_dnn_is_faster
 from asa.evaluation.answered import RUNS, Answered
 from asa.evaluation.calls import call_steps
 from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics
@@ -38,7 +39,8 @@ def made_with(model: CausalModel, requests: str, prompt: str) -> dict[str, str |
     """What numbers may depend on: versions, the device and its arithmetic, and keys of weights, requests and prompt."""
     found: dict[str, str | int] = {
         "device": model.device.type, "dtype": str(model.dtype), "threads": torch.get_num_threads(),
-        "arithmetic": torch.backends.cpu.get_cpu_capability(), "weights": weights_key(model)[:16],
+        "arithmetic": torch.backends.cpu.get_cpu_capability() + (", oneDNN" if one_dnn_is_faster() else ""),
+        "weights": weights_key(model)[:16],
         "requests": requests, "prompt": prompt,
     }  # fmt: skip
     return {**versions(), **found}

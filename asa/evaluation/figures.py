@@ -209,7 +209,7 @@ def _colour_of(run: str) -> str:
 def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
     """The share of requests that need a tool against the probe's p; one line per name of `bins`, two at most.
 
-    A dot's area says how many requests it stands for.
+    The more requests, the larger the dot.
 
     Args:
         bins: Name -> `targets.reliability`.
@@ -226,6 +226,6 @@ def plot_reliability(bins: dict[str, list[dict]], path: str | Path) -> Figure:
         areas = [12 + 400 * at["count"] / all_of_them for at in there]
         axes.scatter(*places, s=areas, color=colour, alpha=0.7)
     axes.set(xlabel="probe's p(tool)", ylabel="share that needs a tool", ylim=(-0.1, 1.1))
-    axes.set_title("How far p can be taken at its word\n(a dot's area: requests)", fontsize=10)
+    axes.set_title("How far p can be taken at its word\n(larger dot: more requests)", fontsize=10)
     axes.legend(fontsize=8)
     return save_figure(figure, path)

@@ -49,7 +49,7 @@ SPINS = 500  # rounds of GNU's OpenMP before a waiting thread sleeps: some micro
 
 
 def share_cores() -> None:
-    """Let threads that wait soon give their core away; to be called before torch is loaded, whose threads else spin.
+    """Have waiting threads give up their core soon; to be called before torch is loaded, or its threads spin.
 
     On a shared machine a spinning thread keeps the others from the core that they wait for; on a quiet one a thread
     that sleeps at once takes long to wake (see benchmarks/busy.md). What the user has set is left alone.

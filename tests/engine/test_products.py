@@ -1,9 +1,13 @@
 """Matrix products by oneDNN: the same as PyTorch's up to rounding, of the weights that a layer has now."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from asa.engine import products
+from asa.engine import attention, products
+from asa.engine.forward import PrefixedModel
+from asa.engine.kv_cache import fork_cache
 from asa.engine.products import FEW_ROWS, FEW_STATES, fast_linears, one_dnn_is_faster, product
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -66,16 +70,21 @@ def test_afterwards_a_layer_is_as_it_was(layer):
 
 
 def test_what_is_left_alone():
-    """Other dtypes, layers that somebody else has wrapped, and kinds of their own."""
+    """Other dtypes, layers that somebody else has wrapped, and layers or weights of kinds of their own."""
 
     class Own(torch.nn.Linear):
         pass
 
+    class Kind(torch.Tensor):
+        pass
+
     wrapped = torch.nn.Linear(8, 8)
     wrapped.forward = mine = lambda states: states
-    others = torch.nn.ModuleList([torch.nn.Linear(8, 8).bfloat16(), wrapped, Own(8, 8)])
+    quantised = torch.nn.Linear(8, 8)
+    quantised.weight = torch.nn.Parameter(torch.zeros(8, 8).as_subclass(Kind))
+    others = torch.nn.ModuleList([torch.nn.Linear(8, 8).bfloat16(), wrapped, Own(8, 8), quantised])
     with fast_linears(others):
-        assert [vars(other).get("forward") for other in others] == [None, mine, None]
+        assert [vars(other).get("forward") for other in others] == [None, mine, None, None]
     assert wrapped.forward is mine
 
 
@@ -95,14 +104,56 @@ def test_products_of_matrices(rows):
         torch.testing.assert_close(product(scores, right), scores @ right, **CLOSE)
 
 
-def test_where_it_is_faster_is_known_from_the_processor(monkeypatch):
+@pytest.fixture
+def _asked_anew():
+    products._mkl_is_slow.cache_clear()
+    yield
+    products._mkl_is_slow.cache_clear()
+
+
+@pytest.mark.usefixtures("_asked_anew")
+@pytest.mark.parametrize(
+    ("capability", "maker", "expected"),
+    [("AVX512", "AuthenticAMD", True), ("AVX2", "AuthenticAMD", False), ("AVX512", "GenuineIntel", False)],
+)
+def test_where_mkl_is_slow_is_known_from_the_processor(capability, maker, expected, monkeypatch):
     """PyTorch says what the processor can do; whose it is, the system does."""
-    monkeypatch.setattr(products.platform, "processor", lambda: "AMD64 Family 26, AuthenticAMD")
-    for capability, expected in (("AVX2", False), ("AVX512", True)):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda said=capability: said)
-        one_dnn_is_faster.cache_clear()
-        assert one_dnn_is_faster() is expected
-    one_dnn_is_faster.cache_clear()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products.platform, "processor", lambda: "")
+    monkeypatch.setattr(products, "Path", lambda _: SimpleNamespace(is_file=lambda: True, read_text=lambda: maker))
+    assert products._mkl_is_slow() is expected
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("enabled", [False, True])
+def test_who_switches_one_dnn_off_does_without(slow, enabled, monkeypatch):
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: slow)
+    monkeypatch.setattr(products.torch.backends, "mkldnn", SimpleNamespace(enabled=enabled))
+    assert one_dnn_is_faster() is (slow and enabled)
+
+
+def test_autocast_and_other_states_are_left_to_the_layer(layer):
+    states = torch.randn(12, 48)
+    with torch.inference_mode(), fast_linears(layer), torch.autocast("cpu", torch.bfloat16):
+        assert layer(states).dtype == torch.bfloat16
+    layer.bfloat16()
+    with torch.inference_mode(), fast_linears(layer):
+        assert layer(states.bfloat16()).dtype == torch.bfloat16
+
+
+def test_the_engine_takes_them_for_the_time_of_its_passes(tiny_llama, monkeypatch):
+    """Its linear layers and, over the prefix, its attention; nested passes and errors change nothing."""
+    asked = []
+    monkeypatch.setattr(attention, "product", lambda *given: asked.append(given[0].shape) or product(*given))
+    engine = PrefixedModel(tiny_llama, [1, 2, 3])
+    head = tiny_llama.get_output_embeddings()
+    assert "forward" not in vars(head)
+    with pytest.raises(KeyError), engine.forwarding(), engine.forwarding():
+        assert "forward" in vars(head)
+        engine.forward(torch.tensor([[4]]), 3, fork_cache(engine.start), prefix=engine.prefix_keys)
+        raise KeyError
+    assert "forward" not in vars(head) and len(asked) == 2 * tiny_llama.config.num_hidden_layers
 
 
 def test_many_states_go_through_one_dnn_and_few_do_not(layer, monkeypatch):
