@@ -15,7 +15,6 @@ import torch
 from transformers import AttentionInterface
 
 from asa.engine.kv_cache import PrefixKeys
-from asa.engine.products import product
 
 SHARED_PREFIX_ATTENTION = "asa_shared_prefix"
 
@@ -90,7 +89,7 @@ def shared_prefix_attention(
         return out.reshape(batch, heads, steps, width).transpose(1, 2), None
     prefix_keys, prefix_values = prefix[module.layer_idx]
     rows = folded.transpose(0, 1).reshape(kv_heads, -1, width)  # [kv, B*G*T, d]: every row against the one prefix
-    shared = product(rows, prefix_keys.transpose(-1, -2)).float()  # [kv, B*G*T, P]
+    shared = (rows @ prefix_keys.transpose(-1, -2)).float()  # [kv, B*G*T, P]
     if sliding_window is not None:
         hidden = (torch.arange(known, device=key.device) < oldest)[:, None]  # [B or 1, 1, T, P]
         shared = shared.view(kv_heads, batch, -1, steps, known).masked_fill_(hidden, float("-inf"))
@@ -101,7 +100,7 @@ def shared_prefix_attention(
     shared, scores = shared.sub_(highest).exp_(), scores.sub_(highest).clamp_(min=-80).exp_()
     total = shared.sum(-1, keepdim=True) + scores.sum(-1, keepdim=True)
     from_own = scores.to(value.dtype).view(kv_heads, batch, -1, own).transpose(0, 1) @ value
-    out = product(shared.to(value.dtype), prefix_values) + from_own.transpose(0, 1).reshape(kv_heads, -1, width)
+    out = shared.to(value.dtype) @ prefix_values + from_own.transpose(0, 1).reshape(kv_heads, -1, width)
     out = (out / total.to(value.dtype)).view(kv_heads, batch, -1, width).transpose(0, 1)
     return out.reshape(batch, heads, steps, width).transpose(1, 2), None
 

@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN, on processors on which PyTorch's usual ones are slow.
+"""Linear layers by oneDNN, on processors on which PyTorch's usual ones are slow.
 
 PyTorch multiplies fp32 matrices with MKL, which leaves the widest registers unused on processors that Intel did not
 make. oneDNN, which PyTorch has as well, uses them (`benchmarks/products.md`). The products are the same up to rounding;
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 FEW_STATES = 8  # below which PyTorch's linear layers are no slower
-FEW_ROWS = 64  # below which `@` is no slower
+STEP = 16  # of the numbers of states that oneDNN sees; eightfold where there are many
 
 
 def one_dnn_is_faster() -> bool:
@@ -46,22 +46,6 @@ def fast_linears(model: torch.nn.Module) -> Iterator[None]:
             vars(layer).pop("forward", None)  # another thread may have been here
 
 
-def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`left @ right`, without gradients.
-
-    Args:
-        left: `[G, N, K]`.
-        right: `[G, K, M]`; may be a transposed view.
-
-    Returns:
-        `[G, N, M]`.
-    """
-    on_cpu = left.device.type == "cpu" and left.dtype == torch.float32
-    if not on_cpu or left.shape[1] < FEW_ROWS or not one_dnn_is_faster():
-        return left @ right
-    return torch.stack([_linear(rows, matrix.T) for rows, matrix in zip(left, right, strict=True)])
-
-
 def _suitable(model: torch.nn.Module) -> list[torch.nn.Linear]:
     return [
         module
@@ -75,11 +59,19 @@ def _suitable(model: torch.nn.Module) -> list[torch.nn.Linear]:
 
 
 def _forward(layer: torch.nn.Linear, states: torch.Tensor) -> torch.Tensor:
-    few = states.numel() < FEW_STATES * layer.in_features
-    if few or states.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    rows = states.numel() // layer.in_features
+    if rows < FEW_STATES or states.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return torch.nn.Linear.forward(layer, states)
-    return _linear(states, layer.weight, layer.bias)
+    flat = torch.nn.functional.pad(states.reshape(rows, -1), (0, 0, 0, _filled_up(rows) - rows))
+    found = torch.ops.mkldnn._linear_pointwise(flat, layer.weight, layer.bias, "none", [], "")
+    return found[:rows].view(*states.shape[:-1], layer.out_features)
 
 
-def _linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+def _filled_up(rows: int) -> int:
+    """To how many rows states are filled up: oneDNN keeps memory for every number that it has seen, for good.
+
+    >>> [_filled_up(rows) for rows in (8, 16, 17, 300)]
+    [16, 16, 32, 384]
+    """
+    step = STEP if rows <= 16 * STEP else 8 * STEP
+    return -(-rows // step) * step

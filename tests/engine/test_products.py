@@ -1,14 +1,14 @@
-"""Matrix products by oneDNN: the same as PyTorch's up to rounding, of the weights that a layer has now."""
+"""Linear layers by oneDNN: the same as PyTorch's up to rounding, of the weights that a layer has now."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from asa.engine import attention, products
+from asa.engine import products
 from asa.engine.forward import PrefixedModel
 from asa.engine.kv_cache import fork_cache
-from asa.engine.products import FEW_ROWS, FEW_STATES, fast_linears, one_dnn_is_faster, product
+from asa.engine.products import FEW_STATES, STEP, fast_linears, one_dnn_is_faster
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -94,16 +94,6 @@ def test_nothing_changes_where_it_is_not_faster(layer, monkeypatch):
         assert "forward" not in vars(layer)
 
 
-@pytest.mark.parametrize("rows", [1, FEW_ROWS - 1, FEW_ROWS, 200])
-def test_products_of_matrices(rows):
-    """As attention takes them: the right one also by transposing."""
-    left, right = torch.randn(3, rows, 16), torch.randn(3, 50, 16)
-    with torch.inference_mode():
-        scores = product(left, right.transpose(1, 2))
-        torch.testing.assert_close(scores, left @ right.transpose(1, 2), **CLOSE)
-        torch.testing.assert_close(product(scores, right), scores @ right, **CLOSE)
-
-
 @pytest.fixture
 def _asked_anew():
     products._mkl_is_slow.cache_clear()
@@ -143,9 +133,10 @@ def test_autocast_and_other_states_are_left_to_the_layer(layer):
 
 
 def test_the_engine_takes_them_for_the_time_of_its_passes(tiny_llama, monkeypatch):
-    """Its linear layers and, over the prefix, its attention; nested passes and errors change nothing."""
+    """Nested passes and errors change nothing."""
     asked = []
-    monkeypatch.setattr(attention, "product", lambda *given: asked.append(given[0].shape) or product(*given))
+    plain = products._forward
+    monkeypatch.setattr(products, "_forward", lambda *given: asked.append(given[0]) or plain(*given))
     engine = PrefixedModel(tiny_llama, [1, 2, 3])
     head = tiny_llama.get_output_embeddings()
     assert "forward" not in vars(head)
@@ -153,17 +144,21 @@ def test_the_engine_takes_them_for_the_time_of_its_passes(tiny_llama, monkeypatc
         assert "forward" in vars(head)
         engine.forward(torch.tensor([[4]]), 3, fork_cache(engine.start), prefix=engine.prefix_keys)
         raise KeyError
-    assert "forward" not in vars(head) and len(asked) == 2 * tiny_llama.config.num_hidden_layers
+    assert "forward" not in vars(head) and head in asked
 
 
-def test_many_states_go_through_one_dnn_and_few_do_not(layer, monkeypatch):
-    """Else the tests above would compare PyTorch with itself."""
-    asked = []
-    plain = products._linear
-    monkeypatch.setattr(products, "_linear", lambda *given: asked.append(given[0].shape) or plain(*given))
+def test_few_states_do_without_and_many_come_in_few_sizes(layer, monkeypatch):
+    """oneDNN keeps memory for every number of rows that it has seen."""
+    seen = []
+    plain = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(
+        products.torch.ops, "mkldnn",
+        SimpleNamespace(_linear_pointwise=lambda *given: seen.append(len(given[0])) or plain(*given)),
+    )  # fmt: skip
     with torch.inference_mode(), fast_linears(layer):
         layer(torch.randn(FEW_STATES - 1, 48))
-        layer(torch.randn(FEW_STATES, 48))
-        product(torch.randn(2, FEW_ROWS - 1, 8), torch.randn(2, 8, 9))
-        product(torch.randn(1, FEW_ROWS, 8), torch.randn(1, 8, 9))
-    assert asked == [(FEW_STATES, 48), (FEW_ROWS, 8)]
+        assert not seen
+        for rows in range(FEW_STATES, 1025):
+            assert layer(torch.zeros(rows, 48)).shape == (rows, 40)
+    assert len(set(seen)) <= 24 and min(seen) >= FEW_STATES
+    assert all(filled < rows + max(STEP, rows / 2) for rows, filled in enumerate(seen, FEW_STATES))
