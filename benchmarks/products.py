@@ -1,8 +1,8 @@
-"""Products: what oneDNN's matrix products bring, where the engine takes them.
+"""Products: what oneDNN's linear layers bring, where the engine takes them.
 
     python benchmarks/products.py      writes benchmarks/products.md
 
-SmolLM2 reads requests, replays settings and answers, with PyTorch's own products and with oneDNN's, in one process.
+SmolLM2 reads requests, replays settings and answers, with PyTorch's own linear layers and with oneDNN's, in one process.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from asa.engine.engine import Engine
 from asa.engine.states import read_prompts
 from asa.evaluation.tables import markdown_table
 
-ROUNDS, REQUESTS, TOKENS, LAYER, REPLAYS = 3, 120, 24, 15, 10
+ROUNDS, REQUESTS, TOKENS, LAYER, REPLAYS = 3, 60, 24, 15, 10
 WORK = ("reading the requests", f"replaying {REPLAYS} settings", f"answers of {TOKENS} tokens")
 
 
