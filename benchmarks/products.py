@@ -2,7 +2,7 @@
 
     python benchmarks/products.py      writes benchmarks/products.md
 
-SmolLM2 reads requests, replays settings and answers, with PyTorch's own linear layers and with oneDNN's, in one process.
+SmolLM2 reads requests, replays settings and answers, with PyTorch's own linear layers and with oneDNN's, in turn.
 """
 
 import contextlib
