@@ -26,8 +26,8 @@
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
 # - `PROOF`: `steering` sets ASA beside simpler means and beside itself in parts, and draws doses and layers; `all` also
 #   trains LoRA and changes splits, domains, labels and prompts. On two CPU cores `all` takes two to three hours.
-# - `QUICK`: a first look in about a minute, with 64 TEST requests and fewer settings, in the folder `quick` of
-#   `OUT`. Its numbers are rough and say so.
+# - `QUICK`: a first look in little more than a minute, with 64 TEST requests and fewer settings, in the folder `quick`
+#   of `OUT`. Its numbers are rough and say so.
 # - `GRAMMAR`: ASA's calls are held to the tools' schemas, and the router says which tool. Without it the model writes
 #   them as it likes.
 # - `CHAT`: a chat in the last cell, without and with the adapter side by side.

@@ -21,7 +21,7 @@ share_cores()  # before torch is loaded
 
 import numpy as np
 import torch
-from bench import Bench, open_bench, spread, timed
+from bench import Bench, never, open_bench, spread, timed
 
 from asa.engine.answering import answer_all, answer_chosen
 from asa.engine.batch import Batch
@@ -55,9 +55,6 @@ def together(bench: Bench, prompts: list[list[int]]) -> dict[str, Callable[[], o
     layer, engine = bench.adapter.layer, Engine(bench.model, bench.prefix)
     along = np.eye(1, bench.model.config.hidden_size, dtype=np.float32).repeat(len(prompts), axis=0)
     every = Cascade(max(0, layer - BLOCKS + 1), np.tile(along[:, None], (1, BLOCKS, 1)), LENGTH)
-
-    def never(_: list[int]) -> bool:
-        return False
 
     def batches() -> list[Batch]:
         return read_prompts(engine, prompts, bench.trigger_id, "prefill")[1]

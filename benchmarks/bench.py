@@ -161,6 +161,11 @@ def spread(prompts: list[list[int]], count: int) -> list[int]:
     return [order[int(place)] for place in np.linspace(0, len(order) - 1, min(count, len(order)))]
 
 
+def never(_: list[int]) -> bool:
+    """Says of answers whether they are finished, where each is to have as many tokens as it may."""
+    return False
+
+
 def timed(work: Callable, *args) -> tuple[float, object]:
     """Seconds that `work(*args)` took, and what it returned."""
     started = time.perf_counter()

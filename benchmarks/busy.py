@@ -17,14 +17,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from asa.support.environment import SPINS
+from asa.support.environment import SPINS, WAITING
 
 REQUESTS, NEW_TOKENS, LAYERS = 80, 24, (15, 20, 25)
-SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
 SETTINGS = {
     "threads spin (the default of torch's OpenMP)": {},
-    "threads sleep": SLEEP,
-    f"threads spin {SPINS} rounds, then sleep (ours)": SLEEP | {"GOMP_SPINCOUNT": str(SPINS)},
+    "threads sleep": {"OMP_WAIT_POLICY": "PASSIVE"},
+    f"threads spin {SPINS} rounds, then sleep (ours)": WAITING,
 }
 
 

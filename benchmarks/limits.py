@@ -1,8 +1,8 @@
 """The distance to the limit: floating-point operations a second of extraction and decoding over the machine's own rate.
 
-The machine's rate is that of a large fp32 matrix product with the same threads. Operations are counted by torch, only
-those of matrix products and attention; where the time goes is read off torch's profiler. Counting and profiling slow a
-run down, so seconds come from a run without them.
+The machine's rate is that of a large fp32 linear layer as the engine runs it, with the same threads. Operations are
+counted by torch, only those of matrix products and attention; where the time goes is read off torch's profiler.
+Counting and profiling slow a run down, so seconds come from a run without them.
 """
 
 import statistics
@@ -16,9 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asa.engine.batch import Batch
 from asa.engine.engine import Engine
+from asa.engine.linears import fast_linears
 from asa.engine.states import read_batch
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
 COPIES = ("aten::copy_", "aten::cat", "aten::index", "aten::constant_pad_nd", "aten::fill_")
 
 
@@ -40,16 +41,17 @@ class Limit:
 
 
 def machine_rate(size: int = 2048, rounds: int = 9) -> float:
-    """FLOP/s of an fp32 product of two square matrices, median."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    left @ right
-    return 2 * size**3 / statistics.median(timed(torch.mm, left, right)[0] for _ in range(rounds))
+    """FLOP/s of a square fp32 linear layer and as many states, median."""
+    layer, states = torch.nn.Linear(size, size, bias=False), torch.randn(size, size)
+    with torch.inference_mode(), fast_linears(layer):
+        layer(states)
+        return 2 * size**3 / statistics.median(timed(layer, states)[0] for _ in range(rounds))
 
 
 def limit_of(work: str, run: Callable[[], object]) -> Limit:
     """Run something three times: for its seconds, its operations and its profile."""
     seconds, _ = timed(run)
-    with FlopCounterMode(display=False) as counter:
+    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:  # it counts aten's only
         run()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         whole, _ = timed(run)

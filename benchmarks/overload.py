@@ -29,10 +29,9 @@ TOKENS, AT_ONCE, EVERY, PROMPTS = 24, 32, 10, 120
 RETRIES = 2  # as OpenAI's client does
 
 
-def memory() -> float:
-    """MiB that the server's processes hold."""
-    processes = psutil.Process().children(recursive=True)
-    return sum(process.memory_info().rss for process in processes) / 2**20
+def memory(process: psutil.Process) -> float:
+    """MiB that a server's processes hold; `process` is the first of them."""
+    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20
 
 
 def decided(url: str) -> int:
@@ -68,6 +67,7 @@ async def at_rate(
     """
     tasks: list[asyncio.Task] = []
     readings: list[tuple[float, float, int]] = []
+    (served,) = psutil.Process().children()
     begun = time.perf_counter()
 
     async def one(client: httpx.AsyncClient, number: int) -> tuple[int, tuple[int, ...]]:
@@ -76,7 +76,7 @@ async def at_rate(
     async def watch() -> None:
         for reading in itertools.count():
             open_ones = sum(not task.done() for task in tasks)
-            readings.append((time.perf_counter() - begun, memory(), open_ones))
+            readings.append((time.perf_counter() - begun, memory(served), open_ones))
             await asyncio.sleep(max(0.0, begun + EVERY * (reading + 1) - time.perf_counter()))
 
     limits = httpx.Limits(max_connections=None)
@@ -87,7 +87,7 @@ async def at_rate(
             tasks.append(asyncio.create_task(one(client, number % len(asks))))
         answers = await asyncio.gather(*tasks)
         watching.cancel()
-    readings.append((time.perf_counter() - begun, memory(), 0))
+    readings.append((time.perf_counter() - begun, memory(served), 0))
     return answers, readings, time.perf_counter() - begun
 
 

@@ -3,7 +3,7 @@
     python benchmarks/server_memory.py VENV [REQUESTS]     writes server_memory.md; VENV as tests/serving.sh makes it
 
 Both servers run at the same time and are asked the same, `AT_ONCE` requests under way at each. The first share of the
-requests fills vLLM's cache of keys and values, and is not counted.
+requests fills most of vLLM's cache of keys and values, and is not counted.
 """
 
 import asyncio
@@ -15,20 +15,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
-from overload import answer, decided
+from overload import AT_ONCE, answer, decided, memory
 from serving import ASSETS, ROOT, TOKENS, server  # it puts the package on the path and shares the cores
 
 from asa import load
 from asa.data.requests import load_requests
 from asa.evaluation.tables import markdown_table
 
-AT_ONCE, SHARES = 32, 12
+SHARES = 12
 SERVERS = {"vLLM alone": "", "vLLM with the adapter": str(ASSETS)}
-
-
-def memory(process: psutil.Process) -> float:
-    """MiB that a server's processes hold."""
-    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20
 
 
 async def ask(url: str, prompts: list[list[int]]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from asa.support.environment import share_cores
+from asa.support.environment import WAITING, share_cores
 
 share_cores()  # before torch is loaded
 
@@ -51,7 +51,7 @@ def server(venv: Path, adapter: str, cache_gib: int = 2) -> Iterator[str]:
     model = str(model_from_wheel(EMBEDDED.wheel))
     options = ["--port", str(port), "--dtype", "float32", "--max-model-len", "1024", "--enforce-eager"]
     command = [str(venv / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", model, *options]
-    given = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    given = {key: value for key, value in os.environ.items() if key not in WAITING}
     given |= {"VLLM_CPU_KVCACHE_SPACE": str(cache_gib), "ASA_ADAPTER": adapter, "VLLM_LOGGING_LEVEL": "WARNING"}
     counters = tempfile.TemporaryDirectory()
     given["PROMETHEUS_MULTIPROC_DIR"] = counters.name  # the decisions are counted in another process than answers

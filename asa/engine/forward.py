@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from asa.engine.attention import SHARED_PREFIX_ATTENTION
 from asa.engine.kv_cache import PrefixKeys, fork_cache, growing_cache, put_keys, take_keys
-from asa.engine.products import fast_linears
+from asa.engine.linears import fast_linears
 from asa.models.layout import CausalModel, cache_name, input_device, is_compiled
 
 

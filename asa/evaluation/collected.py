@@ -6,7 +6,7 @@ import torch
 from asa.adapter import ASAAdapter
 from asa.data.references import Reference
 from asa.data.splits import Split
-from asa.engine.products import one_dnn_is_faster
+from asa.engine.linears import one_dnn_is_faster
 from asa.evaluation.answered import RUNS, Answered
 from asa.evaluation.calls import call_steps
 from asa.evaluation.metrics import gap_closed, mcnemar, trigger_metrics

@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 
 from asa.data.scores import auc_of, confusion
 from asa.evaluation.metrics import difference, mean_and_std
-from asa.method.probes import fit_readers
+from asa.method.probes import Readers, fit_readers
 
 FOLDS = 5
 OURS_GATE = "ours: logistic, bent by domain"
@@ -37,26 +37,25 @@ def _plain(*steps: BaseEstimator) -> Callable[..., Score]:
     return lambda states, labels, domains: make_pipeline(StandardScaler(), *steps).fit(states, labels).decision_function
 
 
-def _ours(names: list[str], strength: float, own: float) -> Callable[..., Score]:
+def _p_routed(readers: Readers, asked: np.ndarray) -> np.ndarray:
+    """Of the likeliest domain's probe, as the adapter takes it."""
+    return readers.p_tool(asked)
+
+
+def _p_weighed(readers: Readers, asked: np.ndarray) -> np.ndarray:
+    """Of all domains' probes, weighed by the router's probabilities."""
+    domains = range(len(readers.domains))
+    shares = readers.router.predict_proba(readers.scaler.transform(asked))[:, domains]
+    each = [readers.p_tool(asked, np.full(len(asked), domain)) for domain in domains]
+    return (shares * np.stack(each, axis=1)).sum(axis=1) / shares.sum(axis=1)
+
+
+def _ours(
+    names: list[str], strength: float, own: float, p_tool: Callable[[Readers, np.ndarray], np.ndarray] = _p_routed
+) -> Callable[..., Score]:
     def fit(states: np.ndarray, labels: np.ndarray, domains: np.ndarray) -> Score:
         readers = fit_readers(states, labels, list(domains), names, strength, own)
-        return lambda asked: readers.p_tool(asked) - 0.5
-
-    return fit
-
-
-def _weighed(names: list[str], strength: float, own: float) -> Callable[..., Score]:
-    """The sum of P(domain) times its probe's p, in place of the likeliest domain's p alone."""
-
-    def fit(states: np.ndarray, labels: np.ndarray, domains: np.ndarray) -> Score:
-        readers = fit_readers(states, labels, list(domains), names, strength, own)
-
-        def score(asked: np.ndarray) -> np.ndarray:
-            shares = readers.router.predict_proba(readers.scaler.transform(asked))[:, : len(names)]
-            each = [readers.p_tool(asked, np.full(len(asked), place)) for place in range(len(names))]
-            return (shares * (np.stack(each, axis=1) - 0.5)).sum(axis=1)
-
-        return score
+        return lambda asked: p_tool(readers, asked) - 0.5
 
     return fit
 
@@ -99,7 +98,7 @@ def candidates(names: list[str], strength: float, own: float, seed: int) -> dict
     logistic = LogisticRegression(C=strength, max_iter=1000)
     return {
         OURS_GATE: _ours(names, strength, own),
-        WEIGHED: _weighed(names, strength, own),
+        WEIGHED: _ours(names, strength, own, _p_weighed),
         "ours, regularised ten times more": _ours(names, strength / 10, own),
         "ours, regularised ten times less": _ours(names, strength * 10, own),
         "logistic, one for all domains": _plain(logistic),
@@ -150,7 +149,7 @@ def compare_gates(
     def with_spare(fit: Callable[..., Score]) -> Callable[..., Score]:
         return lambda *given: fit(*[np.concatenate(pair) for pair in zip(given, more, strict=True)])
 
-    tried.append((WEIGHED_WITH_SPARE, with_spare(_weighed(names, strength, own)), here))
+    tried.append((WEIGHED_WITH_SPARE, with_spare(_ours(names, strength, own, _p_weighed)), here))
     tried.append((WITH_SPARE, with_spare(tried[0][1]), here))
     cells = np.array([f"{domain} {label}" for domain, label in zip(domains, labels, strict=True)])
     smallest = int(np.unique(cells, return_counts=True)[1].min())

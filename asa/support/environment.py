@@ -21,6 +21,8 @@ NEEDED = {  # package -> oldest version accepted
     "peft": "0.18",
 }  # fmt: skip
 NEVER_INSTALLED = ("torch", "numpy")
+SPINS = 500  # rounds of GNU's OpenMP before a waiting thread sleeps: some microseconds
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPINS)}
 
 
 def _version_tuple(text: str) -> tuple[int, ...]:
@@ -45,9 +47,6 @@ def notebook_shell() -> Any:
     return getattr(builtins, "get_ipython", lambda: None)()
 
 
-SPINS = 500  # rounds of GNU's OpenMP before a waiting thread sleeps: some microseconds
-
-
 def share_cores() -> None:
     """Have waiting threads give up their core soon; to be called before torch is loaded, or its threads spin.
 
@@ -55,7 +54,7 @@ def share_cores() -> None:
     that sleeps at once takes long to wake (see benchmarks/busy.md). What the user has set is left alone.
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
-        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPINS)}
+        os.environ |= WAITING
 
 
 def print_any_text() -> None:

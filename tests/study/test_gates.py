@@ -36,6 +36,7 @@ def test_an_unsure_router_leaves_the_word_to_all_probes(monkeypatch):
     """The likeliest domain's probe says 0.4; the other two say 0.9, and together they are likelier."""
 
     class Fitted:
+        domains = ("a", "b", "c")
         scaler = SimpleNamespace(transform=lambda states: states)
         router = SimpleNamespace(predict_proba=lambda states: np.array([[0.4, 0.3, 0.3]]))
 

@@ -1,7 +1,7 @@
 """Linear layers by oneDNN, on processors on which PyTorch's usual ones are slow.
 
 PyTorch multiplies fp32 matrices with MKL, which leaves the widest registers unused on processors that Intel did not
-make. oneDNN, which PyTorch has as well, uses them (`benchmarks/products.md`). The products are the same up to rounding;
+make. oneDNN, which PyTorch has as well, uses them (`benchmarks/linears.md`). The products are the same up to rounding;
 everywhere else they are PyTorch's.
 """
 

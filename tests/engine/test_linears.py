@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from asa.engine import products
+from asa.engine import linears
 from asa.engine.forward import PrefixedModel
 from asa.engine.kv_cache import fork_cache
-from asa.engine.products import FEW_STATES, STEP, fast_linears, one_dnn_is_faster
+from asa.engine.linears import FEW_STATES, STEP, fast_linears, one_dnn_is_faster
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 @pytest.fixture(autouse=True)
 def _as_where_it_is_faster(monkeypatch):
-    monkeypatch.setattr(products, "one_dnn_is_faster", lambda: True)
+    monkeypatch.setattr(linears, "one_dnn_is_faster", lambda: True)
 
 
 @pytest.fixture
@@ -89,16 +89,16 @@ def test_what_is_left_alone():
 
 
 def test_nothing_changes_where_it_is_not_faster(layer, monkeypatch):
-    monkeypatch.setattr(products, "one_dnn_is_faster", lambda: False)
+    monkeypatch.setattr(linears, "one_dnn_is_faster", lambda: False)
     with fast_linears(layer):
         assert "forward" not in vars(layer)
 
 
 @pytest.fixture
 def _asked_anew():
-    products._mkl_is_slow.cache_clear()
+    linears._mkl_is_slow.cache_clear()
     yield
-    products._mkl_is_slow.cache_clear()
+    linears._mkl_is_slow.cache_clear()
 
 
 @pytest.mark.usefixtures("_asked_anew")
@@ -110,16 +110,16 @@ def test_where_mkl_is_slow_is_known_from_the_processor(capability, maker, expect
     """PyTorch says what the processor can do; whose it is, the system does."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(products.platform, "processor", lambda: "")
-    monkeypatch.setattr(products, "Path", lambda _: SimpleNamespace(is_file=lambda: True, read_text=lambda: maker))
-    assert products._mkl_is_slow() is expected
+    monkeypatch.setattr(linears.platform, "processor", lambda: "")
+    monkeypatch.setattr(linears, "Path", lambda _: SimpleNamespace(is_file=lambda: True, read_text=lambda: maker))
+    assert linears._mkl_is_slow() is expected
 
 
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("enabled", [False, True])
 def test_who_switches_one_dnn_off_does_without(slow, enabled, monkeypatch):
-    monkeypatch.setattr(products, "_mkl_is_slow", lambda: slow)
-    monkeypatch.setattr(products.torch.backends, "mkldnn", SimpleNamespace(enabled=enabled))
+    monkeypatch.setattr(linears, "_mkl_is_slow", lambda: slow)
+    monkeypatch.setattr(linears.torch.backends, "mkldnn", SimpleNamespace(enabled=enabled))
     assert one_dnn_is_faster() is (slow and enabled)
 
 
@@ -135,8 +135,8 @@ def test_autocast_and_other_states_are_left_to_the_layer(layer):
 def test_the_engine_takes_them_for_the_time_of_its_passes(tiny_llama, monkeypatch):
     """Nested passes and errors change nothing."""
     asked = []
-    plain = products._forward
-    monkeypatch.setattr(products, "_forward", lambda *given: asked.append(given[0]) or plain(*given))
+    plain = linears._forward
+    monkeypatch.setattr(linears, "_forward", lambda *given: asked.append(given[0]) or plain(*given))
     engine = PrefixedModel(tiny_llama, [1, 2, 3])
     head = tiny_llama.get_output_embeddings()
     assert "forward" not in vars(head)
@@ -152,7 +152,7 @@ def test_few_states_do_without_and_many_come_in_few_sizes(layer, monkeypatch):
     seen = []
     plain = torch.ops.mkldnn._linear_pointwise
     monkeypatch.setattr(
-        products.torch.ops, "mkldnn",
+        linears.torch.ops, "mkldnn",
         SimpleNamespace(_linear_pointwise=lambda *given: seen.append(len(given[0])) or plain(*given)),
     )  # fmt: skip
     with torch.inference_mode(), fast_linears(layer):

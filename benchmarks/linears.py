@@ -1,6 +1,6 @@
-"""Products: what oneDNN's linear layers bring, where the engine takes them.
+"""Linear layers: what oneDNN's bring, where the engine takes them.
 
-    python benchmarks/products.py      writes benchmarks/products.md
+    python benchmarks/linears.py      writes benchmarks/linears.md
 
 SmolLM2 reads requests, replays settings and answers, with PyTorch's own linear layers and with oneDNN's, in turn.
 """
@@ -9,7 +9,6 @@ import contextlib
 import statistics
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -19,22 +18,17 @@ from asa.support.environment import share_cores
 share_cores()  # before torch is loaded
 
 import torch
-from bench import open_bench, spread, timed
+from bench import never, open_bench, spread, timed
 
-from asa.engine import products
 from asa.engine.answering import answer_all
 from asa.engine.batch import Batch
 from asa.engine.engine import Engine
+from asa.engine.linears import one_dnn_is_faster
 from asa.engine.states import read_prompts
 from asa.evaluation.tables import markdown_table
 
 ROUNDS, REQUESTS, TOKENS, LAYER, REPLAYS = 3, 60, 24, 15, 10
 WORK = ("reading the requests", f"replaying {REPLAYS} settings", f"answers of {TOKENS} tokens")
-
-
-def never(_: list[int]) -> bool:
-    """No answer ends before its limit."""
-    return False
 
 
 def replayed(batches: list[Batch], states: torch.Tensor) -> None:
@@ -45,8 +39,8 @@ def replayed(batches: list[Batch], states: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Time both ways and write products.md."""
-    assert products.one_dnn_is_faster(), "this processor is left to PyTorch's products, so there is nothing to time."
+    """Time both ways and write linears.md."""
+    assert one_dnn_is_faster(), "this processor is left to PyTorch's own, so there is nothing to time."
     with contextlib.redirect_stdout(sys.stderr):
         bench = open_bench(ROOT / "outputs" / "asa_assets")
     prompts = [bench.prompts["test"][row] for row in spread(bench.prompts["test"], REQUESTS)]
@@ -54,7 +48,7 @@ def main() -> None:
     said: dict[bool, list[list[int]]] = {}
     for turn in range(ROUNDS + 1):
         for fast in (False, True):
-            with patch.object(products, "one_dnn_is_faster", lambda fast=fast: fast):
+            with torch.backends.mkldnn.flags(enabled=fast):
                 engine = Engine(bench.model, bench.prefix)
                 reading_s, (reading, batches) = timed(read_prompts, engine, prompts, bench.trigger_id, "read")
                 replaying_s, _ = timed(replayed, batches, torch.from_numpy(reading.states))
@@ -69,8 +63,8 @@ def main() -> None:
         rows.append([work, f"{plain_s:.1f} s", f"{fast_s:.1f} s", f"{plain_s / fast_s:.2f}"])
     same = sum(plain == fast for plain, fast in zip(said[False], said[True], strict=True))
     text = [
-        "# Matrix products",
-        f"`python benchmarks/products.py` wrote this: {len(prompts)} requests, SmolLM2, {torch.get_num_threads()} "
+        "# Linear layers",
+        f"`python benchmarks/linears.py` wrote this: {len(prompts)} requests, SmolLM2, {torch.get_num_threads()} "
         f"threads of a processor with AVX-512 that AMD made; medians of {ROUNDS} rounds in which the two take turns.",
         markdown_table(["", "PyTorch's own", "oneDNN's", "times as fast"], rows),
         f"{same} of {len(prompts)} answers are the same to the last token.",
