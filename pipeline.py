@@ -167,6 +167,7 @@ print(f"\nThis request {'needs a tool' if request.label else 'needs no tool'}.")
 
 # %% checkpoints title=Where_results_are_kept hide=true
 from asa.data.splits import requests_key
+from asa.method.probes import READ_BY
 from asa.models.fingerprint import weights_key
 from asa.support.checkpoints import Checkpoints
 from asa.support.claims import claim
@@ -179,7 +180,8 @@ writer = checkpoints.writer
 data_key = requests_key({name: rows for name, rows in dealt.items() if name != "spare"})
 made_from = (model_source, weights_key(model), profile.name, str(model.dtype), model.device.type, prompter.key())
 keys = {"run": key_of(*made_from, data_key, seed)}
-keys["readers"] = key_of(keys["run"], splits["spare"].prompts, splits["spare"].labels.tolist(), splits["spare"].domains)
+spare = splits["spare"]
+keys["readers"] = key_of(keys["run"], spare.prompts, spare.labels.tolist(), spare.domains, READ_BY)
 keys["baseline"] = key_of(keys["run"], profile.max_new_tokens, profile.words_limit)
 
 # %% [markdown] sweep-text

@@ -44,8 +44,8 @@ class PlainHook:
         self.fired = True
         hidden = output[0] if isinstance(output, tuple) else output
         scaled = self.scaler.transform(hidden[:, -1, :].detach().cpu().float().numpy())
-        domain = int(self.router.predict(scaled)[0])
-        p_tool = float(self.probes[domain].predict_proba(scaled)[0, 1])
+        domain, shares = int(self.router.predict(scaled)[0]), self.router.predict_proba(scaled)[0]
+        p_tool = float(sum(s * p.predict_proba(scaled)[0, 1] for s, p in zip(shares, self.probes, strict=True)))
         gate = 1 if p_tool >= self.tau else -1 if p_tool <= 1 - self.tau else 0
         self.decision = (domain, p_tool, gate)
         if gate == 0:

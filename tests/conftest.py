@@ -297,7 +297,7 @@ def fit_adapter(
     config = {
         "layer": layer, "L_star": layer, "alpha": 2 * readers.mean_norm, "dose": 2.0, "beta": 0.25,
         "tau": float(np.quantile(np.maximum(p_tool, 1 - p_tool), 0.25)), "domains": list(names),
-        "model": fingerprint(model),
+        "weighs_probes": True, "model": fingerprint(model),
     }  # fmt: skip
     return Fitted(ASAAdapter.from_readers(readers, vectors, config), readers, vectors, asked)
 

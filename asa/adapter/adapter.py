@@ -4,9 +4,10 @@ The scaler is folded into router and probe, so that a decision is one matrix pro
 one row per request. `steer` puts a hook on one block for the time of a `with` (see `hook`), on the very model that the
 adapter was fitted on (see `fingerprint`). It changes no weights.
 
-Decision: z = (h - mean) / std; d = argmax router(z); p = sigmoid(probe_d(z)); g = +1 if p >= tau, -1 if p <= 1 - tau,
-else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2, section 3 (v3 of the paper describes another method).
-Looking ahead is ours: where the unsteered model's next token is what the gate wants, nothing is pushed.
+Decision: z = (h - mean) / std; d = argmax router(z); p = sum of P(c | z) sigmoid(probe_c(z)) over domains c, by the
+router's P; g = +1 if p >= tau, -1 if p <= 1 - tau, else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2,
+section 3 (v3 of the paper describes another method), where p is sigmoid(probe_d(z)). Weighing the probes is ours, and
+so is looking ahead: where the unsteered model's next token is what the gate wants, nothing is pushed.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from asa.adapter.checks import domains_in, layer_in, look_ahead_in, refuse_odd_arrays, refuse_other_model, setting_in
+from asa.adapter import checks
 from asa.adapter.decision import AdapterError, Decision, Trace, does_anyway, gate_of, threshold_of_share
 from asa.adapter.files import CHANGED, HubOptions, config_text, read_adapter, written_by
 from asa.adapter.folding import FittedReaders, folded, read_scores
@@ -44,7 +45,8 @@ class ASAAdapter(Published):
 
     Args:
         config: `layer`, `alpha`, `dose`, `tau`, `domains`, `model` (a `fingerprint`); where they are known,
-            `trigger_id` and `look_ahead`, whether it does so by default; and whatever else is worth keeping.
+            `trigger_id` and `look_ahead`, whether it does so by default; `weighs_probes`, whether all probes have a say
+            (an adapter fitted before that has none); and whatever else is worth keeping.
         arrays: `weight` `[2D, H]` (router rows, then probe rows), `bias` `[2D]`, `vectors` `[D, H]` (unit), all fp32.
 
     Raises:
@@ -53,16 +55,19 @@ class ASAAdapter(Published):
 
     def __init__(self, config: dict, arrays: dict[str, torch.Tensor]):
         self.config = config
-        self.layer = layer_in(config)
-        self.tau = setting_in(config, "tau", "in [0.5, 1)", lambda value: 0.5 <= value < 1)
-        self.alpha, self.dose = (setting_in(config, name, "a finite number, 0 or more") for name in ("alpha", "dose"))
-        self.domains = domains_in(config)
-        self.look_ahead = look_ahead_in(config)
+        self.layer = checks.layer_in(config)
+        self.tau = checks.setting_in(config, "tau", "in [0.5, 1)", lambda value: 0.5 <= value < 1)
+        self.alpha, self.dose = (
+            checks.setting_in(config, name, "a finite number, 0 or more") for name in ("alpha", "dose")
+        )
+        self.domains = checks.domains_in(config)
+        self.look_ahead = checks.look_ahead_in(config)
+        self.weighs_probes = checks.flag_in(config, "weighs_probes")
         self.threshold = None
         if "threshold" in config:
-            self.threshold = setting_in(config, "threshold", "in [0, 1]", lambda value: value <= 1)
+            self.threshold = checks.setting_in(config, "threshold", "in [0, 1]", lambda value: value <= 1)
         self.arrays = {name: arrays[name].float() for name in ARRAYS}
-        refuse_odd_arrays(self.arrays, len(self.domains), config["model"])
+        checks.refuse_odd_arrays(self.arrays, len(self.domains), config["model"])
         along = self.alpha * self.arrays["vectors"]
         self._warned = False  # of a prompt that it knows nothing of
         self._pushes = torch.cat([-along, torch.zeros_like(along), along])  # `[3D, H]`, all there are, gate by gate
@@ -96,7 +101,7 @@ class ASAAdapter(Published):
             raise ValueError(f"hidden states at layer {self.layer} are not finite: load the model in another dtype.")
         return [
             (domain, p_tool, gate_of(p_tool, self.tau, self.threshold), p_domain)
-            for domain, p_tool, p_domain in map(read_scores, scores.tolist())
+            for domain, p_tool, p_domain in (read_scores(row, self.weighs_probes) for row in scores.tolist())
         ]
 
     def push(self, hidden: torch.Tensor, opens: torch.Tensor | None = None) -> tuple[torch.Tensor, list[Decision]]:
@@ -150,7 +155,7 @@ class ASAAdapter(Published):
         Raises:
             AdapterError: Type, width, depth, vocabulary, embeddings or blocks differ, or it has no such layer.
         """
-        refuse_other_model(model, self.config["model"], self.layer)
+        checks.refuse_other_model(model, self.config["model"], self.layer)
 
     @contextlib.contextmanager
     def steer(self, model: torch.nn.Module, strict: bool = False, look_ahead: bool | None = None) -> Iterator[Trace]:

@@ -66,12 +66,18 @@ def refuse_other_model(model: CausalModel, fitted: dict, layer: int) -> None:
         raise AdapterError(f"the adapter steers layer {layer}, which the model does not have: fit again.")
 
 
+def flag_in(config: dict, name: str) -> bool:
+    """A setting that must be true or false; false where it is not there."""
+    value = config.get(name, False)
+    if type(value) is not bool:
+        raise AdapterError(f"{name} must be true or false, not {value!r}: fit again.")
+    return value
+
+
 def look_ahead_in(config: dict) -> bool:
     """Whether the adapter is to look ahead, for which it must know the token that opens a call."""
-    wanted, token = config.get("look_ahead", False), config.get("trigger_id")
+    wanted, token = flag_in(config, "look_ahead"), config.get("trigger_id")
     vocabulary = config["model"].get("vocab_size", math.inf)
-    if type(wanted) is not bool:
-        raise AdapterError(f"look_ahead must be true or false, not {wanted!r}: fit again.")
     if token is not None and not (type(token) is int and 0 <= token < vocabulary):
         raise AdapterError(f"trigger_id must be one of the model's tokens, not {token!r:.40}: fit again.")
     if wanted and token is None:

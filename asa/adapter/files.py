@@ -24,7 +24,7 @@ FILES = ["config.json", "adapter.safetensors"]
 CHECKSUM = "sha256"  # in the config
 # what the checksum covers; prompt and tools have hash and checks of their own
 DECIDING = ("layer", "alpha", "dose", "tau", "domains", "model", "prefix")
-MAY_DECIDE = ("look_ahead", "trigger_id", "threshold", "calibration")  # where they are there
+MAY_DECIDE = ("look_ahead", "trigger_id", "threshold", "calibration", "weighs_probes")  # where they are there
 CHANGED = (
     "{} holds an adapter that was changed since it was saved (its checksum differs): get it again, or, if you changed "
     "it yourself, load it with force=True and save it."

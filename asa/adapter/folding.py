@@ -44,16 +44,25 @@ def folded(readers: FittedReaders) -> tuple[np.ndarray, np.ndarray]:
     return weight, bias
 
 
-def read_scores(row: list[float]) -> tuple[int, float, float]:
+def read_scores(row: list[float], weighs_probes: bool) -> tuple[int, float, float]:
     """What a request's scores `[2D]` say; plain numbers, since tensors of so few would cost more time.
+
+    Args:
+        row: Router scores, then probe scores.
+        weighs_probes: Whether every probe has a say, as in `method.probes.Readers.p_tool`, or the likeliest domain's
+            alone, as in adapters fitted before.
 
     Returns:
         (domain index, probability that a tool is needed, the router's probability of the domain).
 
-    >>> read_scores([0.0, 2.0, -1.0, 0.0])[:2]
-    (1, 0.5)
+    >>> read_scores([0.0, 0.0, 99.0, 0.0], True)[:2], read_scores([0.0, 2.0, -1.0, 0.0], False)[:2]
+    ((0, 0.75), (1, 0.5))
     """
     router, probes = row[: len(row) // 2], row[len(row) // 2 :]
     highest = max(router)
-    domain = router.index(highest)
-    return domain, sigmoid(probes[domain]), 1 / sum(math.exp(score - highest) for score in router)
+    domain, odds = router.index(highest), [math.exp(score - highest) for score in router]
+    together = sum(odds)
+    if not weighs_probes:
+        return domain, sigmoid(probes[domain]), 1 / together
+    weighed = sum(share * sigmoid(score) for share, score in zip(odds, probes, strict=True))
+    return domain, weighed / together, 1 / together

@@ -54,16 +54,17 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
 
     Returns:
         Ablation -> push `[N, H]` at the setting's layer. `full` is the method itself; `no gate` pushes every request
-        toward a call; `+1 only` and `-1 only` are boolean gates; `one probe` judges all domains; `oracle router` knows
-        the domain; `mismatched domains` takes the next domain's vector; `random direction 1` to
-        `RANDOM_DIRECTIONS` have the same length; `global only` and `domain only` set beta to 1 and 0.
+        toward a call; `+1 only` and `-1 only` are boolean gates; `routed probe` asks the likeliest domain's alone, as
+        the paper does; `one probe` judges all domains; `oracle router` knows the domain, and asks its probe alone;
+        `mismatched domains` takes the next domain's vector; `random direction 1` to `RANDOM_DIRECTIONS` have the same
+        length; `global only` and `domain only` set beta to 1 and 0.
     """
     here, setting, names = states[:, parts.setting.layer], parts.setting, parts.readers.domains
     routed, own = parts.readers.route(here), np.array([names.index(domain) for domain in domains])
-    gate, gate_oracle, gate_shared = (
-        gates(p_tool, setting.tau)
-        for p_tool in (parts.readers.p_tool(here, routed), parts.readers.p_tool(here, own), parts.shared.p_tool(here))
+    gate, gate_routed, gate_oracle = (
+        gates(parts.readers.p_tool(here, asked), setting.tau) for asked in (None, routed, own)
     )
+    gate_shared = gates(parts.shared.p_tool(here), setting.tau)
     chosen = mixed(parts.directions, setting.beta, names)
     noise = np.random.default_rng(seed).standard_normal((RANDOM_DIRECTIONS, here.shape[1])).astype(np.float32)
     variants = {
@@ -71,6 +72,7 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
         "no gate": (np.ones_like(gate), chosen[routed]),
         "+1 only": (np.maximum(gate, 0), chosen[routed]),
         "-1 only": (np.minimum(gate, 0), chosen[routed]),
+        "routed probe": (gate_routed, chosen[routed]),
         "one probe": (gate_shared, chosen[routed]),
         "oracle router": (gate_oracle, chosen[own]),
         "mismatched domains": (gate, np.roll(chosen, -1, axis=0)[routed]),

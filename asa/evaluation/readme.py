@@ -54,6 +54,7 @@ LADDER = [
     ("action direction, one vector per domain (beta 0)", "action: domain only"),
     ("action, without looking ahead", "action: full"),
     ("action, mismatched domains", "action: mismatched domains"),
+    ("action, the likeliest domain's probe alone", "action: routed probe"),
     ("action, one probe for all domains", "action: one probe"),
     ("action, a perfect router", "action: oracle router"),
     ("action, no gate", "action: no gate"),

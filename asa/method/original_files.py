@@ -2,7 +2,8 @@
 
 `steering_vectors.npz`, `router.pkl`, `probes.pkl` and `scaler.pkl` hold the same adapter as `adapter.safetensors`,
 as plain NumPy arrays and scikit-learn objects. They are written for others to load; this project never unpickles
-anything.
+anything. The published code asks the likeliest domain's probe alone, as the ablation `routed probe` does and an adapter
+whose config says `weighs_probes: false`.
 """
 
 import pickle

@@ -17,6 +17,7 @@ from asa.method.layers import (
 
 PROBE_C = (1e-3, 1e-2, 1e-1)  # inverse regularisation strengths tried on VALID
 PROBE_OWN = (0.0, 0.5, 1.0, 4.0)  # how freely a domain's probe may differ from the common one
+READ_BY = "every domain's probe, weighed by the router"  # how the need is read; checkpoints depend on it
 
 
 @dataclass
@@ -42,11 +43,18 @@ class Readers:
         return self.router.predict(self.scaler.transform(states))
 
     def p_tool(self, states: np.ndarray, routed: np.ndarray | None = None) -> np.ndarray:
-        """Probability `[N]` that a tool is needed, by the probe of the domain `routed` `[N]`; None: the router's."""
+        """Probability `[N]` that a tool is needed, for states `[N, H]`.
+
+        Every domain's probe has a say, as large as the router finds the domain likely: sum of P(d | z) p_d(z). The
+        paper asks the likeliest domain's probe alone, which a router in doubt leaves to chance; `routed` `[N]` names
+        the one to ask so.
+        """
         z = self.scaler.transform(states)
-        routed = self.router.predict(z) if routed is None else routed
         each = np.stack([self.probes[domain].predict_proba(z)[:, 1] for domain in self.domains], axis=1)
-        return each[np.arange(len(z)), routed]
+        if routed is not None:
+            return each[np.arange(len(z)), routed]
+        shares = self.router.predict_proba(z)[:, : len(self.domains)]  # a router of one domain knows a second class
+        return (shares * each).sum(axis=1) / shares.sum(axis=1)
 
 
 def fit_readers(

@@ -133,7 +133,7 @@ class Recipe:
         config = facts | {
             "layer": setting.layer, "L_star": setting.layer, "direction": setting.direction, "dose": setting.dose,
             "alpha": setting.dose * readers.mean_norm, "tau": setting.tau, "beta": setting.beta,
-            "domains": self.domains, "method": "arXiv 2602.04935 v1/v2",
+            "domains": self.domains, "weighs_probes": True, "method": "arXiv 2602.04935 v1/v2",
             "valid": {"f1": setting.f1, "fpr": setting.fpr},
         }  # fmt: skip
         return ASAAdapter.from_readers(readers, self.vectors(setting), config)

@@ -1,9 +1,9 @@
 """Candidates: other gates beside ours, at one layer, on VALID and by cross-validation.
 
-Ours is one logistic regression whose weights a domain may bend (`probes`). Here stand what else could say whether a
-request needs a tool: other regularisation, one probe for all domains, all domains' probes weighed by the router, states
-of unit length, shrinkage LDA, kernels, two layers, calibration. Each gives a score whose sign is the decision. TEST
-never comes here, and nothing is steered.
+Ours is one logistic regression whose weights a domain may bend (`probes`), all domains weighed by the router. Here
+stand what else could say whether a request needs a tool: the likeliest domain's probe alone, other regularisation, one
+probe for all domains, states of unit length, shrinkage LDA, kernels, two layers, calibration. Each gives a score whose
+sign is the decision. TEST never comes here, and nothing is steered.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from sklearn.svm import SVC
 
 from asa.data.scores import auc_of, confusion
 from asa.evaluation.metrics import difference, mean_and_std
-from asa.method.probes import Readers, fit_readers
+from asa.method.probes import fit_readers
 
 FOLDS = 5
-OURS_GATE = "ours: logistic, bent by domain"
-WEIGHED = "ours, every domain's probe weighed by the router"
+OURS_GATE = "ours: logistic, bent by domain, weighed by the router"
+ROUTED = "the likeliest domain's probe alone"
 WITH_SPARE = "ours, the spare requests fitted too"
-WEIGHED_WITH_SPARE = "weighed by the router, the spare requests fitted too"
+ROUTED_WITH_SPARE = "the likeliest domain's probe, the spare requests fitted too"
 Score = Callable[[np.ndarray], np.ndarray]  # states [N, H] -> [N], above 0 where a tool is needed
 
 
@@ -37,25 +37,12 @@ def _plain(*steps: BaseEstimator) -> Callable[..., Score]:
     return lambda states, labels, domains: make_pipeline(StandardScaler(), *steps).fit(states, labels).decision_function
 
 
-def _p_routed(readers: Readers, asked: np.ndarray) -> np.ndarray:
-    """Of the likeliest domain's probe, as the adapter takes it."""
-    return readers.p_tool(asked)
+def _ours(names: list[str], strength: float, own: float, routed: bool = False) -> Callable[..., Score]:
+    """As the adapter reads the need; `routed`: by the likeliest domain's probe alone, as the paper does."""
 
-
-def _p_weighed(readers: Readers, asked: np.ndarray) -> np.ndarray:
-    """Of all domains' probes, weighed by the router's probabilities."""
-    domains = range(len(readers.domains))
-    shares = readers.router.predict_proba(readers.scaler.transform(asked))[:, domains]
-    each = [readers.p_tool(asked, np.full(len(asked), domain)) for domain in domains]
-    return (shares * np.stack(each, axis=1)).sum(axis=1) / shares.sum(axis=1)
-
-
-def _ours(
-    names: list[str], strength: float, own: float, p_tool: Callable[[Readers, np.ndarray], np.ndarray] = _p_routed
-) -> Callable[..., Score]:
     def fit(states: np.ndarray, labels: np.ndarray, domains: np.ndarray) -> Score:
         readers = fit_readers(states, labels, list(domains), names, strength, own)
-        return lambda asked: p_tool(readers, asked) - 0.5
+        return lambda asked: readers.p_tool(asked, readers.route(asked) if routed else None) - 0.5
 
     return fit
 
@@ -98,7 +85,7 @@ def candidates(names: list[str], strength: float, own: float, seed: int) -> dict
     logistic = LogisticRegression(C=strength, max_iter=1000)
     return {
         OURS_GATE: _ours(names, strength, own),
-        WEIGHED: _ours(names, strength, own, _p_weighed),
+        ROUTED: _ours(names, strength, own, routed=True),
         "ours, regularised ten times more": _ours(names, strength / 10, own),
         "ours, regularised ten times less": _ours(names, strength * 10, own),
         "logistic, one for all domains": _plain(logistic),
@@ -149,7 +136,7 @@ def compare_gates(
     def with_spare(fit: Callable[..., Score]) -> Callable[..., Score]:
         return lambda *given: fit(*[np.concatenate(pair) for pair in zip(given, more, strict=True)])
 
-    tried.append((WEIGHED_WITH_SPARE, with_spare(_ours(names, strength, own, _p_weighed)), here))
+    tried.append((ROUTED_WITH_SPARE, with_spare(_ours(names, strength, own, routed=True)), here))
     tried.append((WITH_SPARE, with_spare(tried[0][1]), here))
     cells = np.array([f"{domain} {label}" for domain, label in zip(domains, labels, strict=True)])
     smallest = int(np.unique(cells, return_counts=True)[1].min())

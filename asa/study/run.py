@@ -26,7 +26,7 @@ from asa.models.prompts import Prompter
 from asa.study.calling import call_rungs, rungs_scored
 from asa.study.curves import dose_curves, drawn_layers, fitting_calls, layer_curve
 from asa.study.damage import run_damage
-from asa.study.gates import WEIGHED, compare_gates
+from asa.study.gates import compare_gates
 from asa.study.geometry import geometry, output_row
 from asa.study.ladder import EXAMPLES, FORCED, Answers, run_ladder, run_prompts
 from asa.study.learning import DRAWS, SIZES, learning_curve
@@ -96,7 +96,7 @@ class Study:
             "lora": lora, "third_version": third, "auc": {layer: found.readings[layer].auc for layer in found.readable},
             **stage("proof-curves", curves_key, self._curves),
             "geometry": stage("proof-geometry", keys["run"], self._geometry),
-            "gates": stage("proof-gates", key_of(*settings, WEIGHED), self._gates)["gates"],
+            "gates": stage("proof-gates", key_of(*settings), self._gates)["gates"],
             **stage("proof-learning", key_of(*settings, vars(chosen), SIZES, DRAWS), self._learning),
             "robustness": self._robustness() if kind == "all" else None,
             "shown_examples": self._shown_examples() if kind == "all" else None,
@@ -238,7 +238,7 @@ class Study:
             trigger_id, names = self.rules.trigger_id, self.recipe.domains
             return run_robustness(everyone, rows, *pool, names, layers, chosen.direction, probe, trigger_id, self.seed)
 
-        key = key_of(self.keys["run"], found.to_json(), vars(chosen), settings_to_json(best.values()))
+        key = key_of(self.keys["readers"], found.to_json(), vars(chosen), settings_to_json(best.values()))
         return self.checkpoints.stage("proof-robustness", key, compute)
 
     def _shown_examples(self) -> list[dict]:
@@ -246,5 +246,5 @@ class Study:
         layers = {kind: setting.layer for kind, setting in self.tuned.best_of_each.items()}
         chosen = (layers, self.tuned.best().direction, (self.found.strength, self.found.own))
         given = (self.engine.model, self.prompter, self._four, self.recipe.domains, *chosen)
-        key = key_of(self.keys["run"], EXAMPLES, *chosen)
+        key = key_of(self.keys["readers"], EXAMPLES, *chosen)
         return self.checkpoints.stage("proof-examples", key, lambda: {"prompts": try_shown_examples(*given)})["prompts"]

@@ -43,8 +43,8 @@ def proof_sections(proof: dict | None) -> list[str]:
         "McNemar, exact, two-sided: requests that only the rung, and only the other, got right. The whole method is "
         "that of the rung's direction, or of the chosen one. Forcing the trigger and Probe&Prefill obey the chosen "
         "direction's gate; other prompts and trained weights have none. The ablations obey their direction's, but for "
-        "`no gate`, `+1 only`, `-1 only`, `one probe` and `oracle router`. At beta 1 all domains share one vector, and "
-        "`full`, `mismatched domains` and `global only` are the same.",
+        "those that change gate, probe or router. At beta 1 all domains share one vector, and `full`, `mismatched "
+        "domains` and `global only` are the same.",
         "### What follows on each rung",
         "Rates over the answers that call. Then, on the requests that need no tool: the share of answers unchanged to "
         f"the token, of all {spared['unchanged']['total']} and of the {spared['words_kept']['total']} that were in "

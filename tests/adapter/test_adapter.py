@@ -1,6 +1,7 @@
 """The adapter: its decisions against scikit-learn's, what it refuses, and what it leaves behind."""
 
 import copy
+import math
 import sys
 import threading
 import warnings
@@ -42,6 +43,18 @@ def test_decisions_are_those_of_scikit_learn(tiny_model, prompts, names):
     by_hand = np.where(p >= tau, 1, np.where(p <= 1 - tau, -1, 0))
     assert clear.sum() > 200 and set(by_hand) == {-1, 0, 1}
     assert gate.numpy()[clear].tolist() == by_hand[clear].tolist()
+
+
+def test_every_probe_has_a_say_where_the_config_says_so_and_the_likeliest_domains_alone_where_it_does_not():
+    """The router gives e : 1 for the first domain of two; adapters fitted before have no such setting."""
+    state = torch.zeros(1, HIDDEN)
+    state[0, 0] = 1.0
+    weighed, alone = simple([0.9, 0.2], weighs_probes=True), simple([0.9, 0.2])
+    assert weighed.decide(state)[1].item() == pytest.approx((math.e * 0.9 + 0.2) / (math.e + 1), abs=1e-6)
+    assert changed(weighed, weighs_probes=False).decide(state)[1].item() == pytest.approx(0.9, abs=1e-6)
+    assert alone.decide(state)[1].item() == pytest.approx(0.9, abs=1e-6)
+    with pytest.raises(AdapterError, match="weighs_probes must be true or false, not 1"):
+        changed(alone, weighs_probes=1)
 
 
 def test_the_gate_at_its_edges():

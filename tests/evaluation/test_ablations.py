@@ -15,8 +15,9 @@ TRIGGER, LAYER, HIDDEN = 3, 1, 6
 LABELS = [1, 1, 0, 0, 1, 0]
 P_TOOL = np.array([[0.9, 0.6, 0.1, 0.4, 0.1, 0.95], [0.1, 0.6, 0.9, 0.4, 0.2, 0.1]])  # by domain
 ROUTED = np.array([0, 1, 0, 1, 1, 0])
+WEIGHED = np.array([0.9, 0.7, 0.15, 0.4, 0.1, 0.3])  # all probes together
 OWN = ["math", "code", "code", "code", "code", "math"]  # the router errs in row 2
-GATE = np.array([1, 0, -1, 0, -1, 1])  # tau .8: rows 1 and 3 are left alone
+GATE = np.array([1, 0, -1, 0, -1, 0])  # tau .8: rows 1, 3 and 5 are left alone
 AXIS = np.eye(HIDDEN, dtype=np.float32)
 DIRECTIONS = {"global": AXIS[0], "math": AXIS[1], "code": AXIS[2]}
 SETTING = Setting("action", LAYER, dose=0.5, beta=0.5, tau=0.8)
@@ -24,17 +25,18 @@ ALPHA = 10.0
 NAMES = ["math", "code"]
 
 
-def readers(p_tool):
-    """Readers that know only these six requests: by domain and request, `[2, 6]`."""
+def readers(p_tool, weighed):
+    """Readers that know only these six requests: by domain and request, `[2, 6]`, and all domains together, `[6]`."""
     return SimpleNamespace(
         domains=NAMES,
         mean_norm=ALPHA / 0.5,
         route=lambda h: ROUTED,
-        p_tool=lambda h, routed=ROUTED: p_tool[routed, np.arange(6)],
+        p_tool=lambda h, routed=None: weighed if routed is None else p_tool[routed, np.arange(6)],
     )
 
 
-READERS, SHARED = readers(P_TOOL), readers(np.array([[0.1, 0.6, 0.1, 0.9, 0.9, 0.95]] * 2))
+ONE = np.array([0.1, 0.6, 0.1, 0.9, 0.9, 0.95])
+READERS, SHARED = readers(P_TOOL, WEIGHED), readers(np.stack([ONE, ONE]), ONE)
 
 
 class FakeBatch:
@@ -76,8 +78,9 @@ def run(states, seed=0, setting=SETTING):
 
 def test_the_published_variants_and_ours(states):
     assert list(run(states)[0]) == [
-        "full", "no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains",
-        "random direction 1", "random direction 2", "random direction 3", "global only", "domain only",
+        "full", "no gate", "+1 only", "-1 only", "routed probe", "one probe", "oracle router",
+        "mismatched domains", "random direction 1", "random direction 2", "random direction 3", "global only",
+        "domain only",
     ]  # fmt: skip
 
 
@@ -116,18 +119,18 @@ def test_random_directions_have_the_same_length_and_gate(states):
 def test_variants_are_scored_by_what_the_model_does_after_the_push(states):
     """Not by the probe: row 4 needs a tool, but the probe pushes it away, and row 1 is left alone and calls."""
     results, _ = run(states)
-    after = {"full": [1, 1, 0, 0, 0, 1], "no gate": [1] * 6, "global only": [1, 1, 0, 0, 0, 1]}
+    after = {"full": [1, 1, 0, 0, 0, 0], "no gate": [1] * 6, "global only": [1, 1, 0, 0, 0, 0]}
     for name, outcome in after.items():
         assert results[name].astype(int).tolist() == outcome
     full = confusion(results["full"], LABELS)
-    assert full["tp"] == 2 and full["fp"] == 1 and confusion(results["no gate"], LABELS)["fpr"] == 1.0
+    assert full["tp"] == 2 and full["fp"] == 0 and confusion(results["no gate"], LABELS)["fpr"] == 1.0
 
 
 def test_tau_decides_who_is_pushed(states):
     everyone = Setting("action", LAYER, dose=0.5, beta=0.5, tau=0.5)
     _, pushes = run(states, setting=everyone)
     signs = np.sign(pushes["global only"][:, 0])
-    assert signs.tolist() == [1, 1, -1, -1, -1, 1]
+    assert signs.tolist() == [1, 1, -1, -1, -1, -1]
 
 
 def test_boolean_gates_push_one_way_only(states):
@@ -135,6 +138,14 @@ def test_boolean_gates_push_one_way_only(states):
     up, down = pushed["+1 only"], pushed["-1 only"]
     assert np.allclose(up[GATE != 1], 0) and np.allclose(down[GATE != -1], 0)
     assert np.allclose(up + down, pushed["full"])
+
+
+def test_the_routed_probe_is_asked_alone(states):
+    """Row 5's likeliest domain is sure of what all together are not."""
+    _, pushed = run(states)
+    vectors = mixed(DIRECTIONS, SETTING.beta, NAMES)[ROUTED]
+    gate = np.array([1, 0, -1, 0, -1, 1])
+    assert np.allclose(pushed["routed probe"], ALPHA * gate[:, None] * vectors, atol=1e-5)
 
 
 def test_one_probe_changes_the_gate_and_keeps_the_routed_vector(states):

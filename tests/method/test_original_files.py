@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import fit_adapter, last_token
+from steered import changed
 
 from asa.method.original_files import write_quickstart_files
 
@@ -50,9 +51,10 @@ hook.remove()
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the printed code leaves its files open
 @pytest.mark.parametrize("domains", [("math", "code", "search"), ("math", "file"), ("only",)])
 def test_the_published_code_decides_and_pushes_like_the_adapter(tiny_lfm2, prompts, tmp_path, monkeypatch, domains):
-    """The same domain, the same gate, and g * alpha * v on the last token's state."""
+    """The same domain, the gate of its probe alone, and g * alpha * v on the last token's state."""
     fitted = fit_adapter(tiny_lfm2, prompts, domains)
-    adapter = fitted.adapter
+    alone = fitted.readers.p_tool(fitted.states.numpy(), fitted.readers.route(fitted.states.numpy()))
+    adapter = changed(fitted.adapter, weighs_probes=False, tau=float(np.quantile(np.maximum(alone, 1 - alone), 0.25)))
     folder = tmp_path / "outputs" / "asa_assets"
     adapter.save(folder)
     write_quickstart_files(folder, fitted.readers, fitted.vectors)

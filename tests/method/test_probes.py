@@ -160,11 +160,22 @@ def test_an_assembled_probe_is_the_explicit_formula(own):
     routed = np.argmax(z @ readers.router.coef_.T + readers.router.intercept_, axis=1)
     assert (readers.route(states) == routed).all()
     assert (routed == place).mean() > 0.9
-    each = [
-        sigmoid(z[i] @ readers.probes[NAMES[d]].coef_[0] + readers.probes[NAMES[d]].intercept_[0])
-        for i, d in enumerate(routed)
-    ]
-    assert np.allclose(readers.p_tool(states), each, atol=1e-5)
+    each = np.stack([sigmoid(z @ of.coef_[0] + of.intercept_[0]) for of in map(readers.probes.get, NAMES)], axis=1)
+    assert np.allclose(readers.p_tool(states, routed), each[np.arange(len(z)), routed], atol=1e-5)
+    odds = np.exp(z @ readers.router.coef_.T + readers.router.intercept_)
+    assert np.allclose(readers.p_tool(states), (odds * each).sum(axis=1) / odds.sum(axis=1), atol=1e-5)
+
+
+def test_a_router_in_doubt_asks_all_probes():
+    """Halfway between two domains whose probes contradict each other, both count alike, not the likelier alone."""
+    states, labels, domains, _ = three_domains()
+    readers = fit_readers(states, labels, domains, NAMES, 1e-2, 1.0)
+    router, between = readers.router, readers.scaler.mean_[None].astype(np.float32)
+    router.coef_, router.intercept_ = 0 * router.coef_, np.array([0.001, 0.0, -50.0])
+    for name, bias in zip(NAMES, (4.0, -4.0, 4.0), strict=True):
+        readers.probes[name].intercept_ = np.array([bias])
+    assert readers.p_tool(between) == pytest.approx(0.5, abs=1e-3)
+    assert readers.p_tool(between, readers.route(between)) == pytest.approx(0.982, abs=1e-3)
 
 
 @pytest.mark.parametrize("own", [0.5, 1.0, 4.0])
@@ -223,9 +234,8 @@ def test_a_single_domain_is_always_routed_to():
     states, labels = separable(100, 1)
     readers = fit_readers(states, labels, ["only"] * 100, ["only"], 1e-2, 1.0)
     assert (readers.route(100 * noise(50, 2)) == 0).all()
-    assert np.array_equal(
-        readers.p_tool(states), readers.probes["only"].predict_proba(readers.scaler.transform(states))[:, 1]
-    )
+    own = readers.probes["only"].predict_proba(readers.scaler.transform(states))[:, 1]
+    np.testing.assert_allclose(readers.p_tool(states), own, rtol=1e-6)
     assert roc_auc_score(labels, readers.p_tool(states)) > 0.98
 
 

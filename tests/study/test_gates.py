@@ -1,12 +1,10 @@
 """Candidates: every gate learns what can be learned, on rows it has not seen, and ours stands first."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from asa.study import gates
-from asa.study.gates import OURS_GATE, WEIGHED, WEIGHED_WITH_SPARE, WITH_SPARE, candidates, compare_gates
+from asa.study.gates import OURS_GATE, ROUTED, ROUTED_WITH_SPARE, WITH_SPARE, candidates, compare_gates
 
 NAMES = ["math", "code"]
 ROWS, HIDDEN = 160, 24
@@ -32,21 +30,17 @@ def test_a_candidate_scores_unseen_rows_above_zero_where_a_tool_is_needed(made, 
     assert ((said > 0) == labels[120:]).mean() > 0.85
 
 
-def test_an_unsure_router_leaves_the_word_to_all_probes(monkeypatch):
-    """The likeliest domain's probe says 0.4; the other two say 0.9, and together they are likelier."""
-
+def test_ours_asks_all_probes_and_the_other_the_likeliest_domains_alone(monkeypatch):
     class Fitted:
-        domains = ("a", "b", "c")
-        scaler = SimpleNamespace(transform=lambda states: states)
-        router = SimpleNamespace(predict_proba=lambda states: np.array([[0.4, 0.3, 0.3]]))
+        def route(self, states):
+            return np.array([2])
 
         def p_tool(self, states, routed=None):
-            return np.array([0.4, 0.9, 0.9])[np.zeros(1, int) if routed is None else routed]
+            return np.array([0.7]) if routed is None else np.array([0.1, 0.2, 0.3])[routed]
 
     monkeypatch.setattr(gates, "fit_readers", lambda *_: Fitted())
-    ours, weighed = (candidates(["a", "b", "c"], 0.1, 1.0, 0)[name](*[None] * 2, []) for name in (OURS_GATE, WEIGHED))
-    assert ours(np.zeros((1, 2))) == pytest.approx(-0.1)
-    assert weighed(np.zeros((1, 2))) == pytest.approx(0.4 * 0.4 + 0.6 * 0.9 - 0.5)
+    ours, routed = (candidates(["a", "b", "c"], 0.1, 1.0, 0)[name](*[None] * 2, []) for name in (OURS_GATE, ROUTED))
+    assert (ours(np.zeros((1, 2))), routed(np.zeros((1, 2)))) == (pytest.approx(0.2), pytest.approx(-0.2))
 
 
 def none_spare(made) -> tuple:
@@ -63,7 +57,7 @@ def test_what_a_layer_holds_is_found_there_and_what_it_does_not_is_not(made):
     """Ours first, its distance from itself 0; the pair of layers reads what either holds."""
     there, nowhere = compared(made, 1, 0), compared(made, 0, 1)
     assert there[0]["gate"] == OURS_GATE and there[0]["ahead"] == {"mean": 0.0, "std": 0.0}
-    assert [row["gate"] for row in there[-3:]] == ["ours on layers 1 and 0", WEIGHED_WITH_SPARE, WITH_SPARE]
+    assert [row["gate"] for row in there[-3:]] == ["ours on layers 1 and 0", ROUTED_WITH_SPARE, WITH_SPARE]
     for row in there:
         assert row["valid"]["auc"] > 0.95 and row["folds"]["f1"]["mean"] > 0.85 and row["folds"]["fpr"]["mean"] < 0.2
     for row in [*nowhere[:-3], *nowhere[-2:]]:
@@ -96,9 +90,9 @@ def test_spare_requests_are_fitted_by_the_last_two_gates_alone(made):
     """Many of them, with the opposite labels: those unlearn what the others find."""
     states, labels, domains = made
     spare = (np.tile(states, (20, 1, 1)), 1 - np.tile(labels, 20), np.tile(domains, 20))
-    *others, weighed, last = compare_gates(*made, np.arange(ROWS) < 120, 1, 0, NAMES, 0.1, 1.0, 0, spare)
-    assert (weighed["gate"], last["gate"]) == (WEIGHED_WITH_SPARE, WITH_SPARE)
-    for row in (weighed, last):
+    *others, routed, last = compare_gates(*made, np.arange(ROWS) < 120, 1, 0, NAMES, 0.1, 1.0, 0, spare)
+    assert (routed["gate"], last["gate"]) == (ROUTED_WITH_SPARE, WITH_SPARE)
+    for row in (routed, last):
         assert row["valid"]["auc"] < 0.1 and row["folds"]["auc"]["mean"] < 0.1
     assert others == compared(made, 1, 0)[:-2]
 
@@ -113,7 +107,7 @@ def test_the_smallest_set_is_compared_by_every_gate(names):
     fitted = np.arange(len(cells)) < len(cells) * 2 // 3
     given = (states, labels, domains)
     rows = compare_gates(*given, fitted, 1, 0, names, 0.1, 1.0, 0, none_spare(given))
-    more = ["ours on layers 1 and 0", WEIGHED_WITH_SPARE, WITH_SPARE]
+    more = ["ours on layers 1 and 0", ROUTED_WITH_SPARE, WITH_SPARE]
     assert [row["gate"] for row in rows] == [*candidates(names, 0.1, 1.0, 0), *more]
     for row in rows:
         assert all(np.isfinite(value) for value in row["valid"].values()) and 0 <= row["valid"]["auc"] <= 1

@@ -274,7 +274,7 @@ def fake_readers(*p_tool: float) -> SimpleNamespace:
         domains=["math", "code"],
         mean_norm=8.0,
         route=lambda here: ROUTED,
-        p_tool=lambda here, routed=ROUTED: by_domain[routed, np.arange(5)],
+        p_tool=lambda here, routed=None: by_domain[ROUTED if routed is None else routed, np.arange(5)],
     )
 
 
@@ -286,7 +286,7 @@ def parts_of(direction: str, layer: int, axis: int, *p_tool: float) -> Steered:
 
 UNSTEERED = [[row] for row in range(5)]
 VARIANTS = [
-    "full", "no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains",
+    "full", "no gate", "+1 only", "-1 only", "routed probe", "one probe", "oracle router", "mismatched domains",
     "random direction 1", "random direction 2", "random direction 3", "global only", "domain only",
     "looking ahead",
 ]  # fmt: skip
