@@ -125,12 +125,14 @@ class Batch:
     def log_likelihood(self, answers: list[list[int]]) -> list[float]:
         """Mean log-probability per token (nats) that the unsteered model gives to the rows' `answers`.
 
-        Every answer holds at least one token. All of them run at once, filled up on the right, which no token sees.
+        Every answer holds at least one token. Answers of like length run at once, filled up on the right, which no
+        token sees.
         """
-        found = []
-        for first in range(0, len(self.rows), SCORED_ROWS):
-            here = range(first, min(first + SCORED_ROWS, len(self.rows)))
-            part, said = self.select(list(here)), [torch.tensor(answers[place]) for place in here]
+        found = [0.0] * len(answers)
+        by_length = sorted(range(len(answers)), key=lambda place: len(answers[place]))
+        for first in range(0, len(answers), SCORED_ROWS):
+            here = by_length[first : first + SCORED_ROWS]
+            part, said = self.select(here), [torch.tensor(answers[place]) for place in here]
             targets = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
             ids = torch.cat([part.tokens, targets[:, :-1]], dim=1)
             engine = self.engine
@@ -141,7 +143,8 @@ class Batch:
                     ids, part.positions, part.cache, own_mask=mask, prefix=engine.prefix_keys, keep=ids.shape[1]
                 )
             log_p = logits.float().log_softmax(-1).gather(2, targets[..., None].to(logits.device))[..., 0]
-            found += [float(row[: len(ids)].mean()) for row, ids in zip(log_p, said, strict=True)]
+            for place, row, ids in zip(here, log_p, said, strict=True):
+                found[place] = float(row[: len(ids)].mean())
         return found
 
     def select(self, places: list[int]) -> "Batch":
