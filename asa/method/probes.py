@@ -11,9 +11,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from asa.method.layers import (
-    read_auc,
-)
+from asa.method.layers import ONE_THREAD, read_auc
 
 PROBE_C = (1e-3, 1e-2, 1e-1)  # inverse regularisation strengths tried on VALID
 PROBE_OWN = (0.0, 0.5, 1.0, 4.0)  # how freely a domain's probe may differ from the common one
@@ -57,6 +55,7 @@ class Readers:
         return (shares * each).sum(axis=1) / shares.sum(axis=1)
 
 
+@ONE_THREAD
 def fit_readers(
     states: np.ndarray, labels: np.ndarray, domains: list[str], names: list[str], strength: float, own: float
 ) -> Readers:

@@ -193,6 +193,7 @@ def test_the_hand_written_set_splits():
     assert near_duplicates_across(splits) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "most"), [("requests", 0.88), ("readers", 0.8)])
 def test_words_alone_do_not_give_the_hand_written_labels_away(name, most):
     """A bag of words stays below: a probe that does better reads more than a keyword."""

@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info
 
 from asa.method.layers import PLATEAU, LayerReading, ReadError, is_constant, length_control, plateau_layer, sweep_layers
 from asa.method.probes import PROBE_C, PROBE_OWN, choose_probe, fit_readers
@@ -189,6 +190,19 @@ def test_a_domains_probe_is_the_joint_regression_on_its_block(own):
     for d, name in enumerate(NAMES):
         blocks = np.hstack([z, *[own * z * (e == d) for e in range(3)]])
         assert np.allclose(readers.probes[name].decision_function(z), joint.decision_function(blocks), atol=5e-3)
+
+
+def test_a_fit_takes_one_blas_thread_and_gives_the_others_back(monkeypatch):
+    """Its products are too small for more; torch has threads of its own."""
+
+    def threads() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    states, labels, domains, _ = three_domains()
+    before, seen, fit = threads(), [], LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda *given: seen.append(threads()) or fit(*given))
+    fit_readers(states, labels, domains, NAMES, 1e-2, 1.0)
+    assert seen == [{1}, {1}] and threads() == before
 
 
 def test_own_zero_gives_every_domain_the_same_probe():
