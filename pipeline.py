@@ -6,8 +6,8 @@
 #
 # Small models call tools when they should answer, and answer when they should call. Often the model *knows*: a linear
 # probe on an inner layer reads "this needs a tool" far better than the model acts on it. The **Activation Steering
-# Adapter** uses that. At one layer, once per answer, at the last prompt token, a router picks the tool domain, a
-# probe scores the need, and a gate (+1, 0, -1) adds or subtracts a steering vector. No weights change.
+# Adapter** uses that. At one layer, once per answer, at the last prompt token, a router picks the tool domain, probes
+# score the need, and a gate (+1, 0, -1) adds or subtracts a steering vector. No weights change.
 #
 # ![Baseline against ASA](https://raw.githubusercontent.com/gyunggyung/Liquid-ASA/main/outputs/baseline_vs_asa.png)
 #

@@ -20,6 +20,7 @@ from asa.data.scores import confusion
 from asa.data.splits import ReadSplit
 from asa.engine.batch import Batch
 from asa.method.directions import DIRECTIONS, ENOUGH, GLOBAL, mixed, unit
+from asa.method.layers import ONE_THREAD
 from asa.method.recipe import Recipe
 from asa.method.steering import gates, push_along
 from asa.method.tuning import TAUS, Setting, best_setting, pushed_calls
@@ -204,6 +205,7 @@ class ThirdVersion:
     def _directions(self) -> dict[tuple[str, int], dict[str, np.ndarray]]:
         return {(kind, layer): self.recipe.directions(kind, layer) for kind in DIRECTIONS for layer in self.layers}
 
+    @ONE_THREAD
     def _readiness_at(self, layer: int, states: np.ndarray) -> np.ndarray:
         """P(the unsteered model's next token opens a call | z) `[N]`, for states `[N, H]`."""
         known, scaler = self.recipe.known, self.recipe.readers(layer).scaler
