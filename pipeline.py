@@ -220,7 +220,7 @@ writer.write(f"{out}/probe_sweep.png", plot_probe_sweep, found.readings, found.l
 #
 # [[asa/method/directions.py: directions]]
 #
-# The gate asks how sure the probe is; the push goes along the domain's vector:
+# The gate asks how sure the probes are together; the push goes along the domain's vector:
 #
 # [[asa/method/steering.py: gate_and_push]]
 #
@@ -263,7 +263,7 @@ writer.write(f"{out}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), d
 
 # %% [markdown] calibration-text
 # ## How many false calls?
-# Requests that the readers did not learn from say how sure the probe must be for a wanted share of false calls:
+# Requests that the readers did not learn from say how high p(tool) must be for a wanted share of false calls:
 # `adapter.with_target_fpr(0.05)`. The adapter takes that with it.
 
 # %% calibration

@@ -24,13 +24,16 @@ WIDTH = 2048  # hidden size of LFM2.5
 DECISION_REACH = {1: 0.05, 32: 0.15}  # milliseconds
 
 
-def random_adapter(domains: int = 4, seed: int = 0) -> ASAAdapter:
+def random_adapter(domains: int = 4, seed: int = 0, weighs_probes: bool = True) -> ASAAdapter:
     """An adapter at LFM2.5's width, whose decisions on standard normal states differ."""
     rng = torch.Generator().manual_seed(seed)
     weight = torch.randn(2 * domains, WIDTH, generator=rng) / WIDTH**0.5
     vectors = torch.nn.functional.normalize(torch.randn(domains, WIDTH, generator=rng), dim=1)
     names = [f"domain {number}" for number in range(domains)]
-    config = {"layer": 0, "alpha": 1.0, "dose": 1.0, "tau": 0.6, "domains": names, "model": {"hidden_size": WIDTH}}
+    config = {
+        "layer": 0, "alpha": 1.0, "dose": 1.0, "tau": 0.6, "domains": names, "weighs_probes": weighs_probes,
+        "model": {"hidden_size": WIDTH},
+    }  # fmt: skip
     return ASAAdapter(config, {"weight": weight, "bias": torch.zeros(2 * domains), "vectors": vectors})
 
 

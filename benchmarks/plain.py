@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -26,15 +27,16 @@ class PlainHook:
         vectors: `[D, H]`, not necessarily of length 1.
         alpha: Length of the push.
         tau: Confidence the gate asks for.
+        weighs_probes: Whether all probes have a say, or the likeliest domain's alone.
 
     Attributes:
         fired: Whether it has acted already.
         decision: (domain number, probability, gate) of the last answer.
     """
 
-    def __init__(self, scaler, router, probes, vectors: np.ndarray, alpha: float, tau: float):
+    def __init__(self, scaler, router, probes, vectors: np.ndarray, alpha: float, tau: float, weighs_probes: bool):
         self.scaler, self.router, self.probes = scaler, router, probes
-        self.vectors, self.alpha, self.tau = vectors, alpha, tau
+        self.vectors, self.alpha, self.tau, self.weighs_probes = vectors, alpha, tau, weighs_probes
         self.fired, self.decision = False, None
 
     def __call__(self, _module, _args, output):
@@ -44,8 +46,10 @@ class PlainHook:
         self.fired = True
         hidden = output[0] if isinstance(output, tuple) else output
         scaled = self.scaler.transform(hidden[:, -1, :].detach().cpu().float().numpy())
-        domain, shares = int(self.router.predict(scaled)[0]), self.router.predict_proba(scaled)[0]
-        p_tool = float(sum(s * p.predict_proba(scaled)[0, 1] for s, p in zip(shares, self.probes, strict=True)))
+        shares = softmax(self.router.decision_function(scaled).ravel())
+        domain = int(shares.argmax())
+        each = [float(probe.predict_proba(scaled)[0, 1]) for probe in self.probes]
+        p_tool = float(shares @ each) if self.weighs_probes else each[domain]
         gate = 1 if p_tool >= self.tau else -1 if p_tool <= 1 - self.tau else 0
         self.decision = (domain, p_tool, gate)
         if gate == 0:
@@ -64,7 +68,8 @@ def hook_of(adapter) -> PlainHook:
     scaler.mean_, scaler.scale_, scaler.n_features_in_ = np.zeros(width), np.ones(width), width
     router = _linear(weight[:count], bias[:count])
     probes = [_linear(weight[count + d][None], bias[count + d][None]) for d in range(count)]
-    return PlainHook(scaler, router, probes, adapter.arrays["vectors"].cpu().numpy(), adapter.alpha, adapter.tau)
+    vectors, gate = adapter.arrays["vectors"].cpu().numpy(), (adapter.alpha, adapter.tau, adapter.weighs_probes)
+    return PlainHook(scaler, router, probes, vectors, *gate)
 
 
 def _linear(weight: np.ndarray, bias: np.ndarray) -> LogisticRegression:

@@ -69,4 +69,5 @@ def step_by_step(model, prompt: list[int]) -> list[int]:
 def decides_by(adapter: ASAAdapter) -> tuple:
     """What an adapter's decisions depend on."""
     settings = {name: adapter.config[name] for name in ("layer", "alpha", "dose", "tau", "domains", "model")}
+    settings |= {name: getattr(adapter, name) for name in ("look_ahead", "threshold", "weighs_probes")}
     return settings, {name: array.tolist() for name, array in adapter.arrays.items()}

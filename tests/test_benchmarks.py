@@ -113,6 +113,19 @@ def test_the_plain_hook_pushes_as_the_adapter_does(count):
     assert row.reach == {1: "at most 0.05 ms", 32: "at most 0.15 ms"}[count]
 
 
+@pytest.mark.parametrize("weighs_probes", [True, False])
+@pytest.mark.parametrize("domains", [1, 2, 4])
+def test_the_plain_hook_decides_as_the_adapter_does(domains, weighs_probes):
+    adapter = alone.random_adapter(domains, weighs_probes=weighs_probes)
+    hook, states = plain.hook_of(adapter), torch.randn(20, alone.WIDTH, generator=torch.Generator().manual_seed(3))
+    for state, decision in zip(states, adapter.push(states)[1], strict=True):
+        hook.fired = False
+        hook(None, None, state[None, None])
+        domain, p_tool, gate = hook.decision
+        assert (adapter.domains[domain], gate) == (decision.domain, decision.gate)
+        assert p_tool == pytest.approx(decision.p_tool, abs=1e-5)
+
+
 def test_the_plain_hook_acts_once_and_leaves_its_input(bench):
     """One answer, one push: a second call is passed through, and the block's own output is not written to."""
     hook = plain.hook_of(alone.random_adapter())

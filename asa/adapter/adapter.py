@@ -4,8 +4,8 @@ The scaler is folded into router and probe, so that a decision is one matrix pro
 one row per request. `steer` puts a hook on one block for the time of a `with` (see `hook`), on the very model that the
 adapter was fitted on (see `fingerprint`). It changes no weights.
 
-Decision: z = (h - mean) / std; d = argmax router(z); p = sum of P(c | z) sigmoid(probe_c(z)) over domains c, by the
-router's P; g = +1 if p >= tau, -1 if p <= 1 - tau, else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2,
+Decision: z = (h - mean) / std; d = argmax router(z); p = sum over domains c of P(c | z) sigmoid(probe_c(z)), P being
+the router's; g = +1 if p >= tau, -1 if p <= 1 - tau, else 0; h' = h + g * alpha * v_d. Source: arXiv 2602.04935 v1/v2,
 section 3 (v3 of the paper describes another method), where p is sigmoid(probe_d(z)). Weighing the probes is ours, and
 so is looking ahead: where the unsteered model's next token is what the gate wants, nothing is pushed.
 """

@@ -17,7 +17,7 @@ BODY = """
 
 It makes {model} call tools when a request needs one, and answer in words when it does not. Once per answer, at block
 {layer}, it reads the last prompt token's hidden state, decides, and adds or subtracts a steering vector. No weights
-change. Method: arXiv 2602.04935 v1/v2.
+change. Method: arXiv 2602.04935 v1/v2{weighed}.
 
 ```python
 from asa import load
@@ -66,6 +66,7 @@ def model_card(config: dict[str, Any], source: str) -> ModelCard:
     body = BODY.format(
         model=model,
         layer=config["layer"],
+        weighed=", with every domain's probe weighed by the router" if config.get("weighs_probes") else "",
         source=source,
         request=examples[0] if examples else "What is 17 * 23?",
         tools=", ".join(f"{tool['name']} ({tool['description']})" for tool in tools) or ", ".join(config["domains"]),

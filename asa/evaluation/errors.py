@@ -12,7 +12,7 @@ from asa.data.requests import Request
 from asa.evaluation.tables import markdown_table
 from asa.support.files import write_atomic
 
-SURE = 0.9  # confidence from which a probe counts as sure
+SURE = 0.9  # confidence from which the probes count as sure
 
 
 def diagnosis(label: int, decision: Decision, p_own: float, domain: str) -> str:
@@ -31,11 +31,11 @@ def diagnosis(label: int, decision: Decision, p_own: float, domain: str) -> str:
         return f"the gate left it to the model (p {decision.p_tool:.2f})"
     if (decision.gate == 1) == bool(label):
         return "the gate was right, the model did not follow the push"
-    if decision.domain != domain and (p_own >= 0.5) == bool(label):
-        erred = f"taken for {decision.domain}, whose probe erred (p {decision.p_tool:.2f})"
-        return f"{erred}; its own is right ({p_own:.2f})"
+    if (p_own >= 0.5) == bool(label):
+        taken = f"taken for {decision.domain}, " if decision.domain != domain else ""
+        return f"{taken}its own probe is right ({p_own:.2f}), all together are wrong (p {decision.p_tool:.2f})"
     sure = "sure and wrong" if max(decision.p_tool, 1 - decision.p_tool) >= SURE else "unsure and wrong"
-    return f"the probe was {sure} (p {decision.p_tool:.2f})"
+    return f"the probes were {sure} (p {decision.p_tool:.2f})"
 
 
 def load_notes(path: str | Path) -> dict[str, tuple[bool, str]]:
@@ -84,8 +84,8 @@ def write_errors(
         + (f"({mark})\n\n" if mark else "")
         + f"Of {len(requests)} TEST requests the steered model decides {len(rows)} wrongly: {missed} calls missed, "
         f"{len(rows) - missed} false. In {doubted} of them we doubt the label; all count as errors. Requests are named "
-        "by their source (Alpaca's text is not in this repository). A probe is sure from a confidence p or 1 - p of "
-        f"{SURE} on.\n\n"
+        "by their source (Alpaca's text is not in this repository). The probes are sure from a confidence p or 1 - p "
+        f"of {SURE} on.\n\n"
         + markdown_table(["domain", "error", "request", "baseline", "what went wrong", "note", "label"], rows)
         + "\n"
     )

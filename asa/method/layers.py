@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from asa.data.scores import auc_of
 from asa.support.files import UserError
+from asa.support.threads import one_thread
 
 MOST_LAYERS = 7
 READABLE = 0.03  # AUC below the best that a layer to steer may have
-ONE_THREAD = threadpool_limits.wrap(limits=1, user_api="blas")  # a fit's products are so small that threads only wait
+
 PLATEAU = 0.005  # AUC below the best that still counts as the plateau
 CONSTANT = 1e-3  # spread over prompts, relative to the state's size, below which a layer sees no prompt
 
@@ -71,7 +71,7 @@ def read_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return area
 
 
-@ONE_THREAD
+@one_thread()
 def sweep_layers(
     fit: np.ndarray, fit_labels: np.ndarray, valid: np.ndarray, valid_labels: np.ndarray, seed: int
 ) -> list[LayerReading]:

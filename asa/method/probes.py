@@ -11,11 +11,12 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from asa.method.layers import ONE_THREAD, read_auc
+from asa.method.layers import read_auc
+from asa.support.threads import one_thread
 
 PROBE_C = (1e-3, 1e-2, 1e-1)  # inverse regularisation strengths tried on VALID
 PROBE_OWN = (0.0, 0.5, 1.0, 4.0)  # how freely a domain's probe may differ from the common one
-READ_BY = "every domain's probe, weighed by the router"  # how the need is read; checkpoints depend on it
+READ_BY = "every domain's probe, weighed by the router"  # in the checkpoints' keys: change it where `p_tool` changes
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Readers:
         return (shares * each).sum(axis=1) / shares.sum(axis=1)
 
 
-@ONE_THREAD
+@one_thread()
 def fit_readers(
     states: np.ndarray, labels: np.ndarray, domains: list[str], names: list[str], strength: float, own: float
 ) -> Readers:

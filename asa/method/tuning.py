@@ -1,7 +1,7 @@
 """Tuning: layer, direction, dose, beta and tau, chosen on VALID by what steering does to the model.
 
 A setting is scored by the model's own next token after the push, through replay: a call is the trigger's first
-token coming out on top. The probe's opinion only decides which way each request is pushed. One replay gives the
+token coming out on top. The probes' opinion only decides which way each request is pushed. One replay gives the
 outcome for every tau at once, because a request's gate is either its sign or 0, and at 0 the outcome is the
 unsteered one. TEST never comes here.
 

@@ -22,8 +22,8 @@ from sklearn.svm import SVC
 
 from asa.data.scores import auc_of, confusion
 from asa.evaluation.metrics import difference, mean_and_std
-from asa.method.layers import ONE_THREAD
 from asa.method.probes import fit_readers
+from asa.support.threads import one_thread
 
 FOLDS = 5
 OURS_GATE = "ours: logistic, bent by domain, weighed by the router"
@@ -105,7 +105,7 @@ def _scores(score: Score, states: np.ndarray, labels: np.ndarray) -> dict[str, f
     return {"auc": auc_of(labels, said), "f1": found["f1"], "fpr": found["fpr"]}
 
 
-@ONE_THREAD
+@one_thread()
 def compare_gates(
     states: np.ndarray, labels: np.ndarray, domains: np.ndarray, fitted: np.ndarray, layer: int, other: int,
     names: list[str], strength: float, own: float, seed: int, spare: tuple[np.ndarray, np.ndarray, np.ndarray],

@@ -20,7 +20,6 @@ from asa.data.scores import confusion
 from asa.data.splits import ReadSplit
 from asa.engine.batch import Batch
 from asa.method.directions import DIRECTIONS, ENOUGH, GLOBAL, mixed, unit
-from asa.method.layers import ONE_THREAD
 from asa.method.recipe import Recipe
 from asa.method.steering import gates, push_along
 from asa.method.tuning import TAUS, Setting, best_setting, pushed_calls
@@ -28,6 +27,7 @@ from asa.models.answers import AnswerRules
 from asa.study.cascade import Cascade, cascade_answers, cascade_triggers
 from asa.study.ladder import Answers
 from asa.support.processes import progress
+from asa.support.threads import one_thread
 
 RESIDUAL, READY, READY_BOTH, CASCADE = "shared and residual", "readiness", "readiness, both ways", "cascade"
 RESIDUAL_SHARES = (0.5, 1.0)  # of a domain's residual beside the shared vector; 0 is the ladder's "global only"
@@ -205,7 +205,7 @@ class ThirdVersion:
     def _directions(self) -> dict[tuple[str, int], dict[str, np.ndarray]]:
         return {(kind, layer): self.recipe.directions(kind, layer) for kind in DIRECTIONS for layer in self.layers}
 
-    @ONE_THREAD
+    @one_thread()
     def _readiness_at(self, layer: int, states: np.ndarray) -> np.ndarray:
         """P(the unsteered model's next token opens a call | z) `[N]`, for states `[N, H]`."""
         known, scaler = self.recipe.known, self.recipe.readers(layer).scaler

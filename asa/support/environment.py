@@ -15,7 +15,7 @@ from asa.support.files import UserError
 
 NEEDED = {  # package -> oldest version accepted
     "torch": "2.11", "numpy": "2.1", "transformers": "5.15", "scikit-learn": "1.6", "scipy": "1.13",
-    "threadpoolctl": "3.1", "datasets": "4.0", "matplotlib": "3.10", "safetensors": "0.5", "jsonschema": "4.23",
+    "threadpoolctl": "3.5", "datasets": "4.0", "matplotlib": "3.10", "safetensors": "0.5", "jsonschema": "4.23",
     "simpleeval": "1.0", "llguidance": "1.7",
     "accelerate": "1.10", "gguf": "0.17",  # transformers reads GGUF files with these two
     "peft": "0.18",

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-VERSION = "0.2.0"  # of the package; saved adapters say which wrote them
+VERSION = "0.3.0"  # of the package; saved adapters say which wrote them
 CHECKPOINT_FORMAT = 2  # raise it when a stage comes to hold something else
 HOST = re.sub(r"[^\w.-]", "_", platform.node())  # a disk may be several machines'
 STOPPED = "stopped: start it again, and it goes on behind the last stage that it finished."

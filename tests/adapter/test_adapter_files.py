@@ -64,7 +64,7 @@ def test_files_are_small(tmp_path):
 @pytest.fixture
 def saved(tmp_path) -> Path:
     """A good adapter's folder."""
-    simple([0.9, 0.1]).save(tmp_path / "good")
+    simple([0.9, 0.1], weighs_probes=True).save(tmp_path / "good")
     ASAAdapter.from_pretrained(tmp_path / "good")
     return tmp_path / "good"
 

@@ -60,7 +60,7 @@ def test_the_new_tool_is_in_prompt_and_decisions(assistant, five):
         was[name] for name in ("layer", "dose", "beta", "tau", "tool_choice")
     ]
     assert not config.keys() & {"test", "valid", "calibration", "threshold"} and config["added"] == ["weather"]
-    assert config["prompt_hash"] == five.prompter.key() != assistant.prompter.key()
+    assert config["prompt_hash"] == five.prompter.key() != assistant.prompter.key() and config["weighs_probes"]
     shown = tools_from_json(config["tools"], "config")
     assert [*shown] == [*TOOLS, "weather"] and len(shown["weather"].examples) == 2
     answer = five("Will it rain in Oslo?", tool_choice="weather")

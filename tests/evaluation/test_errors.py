@@ -19,15 +19,22 @@ def decided(p_tool: float, gate: int, domain: str = "math") -> Decision:
     [
         (1, decided(0.97, 1), 0.97, "the gate was right, the model did not follow the push"),
         (0, decided(0.03, -1), 0.03, "the gate was right, the model did not follow the push"),
-        (0, decided(0.97, 1), 0.97, "the probe was sure and wrong (p 0.97)"),
-        (1, decided(0.04, -1), 0.04, "the probe was sure and wrong (p 0.04)"),
-        (1, decided(0.41, -1), 0.41, "the probe was unsure and wrong (p 0.41)"),
+        (0, decided(0.97, 1), 0.97, "the probes were sure and wrong (p 0.97)"),
+        (1, decided(0.04, -1), 0.04, "the probes were sure and wrong (p 0.04)"),
+        (1, decided(0.41, -1), 0.41, "the probes were unsure and wrong (p 0.41)"),
         (1, decided(0.55, 0), 0.55, "the gate left it to the model (p 0.55)"),
-        (0, decided(0.8, 1, "code"), 0.3, "taken for code, whose probe erred (p 0.80); its own is right (0.30)"),
-        (1, decided(0.2, -1, "code"), 0.5, "taken for code, whose probe erred (p 0.20); its own is right (0.50)"),
-        (0, decided(0.8, 1, "code"), 0.6, "the probe was unsure and wrong (p 0.80)"),
+        (1, decided(0.4, -1), 0.93, "its own probe is right (0.93), all together are wrong (p 0.40)"),
+        (
+            0, decided(0.8, 1, "code"), 0.3,
+            "taken for code, its own probe is right (0.30), all together are wrong (p 0.80)",
+        ),
+        (
+            1, decided(0.2, -1, "code"), 0.5,
+            "taken for code, its own probe is right (0.50), all together are wrong (p 0.20)",
+        ),
+        (0, decided(0.8, 1, "code"), 0.6, "the probes were unsure and wrong (p 0.80)"),
     ],
-)
+)  # fmt: skip
 def test_the_part_that_went_wrong_is_named(label, decision, p_own, words):
     assert diagnosis(label, decision, p_own, "math") == words
 

@@ -5,10 +5,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from asa.method.layers import PLATEAU, LayerReading, ReadError, is_constant, length_control, plateau_layer, sweep_layers
 from asa.method.probes import PROBE_C, PROBE_OWN, choose_probe, fit_readers
+from asa.support.threads import one_thread
 
 HIDDEN = 12
 NAMES = ["math", "code", "search"]
@@ -199,10 +200,14 @@ def test_a_fit_takes_one_blas_thread_and_gives_the_others_back(monkeypatch):
         return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
     states, labels, domains, _ = three_domains()
-    before, seen, fit = threads(), [], LogisticRegression.fit
+    seen, fit = [], LogisticRegression.fit
     monkeypatch.setattr(LogisticRegression, "fit", lambda *given: seen.append(threads()) or fit(*given))
-    fit_readers(states, labels, domains, NAMES, 1e-2, 1.0)
-    assert seen == [{1}, {1}] and threads() == before
+    with threadpool_limits(2, user_api="blas"):
+        fit_readers(states, labels, domains, NAMES, 1e-2, 1.0)
+        assert seen == [{1}, {1}] and threads() == {2}
+        with one_thread():  # asked for twice
+            fit_readers(states, labels, domains, NAMES, 1e-2, 1.0)
+        assert threads() == {2}
 
 
 def test_own_zero_gives_every_domain_the_same_probe():

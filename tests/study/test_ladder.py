@@ -267,14 +267,14 @@ CALLED = np.array([True, False, False, False, True])
 
 
 def fake_readers(*p_tool: float) -> SimpleNamespace:
-    """Readers that know only these five requests; the domain's own probe is less sure than the routed one's."""
+    """Readers that know only these five requests; in row 3 the domain's own probe, in row 2 the routed is less sure."""
     by_domain = np.array([p_tool, p_tool])
-    by_domain[1, 3] = 0.5
+    by_domain[1, [2, 3]] = 0.5
     return SimpleNamespace(
         domains=["math", "code"],
         mean_norm=8.0,
         route=lambda here: ROUTED,
-        p_tool=lambda here, routed=None: by_domain[ROUTED if routed is None else routed, np.arange(5)],
+        p_tool=lambda here, routed=None: np.array(p_tool) if routed is None else by_domain[routed, np.arange(5)],
     )
 
 
@@ -354,16 +354,14 @@ def test_ablations_differ_from_the_whole_method_where_they_should():
     rungs, _ = climb()
     full = rungs["action: full"]
     assert [full[row] for row in (1, 2, 4)] == [[1], [902], [904]]
-    changed = {
-        name: [row for row in range(5) if rungs[f"action: {name}"][row] != full[row]]
-        for name in ("no gate", "+1 only", "-1 only", "one probe", "oracle router", "mismatched domains")
-    }
+    changed = {name: [row for row in range(5) if rungs[f"action: {name}"][row] != full[row]] for name in VARIANTS[1:8]}
     assert changed == {
         "no gate": [1, 3, 4],  # pushed up like the others
         "+1 only": [3, 4],
         "-1 only": [0, 2],
+        "routed probe": [2],  # alone it is not sure
         "one probe": [0, 1, 4],  # it is of another opinion there
-        "oracle router": [3],  # whose own domain's probe is not sure
+        "oracle router": [2, 3],  # whose own domain's probe is not sure
         "mismatched domains": [0, 2, 3, 4],
     }
     assert rungs["action: looking ahead"] == [[0], [1], [902], [3], [904]]  # rows 0 and 3 do so anyway
