@@ -33,6 +33,7 @@ HISTORY = {  # numbers in docs/findings.md of which no file in outputs/ knows
     *("0.926", "0.084", "0.801", "0.937", "0.075"),  # SmolLM2's first and second run
     *("0.949", "0.062", "0.940", "0.072", "0.928", "0.091"),  # SmolLM2's third and fourth run and Gemma's second
     *("0.067", "0.920", "0.94", "0.06", "0.092"),  # the same on held_out.jsonl, and the aim for blind.jsonl
+    *("0.885", "0.161"),  # SmolLM2's fourth run on blind.jsonl
     *("0.675", "0.624", "0.892", "0.586", "0.164", "0.899", "0.148"),  # the hand-written requests
 }
 FOLDERS = {"embedded": ROOT / "outputs", "gemma3-270m": ROOT / "outputs" / "gemma3-270m"}
@@ -129,14 +130,16 @@ def test_the_words_are_borne_out():
     kept = {rung: of["damage"]["words_kept"]["rate"] for rung, of in ladder.items() if "damage" in of}
     assert abs(kept["trigger forced or forbidden"] - kept["action: looking ahead"]) < 0.02
     assert kept["action: full"] < kept["action: looking ahead"] - 0.2
-    assert ladder["action: one probe"]["scores"]["f1"] < ladder["action: full"]["scores"]["f1"] - 0.03
+    assert ladder["action: one probe"]["scores"]["f1"] < ladder["action: full"]["scores"]["f1"] - 0.02
+    routed, weighed = (ladder[f"action: {name}"]["scores"] for name in ("routed probe", "full"))
+    assert abs(routed["f1"] - weighed["f1"]) < 0.01 and routed["fpr"] > weighed["fpr"]
     assert ladder["LoRA, rank 16"]["validity"]["arguments"]["rate"] > 0.9
     for folder in FOLDERS.values():
         saved = [folder / "asa_assets" / name for name in ("adapter.safetensors", "config.json")]
         assert 75_000 > sum(path.stat().st_size for path in saved) > 60_000  # about 70 KB
         held_out, blind = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("held_out", "blind"))
         assert held_out["n"] == 240 and blind["n"] == 275
-        assert blind["asa"]["fpr"] > 0.1 > held_out["asa"]["fpr"]
+        assert blind["asa"]["fpr"] > held_out["asa"]["fpr"] and 0.91 > blind["asa"]["recall"] > 0.87
         assert all(row["fpr"]["rate"] < 1.3 * row["wanted"] for row in blind["target_fpr"])
 
 
