@@ -74,12 +74,13 @@ class Page:
         pressed = time.monotonic()
 
         def sent() -> bool:
-            """On a busy machine the page may miss a key behind a stop; who sees the text still there presses again."""
+            """On a busy machine the page may miss keys behind a stop; who sees that nothing is sent tries again."""
             nonlocal pressed
             if len(self.said("asa", "user")) == len(self.said("baseline", "user")) == before + 1:
                 return True
-            if time.monotonic() > pressed + 10 and box.get_attribute("value"):
-                box.send_keys(Keys.ENTER)
+            if time.monotonic() > pressed + 10 and not self.find("#stop").is_enabled():
+                typed = box.get_attribute("value")
+                box.send_keys("" if typed else text, Keys.ENTER)
                 pressed = time.monotonic()
             return False
 
