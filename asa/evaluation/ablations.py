@@ -55,10 +55,9 @@ def pushes(parts: Steered, states: np.ndarray, domains: list[str], seed: int) ->
     Returns:
         Ablation -> push `[N, H]` at the setting's layer. `full` is the method itself; `no gate` pushes every request
         toward a call; `+1 only` and `-1 only` are boolean gates; `routed probe` asks the likeliest domain's alone, as
-        the paper does; `one probe` judges all domains; `oracle router` knows the domain, and asks
-        its probe alone, as weighing comes to where the router is certain;
-        `mismatched domains` takes the next domain's vector; `random direction 1` to `RANDOM_DIRECTIONS` have the same
-        length; `global only` and `domain only` set beta to 1 and 0.
+        the paper does; `one probe` judges all domains; `oracle router` knows the domain, and asks its probe alone,
+        as weighing comes to where the router is certain; `mismatched domains` takes the next domain's vector; `random
+        direction 1` to `RANDOM_DIRECTIONS` have the same length; `global only` and `domain only` set beta to 1 and 0.
     """
     here, setting, names = states[:, parts.setting.layer], parts.setting, parts.readers.domains
     routed, own = parts.readers.route(here), np.array([names.index(domain) for domain in domains])

@@ -79,8 +79,7 @@ class Page:
             if len(self.said("asa", "user")) == len(self.said("baseline", "user")) == before + 1:
                 return True
             if time.monotonic() > pressed + 10 and not self.find("#stop").is_enabled():
-                typed = box.get_attribute("value")
-                box.send_keys("" if typed else text, Keys.ENTER)
+                box.send_keys("" if box.get_attribute("value") else text, Keys.ENTER)
                 pressed = time.monotonic()
             return False
 
