@@ -175,7 +175,9 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
 
         quietly: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         taken = gr.on([text.submit, send.click], begin, [text, current], flow, queue=False, **quietly)
-        answering = taken.then(answered, [asked, steer, grammar, tau, wanted, dose, sides], [*shows, *flow], **quietly)
+        # "multiple": by Gradio's own "once" a request sent soon after a stop would be dropped; `begin` lets one in
+        inputs = [asked, steer, grammar, tau, wanted, dose, sides]
+        answering = taken.then(answered, inputs, [*shows, *flow], trigger_mode="multiple", **quietly)
 
         def stopped(sides: tuple[Side, Side], tau: float, wanted: float, current: str) -> list:
             return [*shown(sides, set_to(tau, wanted).adapter.edges), current, "", ""]  # the request may be changed
