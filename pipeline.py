@@ -126,7 +126,7 @@ show_samples(dealt["train"])
 # %% [markdown] model-text
 # ## The model
 # Loaded once. Every request becomes a prompt, and what all prompts share is computed once. Then: the end of one prompt
-# as the model sees it, and what it answers today.
+# as the model sees it, and how it begins to answer today.
 
 # %% model
 import time
@@ -161,8 +161,8 @@ from asa.engine.answering import answer_all
 
 request = splits["valid"].requests[0]
 batches = list(engine.batches(splits["valid"].prompts[:1], "one request"))
-(said,) = answer_all(batches, rules.limit, rules.ended, "its answer")
-print("…" + prompter.text(request.text)[-400:] + rules.text(said))
+(said,) = answer_all(batches, 24, rules.ended, "its answer")  # 24 tokens show enough
+print("…" + prompter.text(request.text)[-400:] + rules.text(said) + ("" if rules.whole(said) else "…"))
 print(f"\nThis request {'needs a tool' if request.label else 'needs no tool'}.")
 
 # %% checkpoints title=Where_results_are_kept hide=true

@@ -7,6 +7,7 @@ of a state changes what is said. Models are shared by all tests: a test that cha
 import contextlib
 import copy
 import json
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -74,6 +75,16 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 CONVERTED = cache_folder() / GEMMA3.wheel.sha256[:16]  # the real Gemma 3, where it has been loaded before
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The quick loop runs on several cores, with pytest-xdist; the slow tests need the cores themselves."""
+    option, worker = config.option, hasattr(config, "workerinput")
+    if worker or option.markexpr != "not slow" or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if option.numprocesses is None and not option.usepdb and option.capture != "no":
+        option.numprocesses = min(4, os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")

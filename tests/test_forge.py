@@ -1,9 +1,12 @@
-"""The forge's workflow and the pre-commit hooks run what `.ci/run` runs; both are read here, not run."""
+"""The workflow and pre-commit hooks run what `.ci/run` runs, as read here, not run; and the quick loop is shared."""
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import yaml
+from conftest import pytest_cmdline_main
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,3 +37,13 @@ def test_every_check_of_ci_is_a_hook():
     hooks = [hook["entry"] for hook in repository["hooks"]]
     assert repository["repo"] == "local" and sorted(hooks) == sorted(checks) and len(checks) >= 5
     assert all(hook["language"] == "system" and not hook["pass_filenames"] for hook in repository["hooks"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "capture", "shared"), [("not slow", "fd", True), ("not slow", "no", False), ("", "fd", False)]
+)
+def test_only_the_quick_loop_is_shared_among_cores(mark, capture, shared):
+    """The slow tests use all cores themselves, and what is not captured would be lost."""
+    option = SimpleNamespace(markexpr=mark, numprocesses=None, usepdb=False, capture=capture)
+    pytest_cmdline_main(SimpleNamespace(option=option, pluginmanager=SimpleNamespace(hasplugin=lambda name: True)))
+    assert (option.numprocesses is not None) == shared
