@@ -12,8 +12,8 @@
 # ![Baseline against ASA](https://raw.githubusercontent.com/gyunggyung/Liquid-ASA/main/outputs/baseline_vs_asa.png)
 #
 # **Run all** fits, tunes, tests and saves an adapter. On a GPU with the hub it takes
-# `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (not timed on a T4 by us); elsewhere `SmolLM2-135M-Instruct`, three
-# minutes on two CPU cores (with Alpaca ten). Interrupted? Run all again: finished stages are reused.
+# `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (never run by us, who had no weights); elsewhere `SmolLM2-135M-Instruct`,
+# three minutes on two CPU cores (with Alpaca ten). Interrupted? Run all again: finished stages are reused.
 
 # %% [markdown] parameters-text
 # ## Parameters
@@ -24,8 +24,8 @@
 # - `OUT`: the folder for all that a run writes.
 # - `LAYERS`: layers to try steering at, such as `8,12`; empty lets the sweep choose.
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
-# - `PROOF`: `steering` sets ASA beside simpler means and beside itself in parts, and draws doses and layers; `all` also
-#   trains LoRA and changes splits, domains, labels and prompts. On two CPU cores `all` takes two to three hours.
+# - `PROOF`: `steering` compares ASA with simpler methods and with parts of itself, and draws doses and layers; `all`
+#   also trains LoRA and changes splits, domains, labels and prompts. On two CPU cores `all` takes two to three hours.
 # - `QUICK`: a first look in little more than a minute, with 64 TEST requests and fewer settings, in the folder `quick`
 #   of `OUT`. Its numbers are rough and say so.
 # - `GRAMMAR`: ASA's calls are held to the tools' schemas, and the router says which tool. Without it the model writes
@@ -87,8 +87,8 @@ seed, mark = options.seed, options.mark
 # ## Requests and tools
 # Labelled requests, dealt over CAL (vectors), TRAIN (readers, with CAL), VALID (every choice) and TEST (looked at
 # once). What the balanced splits leave, and the hand-written requests where Alpaca is the benchmark, help to fit the
-# readers, unless they resemble a request of a split. What stands among the tools' examples, or resembles one, is in
-# none: its answer is in a prompt.
+# readers (router and probes), unless they resemble a request of a split. What is among the tools' examples, or
+# resembles one, is left out of all splits, since the prompt gives its answer away.
 
 # %% requests
 import torch
@@ -126,7 +126,7 @@ show_samples(dealt["train"])
 # %% [markdown] model-text
 # ## The model
 # Loaded once. Every request becomes a prompt, and what all prompts share is computed once. Then: the end of one prompt
-# as the model sees it, and how it begins to answer today.
+# as the model sees it, and how the unsteered model begins to answer.
 
 # %% model
 import time
@@ -264,7 +264,7 @@ writer.write(f"{out}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), d
 # %% [markdown] calibration-text
 # ## How many false calls?
 # Requests that the readers did not learn from say how high p(tool) must be for a wanted share of false calls:
-# `adapter.with_target_fpr(0.05)`. The adapter takes that with it.
+# `adapter.with_target_fpr(0.05)`. What they say is saved with the adapter.
 
 # %% calibration
 from asa.method.calibration import TARGETS, calibration, held_back
@@ -279,7 +279,7 @@ for share in TARGETS:
 
 # %% [markdown] tool-choice-text
 # ## Which tool, and a call that fits
-# Behind the decision to call, the call is written under a grammar of the tools' schemas, so that it always parses, fits
+# After the decision to call, the call is written under a grammar of the tools' schemas, so that it always parses, fits
 # and ends. The router says which tool: where it is sure enough, which VALID tells.
 #
 # [[asa/method/tool_choice.py: held_tools]]
@@ -327,7 +327,7 @@ print(scores_in_words(results.scores))
 
 # %% [markdown] proof-text
 # ## The study
-# With `PROOF` only: TEST is answered again under simpler means and under the method without each of its parts.
+# With `PROOF` only: TEST is answered again by simpler methods and by the method without each of its parts.
 
 # %% study
 from asa.study.run import Study
@@ -358,7 +358,7 @@ print(f"All stages: {results.seconds:.0f} s; see {out}/report.md, {out}/results.
 
 # %% [markdown] demo-text
 # ## Demo
-# One request of every domain that steering put right, one that it spoiled, then others. ✓ and ✗ say whether calling, or
+# One request of every domain that steering fixed, one that it broke, then others. ✓ and ✗ say whether calling, or
 # not calling, was right.
 
 # %% demo
