@@ -12,8 +12,9 @@
 # ![Baseline against ASA](https://raw.githubusercontent.com/gyunggyung/Liquid-ASA/main/outputs/baseline_vs_asa.png)
 #
 # **Run all** fits, tunes, tests and saves an adapter. On a GPU with the hub it takes
-# `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (never run by us, who had no weights); elsewhere `SmolLM2-135M-Instruct`,
-# three minutes on two CPU cores (with Alpaca ten). Interrupted? Run all again: finished stages are reused.
+# `LiquidAI/LFM2.5-1.2B-Instruct` and Alpaca (never run by us: its weights were not available); elsewhere
+# `SmolLM2-135M-Instruct`, three minutes on two CPU cores (with Alpaca ten). Interrupted? Run all again: finished stages
+# are reused.
 
 # %% [markdown] parameters-text
 # ## Parameters
@@ -24,7 +25,7 @@
 # - `OUT`: the folder for all that a run writes.
 # - `LAYERS`: layers to try steering at, such as `8,12`; empty lets the sweep choose.
 # - `DEVICE_MAP`: `auto` spreads a model larger than one card over all cards.
-# - `PROOF`: `steering` compares ASA with simpler methods and with parts of itself, and draws doses and layers; `all`
+# - `PROOF`: `steering` compares ASA with simpler methods and with parts of itself, and plots doses and layers; `all`
 #   also trains LoRA and changes splits, domains, labels and prompts. On two CPU cores `all` takes two to three hours.
 # - `QUICK`: a first look in little more than a minute, with 64 TEST requests and fewer settings, in the folder `quick`
 #   of `OUT`. Its numbers are rough and say so.

@@ -83,7 +83,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     option, worker = config.option, hasattr(config, "workerinput")
     if worker or option.markexpr != "not slow" or not config.pluginmanager.hasplugin("xdist"):
         return
-    if option.numprocesses is None and not option.usepdb and option.capture != "no":
+    alone = option.usepdb or option.trace or option.capture == "no" or option.reliability
+    if option.numprocesses is None and not alone:
         option.numprocesses = min(4, os.cpu_count() or 1)
 
 

@@ -44,6 +44,8 @@ def test_every_check_of_ci_is_a_hook():
 )
 def test_only_the_quick_loop_is_shared_among_cores(mark, capture, shared):
     """The slow tests use all cores themselves, and what is not captured would be lost."""
-    option = SimpleNamespace(markexpr=mark, numprocesses=None, usepdb=False, capture=capture)
+    option = SimpleNamespace(
+        markexpr=mark, numprocesses=None, usepdb=False, trace=False, capture=capture, reliability=None
+    )
     pytest_cmdline_main(SimpleNamespace(option=option, pluginmanager=SimpleNamespace(hasplugin=lambda name: True)))
     assert (option.numprocesses is not None) == shared

@@ -26,6 +26,7 @@ if int(gr.__version__.split(".")[0]) < 6:
     raise AssistantError(NEEDED.format(gr.__version__))
 
 HOST = "127.0.0.1"
+DONE = " "  # in place of the request that is being answered: it is, but nothing may be sent before `settled`
 COPY = "(text) => navigator.clipboard.writeText(text)"
 SAVE = """(text) => {
   const link = document.createElement("a");
@@ -107,8 +108,7 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
         """What the page shows; what is kept and exported changes with whole answers alone."""
         left, right = (conversation(side.turns, assistant.tools, profile.markers) for side in sides)
         line = strip(sides[1].decision, edges, sides[1].error or sides[0].error)
-        kept = [sides, transcript(assistant, sides)] if whole else [gr.skip(), gr.skip()]
-        return [left, right, line, *kept, gr.update(interactive=not whole), gr.update(interactive=whole)]
+        return [left, right, line, *([sides, transcript(assistant, sides)] if whole else [gr.skip(), gr.skip()])]
 
     def begin(said: str, current: str) -> list:
         """Take a request out of the box; while one is answered, or there is none, all stays as it is."""
@@ -118,17 +118,26 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
         asked: str, steer: bool, grammar: bool, tau: float, wanted: float, dose: float, sides: tuple[Side, Side]
     ) -> Iterator[list]:
         if not asked:
-            yield [gr.skip()] * len([*shows, *flow])
+            yield [gr.skip()] * len([*shows, *buttons, *flow])
             return
         alone = replies(assistant, sides[0], asked, functions, {"steer": False})
         options: Options = {"steer": steer, "grammar": grammar}
         tuned = set_to(tau, wanted, dose)
         steered, edges = replies(tuned, sides[1], asked, functions, options), tuned.adapter.edges
         for sides in in_turn(alone, steered):
-            yield [*shown(sides, edges, whole=False), gr.skip(), "", gr.skip()]
+            yield [*shown(sides, edges, whole=False), *stoppable(True), gr.skip(), "", gr.skip()]
         failed = any(side.error for side in sides)
         # what cannot be answered can be mended
-        yield [*shown(sides, edges), asked if failed else gr.skip(), "", ""]
+        yield [*shown(sides, edges), gr.skip(), gr.skip(), asked if failed else gr.skip(), "", DONE]
+
+    def settled(sides: tuple[Side, Side], tau: float, wanted: float, current: str) -> list:
+        """An answer is whole, or was stopped: then the page is as before, and its request may be changed."""
+        stopped = current.strip()
+        shows_now = shown(sides, set_to(tau, wanted).adapter.edges) if stopped else [gr.skip()] * len(shows)
+        return [*shows_now, *stoppable(False), current if stopped else gr.skip(), "", ""]
+
+    def stoppable(answering: bool) -> list:
+        return [gr.update(interactive=answering), gr.update(interactive=not answering)]  # Stop, and Send
 
     with gr.Blocks(title="ASA chat", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(title(profile.model_id, adapter.layer))
@@ -171,24 +180,18 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
             gr.Examples(requests, text, label=domain, api_visibility="private")
         sides, written = gr.State(both), gr.Textbox(visible=False)
         asked, current = gr.State(""), gr.State("")  # what is to be answered, and what is being answered
-        shows, flow = [left, right, line, sides, written, stop, send], [text, asked, current]
+        shows, buttons, flow = [left, right, line, sides, written], [stop, send], [text, asked, current]
 
         quietly: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        everything = [*shows, *buttons, *flow]
         taken = gr.on([text.submit, send.click], begin, [text, current], flow, queue=False, **quietly)
-        # "multiple": by Gradio's own "once" a request sent soon after a stop would be dropped; `begin` lets one in
-        inputs = [asked, steer, grammar, tau, wanted, dose, sides]
-        answering = taken.then(answered, inputs, [*shows, *flow], trigger_mode="multiple", **quietly)
-
-        def stopped(sides: tuple[Side, Side], tau: float, wanted: float, current: str) -> list:
-            return [*shown(sides, set_to(tau, wanted).adapter.edges), current, "", ""]  # the request may be changed
-
-        stop.click(stopped, [sides, tau, wanted, current], [*shows, *flow], cancels=answering, **quietly)
+        answering = taken.then(answered, [asked, steer, grammar, tau, wanted, dose, sides], everything, **quietly)
+        # after a stop or a fault, too; only then does Gradio let another request be answered
+        for ended in (answering.then, answering.failure):
+            ended(settled, [sides, tau, wanted, current], everything, queue=False, **quietly)
+        stop.click(None, cancels=answering, **quietly)
         new.click(
-            lambda *gate: [*shown(both, set_to(*gate).adapter.edges), gr.skip(), "", ""],
-            [tau, wanted],
-            [*shows, *flow],
-            cancels=answering,
-            **quietly,
+            lambda *gate: shown(both, set_to(*gate).adapter.edges), [tau, wanted], shows, cancels=answering, **quietly
         )
         copy.click(None, written, js=COPY, **quietly)
         save.click(None, written, js=SAVE, **quietly)

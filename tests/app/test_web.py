@@ -225,22 +225,62 @@ def test_a_conversation_is_copied_and_saved(page, driver):
 
 
 def test_an_answer_can_be_stopped(page, monkeypatch):
-    """What was half said is gone, its request is back in the box, and the chat goes on."""
+    """What was half said is gone, its request is back in the box, and the chat goes on, also with a second stop."""
     page.ask("Hi")
     before = page.said("baseline", "talk")
-    monkeypatch.setattr(Decoder, "steps", slowly(Decoder.steps, 0.2))
-    page.find("#request textarea").send_keys("Tell me more", Keys.ENTER)
-    page.until(lambda: len(page.said("asa", "user")) == 2)
-    page.click("Stop")
-    page.until(lambda: page.said("baseline", "talk") == before)
-    page.until(lambda: page.find("#request textarea").get_attribute("value") == "Tell me more")  # may be changed
-    page.until(lambda: not page.find("#stop").is_enabled())  # until then nothing else can be sent
-    monkeypatch.undo()
-    page.find("#request textarea").send_keys(Keys.CONTROL, "a")
+    box = page.find("#request textarea")
+    with monkeypatch.context() as slow:
+        slow.setattr(Decoder, "steps", slowly(Decoder.steps, 0.2))
+        for asked in ("Tell me more", "Once more"):
+            box.send_keys(Keys.CONTROL, "a")
+            box.send_keys(asked, Keys.ENTER)
+            page.until(lambda: len(page.said("asa", "user")) == 2)
+            box.send_keys(Keys.ENTER)  # nothing is sent meanwhile
+            page.click("Stop")
+            page.until(lambda: page.said("baseline", "talk") == before)
+            page.until(lambda asked=asked: box.get_attribute("value") == asked)  # may be changed
+            page.until(lambda: not page.find("#stop").is_enabled())  # until then nothing else can be sent
+    time.sleep(1)
+    assert page.said("baseline", "talk") == before
+    box.send_keys(Keys.CONTROL, "a")
     page.ask("Hi")
-    page.find("#request textarea").send_keys("  ", Keys.ENTER)  # nothing is asked, nothing is lost
+    box.send_keys("  ", Keys.ENTER)  # nothing is asked, nothing is lost
     time.sleep(1)
     assert page.said("asa", "user") == ["Hi", "Hi"]
+
+
+def test_a_new_conversation_ends_an_answer(page, monkeypatch):
+    """And what it would have said does not come back."""
+    page.ask("Hi")
+    with monkeypatch.context() as slow:
+        slow.setattr(Decoder, "steps", slowly(Decoder.steps, 0.2))
+        page.find("#request textarea").send_keys("Tell me more", Keys.ENTER)
+        page.until(lambda: len(page.said("asa", "user")) == 2)
+        page.click("New")
+        page.until(lambda: not page.said("asa", "user") and not page.find("#stop").is_enabled())
+    time.sleep(1)
+    assert not page.said("asa", "user") and not page.said("baseline", "user")
+    page.find("#request textarea").send_keys(Keys.CONTROL, "a")
+    page.ask("Hi")
+    assert page.said("asa", "user") == page.said("baseline", "user") == ["Hi"]
+
+
+def test_an_answer_that_fails_unexpectedly_blocks_nothing(page, monkeypatch):
+    """Its request is back in the box."""
+    box, tried = page.find("#request textarea"), []
+
+    def fail(decoder):
+        tried.append(decoder)
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Decoder, "steps", fail)
+        box.send_keys("Hi", Keys.ENTER)
+        page.until(lambda: tried)
+        page.until(lambda: box.get_attribute("value") == "Hi" and page.find("#send").is_enabled())
+    box.send_keys(Keys.CONTROL, "a")
+    page.ask("Hi")
+    assert page.said("asa", "user") == ["Hi"]
 
 
 def test_it_fits_a_phone(page, driver):
