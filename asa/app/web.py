@@ -118,7 +118,7 @@ def page(assistant: Assistant, functions: Mapping[str, Callable[..., Any]] | Non
         asked: str, steer: bool, grammar: bool, tau: float, wanted: float, dose: float, sides: tuple[Side, Side]
     ) -> Iterator[list]:
         if not asked:
-            yield [gr.skip()] * len([*shows, *buttons, *flow])
+            yield [gr.skip()] * len(everything)
             return
         alone = replies(assistant, sides[0], asked, functions, {"steer": False})
         options: Options = {"steer": steer, "grammar": grammar}
