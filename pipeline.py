@@ -268,6 +268,7 @@ writer.write(f"{out}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), d
 # `adapter.with_target_fpr(0.05)`. What they say is saved with the adapter.
 
 # %% calibration
+from asa.adapter.decision import recall_of_threshold
 from asa.method.calibration import TARGETS, calibration, held_back
 
 keys["chosen"] = key_of(keys["readers"], found.to_json(), vars(chosen), vars(papers), facts["look_ahead"])
@@ -276,7 +277,9 @@ adapter.config["calibration"] = checkpoints.stage(
     "calibration", keys["chosen"], lambda: calibration(*held_back(recipe, valid, chosen.layer, seed))
 )
 for share in TARGETS:
-    print(f"For {share:.0%} false calls the gate opens from p(tool) {adapter.with_target_fpr(share).threshold:.3f} on.")
+    least = adapter.with_target_fpr(share).threshold
+    kept = recall_of_threshold(adapter.config, least)
+    print(f"For {share:.0%} false calls the gate opens from p(tool) {least:.3f} on, as for {kept:.0%} of needed calls.")
 
 # %% [markdown] tool-choice-text
 # ## Which tool, and a call that fits
@@ -319,7 +322,8 @@ answered = answer_test(
     test, prefilled, recipe, chosen, adapters, rules, checkpoints, (keys["baseline"], more), seed, call_writer, sure
 )
 called = called_by(answered, rules)
-run = run_of(profile, model_source, benchmark, len(test), made_with(model, requests_key(dealt), prompter.key()))
+made = made_with(model, requests_key(dealt), prompter.key(), options.asked())
+run = run_of(profile, model_source, benchmark, len(test), made)
 references = load_references(shipped("data/references.jsonl"))  # what right calls give
 results = collect_results(
     answered, called, test, found, recipe, tuned, adapter, rules, tools, references, kinds, run, seed, tool_choice

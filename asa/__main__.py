@@ -55,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     adds.add_argument("--out", default=MORE, help=f"folder of the new adapter, {MORE} by default")
     checks = command("check", "say what is wrong with labelled requests", "asa check requests.csv --tools tools.json")
     marks = command("label", "label requests, with what an adapter proposes", "asa label questions.txt")
-    for part, kind in ((checks, "labelled requests"), (marks, "requests, or a text file with one per line")):
-        part.add_argument("requests", help=f"{kind}, in a file as asa fit takes it")
-        part.add_argument("--tools", default="", help="tools file, whose domains there are")
+    for part, kind in ((checks, "labelled requests"), (marks, "requests or, in a text file, one per line")):
+        part.add_argument("requests", help=f"a file of {kind}")
+        part.add_argument("--tools", default="", help="tools file; only its domains are allowed")
     marks.add_argument("--out", default="", help="JSON lines to add to; REQUESTS.labelled.jsonl here by default")
     pushes = command("push", "put an adapter on the hub, with a model card", "asa push owner/name --private")
     pushes.add_argument("repo", help="owner/name; it is made where there is none")

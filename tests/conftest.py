@@ -90,18 +90,23 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 400 tokens with LFM2's special tokens and SmolLM2's chat template."""
+    """With LFM2's special tokens."""
+    return make_tokenizer(SPECIAL)
+
+
+def make_tokenizer(special: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 400 tokens with the first five of `SPECIAL` or more, and SmolLM2's chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(CORPUS * 3, trainer)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|startoftext|>", eos_token="<|im_end|>", pad_token="<|pad|>",
-        additional_special_tokens=SPECIAL, padding_side="left",
+        additional_special_tokens=special, padding_side="left",
     )  # fmt: skip
     wrapped.chat_template = TEMPLATE
     assert (wrapped.pad_token_id, wrapped.bos_token_id, wrapped.eos_token_id) == (PAD, BOS, EOS)

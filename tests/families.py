@@ -38,15 +38,16 @@ RUN: dict[str, tuple[str, dict[str, Any]]] = {  # name in docs/models.md -> conf
     "LFM2 and LFM2.5": ("Lfm2Config", {"block_auto_adjust_ff_dim": False} | HYBRID),
     "LFM2 MoE": ("Lfm2MoeConfig", {"num_dense_layers": 1} | EXPERTS | HYBRID),
 }
-REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "Bamba": ("BambaConfig", {"attn_layer_indices": [1, 3], "mamba_expand": 2} | MAMBA),
-    "Falcon H1": ("FalconH1Config", {"mamba_d_ssm": 64, "head_dim": 8} | MAMBA),
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {  # besides, why
+    "Bamba": ("BambaConfig", {"attn_layer_indices": [1, 3], "mamba_expand": 2} | MAMBA, "has Mamba blocks"),
+    "Falcon H1": ("FalconH1Config", {"mamba_d_ssm": 64, "head_dim": 8} | MAMBA, "has Mamba blocks"),
     "DeepSeek 3": (
         "DeepseekV3Config",
         {
             "q_lora_rank": None, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
             "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4,
         } | EXPERTS,
+        "has keys and values of different sizes",
     ),
     "Gemma 3n": (
         "Gemma3nTextConfig",
@@ -55,12 +56,18 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["sliding_attention", "full_attention"] * 2, "vocab_size_per_layer_input": VOCABULARY,
             "activation_sparsity_pattern": [0.0] * 4,
         },
+        "has blocks that share keys and values",
     ),
-    "StableLM": ("StableLmConfig", {}),
-    "Gemma 2": ("Gemma2Config", {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": WINDOW}),
+    "StableLM": ("StableLmConfig", {}, r"\(stablelm\) gives other results in the engine"),
+    "Gemma 2": (
+        "Gemma2Config",
+        {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": WINDOW},
+        "caps its attention scores",
+    ),
     "GPT-OSS": (
         "GptOssConfig",
         {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW},
+        "has attention sinks",
     ),
     "Gemma 3, text and images": (
         "Gemma3Config",
@@ -75,9 +82,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
             },
             "mm_tokens_per_image": 4,
         },
+        "is more than a model of text",
     ),
-    "GPT-NeoX": ("GPTNeoXConfig", {}),
-    "GPT-2": ("GPT2Config", {"n_embd": HIDDEN, "n_layer": 4, "n_head": 4}),
+    "GPT-NeoX": ("GPTNeoXConfig", {}, "does not have its blocks where"),
+    "GPT-2": ("GPT2Config", {"n_embd": HIDDEN, "n_layer": 4, "n_head": 4}, "does not have its blocks where"),
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_a_folder_that_becomes_read_only(disk):
     assert "  ASA       " in done.stdout and "All stages" in done.stdout
     last = done.stderr.splitlines()[-1]
     missing, named, saved = re.search(
-        r"missing are (.+) \(Read-only file system\): make (\S+) writable or give another output folder .+ run again; "
+        r"missing: (.+) \(Read-only file system\): make (\S+) writable or give another output folder .+ run again; "
         rf"what could be saved of {out} lies in (\S+), and the stages that were written are reused\.$",
         last,
     ).groups()

@@ -187,7 +187,7 @@ def test_what_the_prompt_s_examples_answer_is_not_scored(score, config, tiny_tok
     status, out, error = score(showing, rows=[SEEN[0], *ROWS, SEEN[1]])
     assert status == 0
     assert (json.loads(out)["n"], json.loads(out)["left_out"]) == (2, 2)
-    assert "left out, since the prompt's examples hold their like: rows.jsonl:1, rows.jsonl:4 (2 in all)\n" in error
+    assert "left out, since the prompt's examples resemble them: rows.jsonl:1, rows.jsonl:4 (2 in all)\n" in error
     status, out, error = score(showing, rows=SEEN)
     assert (status, out) == (1, "")
     assert error.endswith("rows.jsonl: all requests resemble the prompt's examples: give others to score.\n")
@@ -352,7 +352,7 @@ def test_requests_are_checked_and_labelled(monkeypatch, capsys, tmp_path):
     found = json.loads(capsys.readouterr().out)
     assert found["n"] == 2 and [finding["kind"] for finding in found["findings"]] == ["too few", "too few"]
     monkeypatch.setattr(sys, "argv", ["asa", "check", "questions.labelled.jsonl"])
-    assert asa.__main__.main() == 0 and capsys.readouterr().out.endswith("2 requests, to mend: 2\n")
+    assert asa.__main__.main() == 0 and capsys.readouterr().out.endswith("2 requests, to fix: 2\n")
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_the_page_from_an_empty_folder(tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         said.append(done.stdout)
     checked, fitted, asked, answered, added, timed = said
-    assert checked.endswith("96 requests, to mend: nothing\n")  # few of each label and tool
+    assert checked.endswith("96 requests, to fix: nothing\n")  # few of each label and tool
     assert "outputs/asa_assets" in fitted and (tmp_path / "outputs" / "asa_assets" / "config.json").is_file()
     called, _, words, _ = asked.splitlines()
     assert called == '<tool_call>[database(item="bolts")]</tool_call>' and "tool_call" not in words

@@ -63,9 +63,8 @@ class ASAAdapter(Published):
         self.domains = checks.domains_in(config)
         self.look_ahead = checks.look_ahead_in(config)
         self.weighs_probes = checks.flag_in(config, "weighs_probes")
-        self.threshold = None
-        if "threshold" in config:
-            self.threshold = checks.setting_in(config, "threshold", "in [0, 1]", lambda value: value <= 1)
+        self.threshold = checks.threshold_in(config)
+        checks.refuse_odd_tool_choice(config)
         self.arrays = {name: arrays[name].float() for name in ARRAYS}
         checks.refuse_odd_arrays(self.arrays, len(self.domains), config["model"])
         along = self.alpha * self.arrays["vectors"]

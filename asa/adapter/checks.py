@@ -29,7 +29,7 @@ def domains_in(config: dict) -> list[str]:
     if not (isinstance(found, list) and found and all(isinstance(name, str) and name for name in found)):
         raise AdapterError(f"domains must be a list of names, not {found!r}: fit again.")
     if len(set(found)) < len(found):
-        raise AdapterError(f"domains {found} name one twice: fit again.")
+        raise AdapterError(f"domains {found} name one of them twice: fit again.")
     return list(found)
 
 
@@ -64,6 +64,20 @@ def refuse_other_model(model: CausalModel, fitted: dict, layer: int) -> None:
         raise AdapterError(f"the adapter {problem}")
     if not 0 <= layer < len(decoder_layers(model)):
         raise AdapterError(f"the adapter steers layer {layer}, which the model does not have: fit again.")
+
+
+def threshold_in(config: dict) -> float | None:
+    """The p_tool from which a wanted share of false calls opens the gate; None where tau does."""
+    return setting_in(config, "threshold", "in [0, 1]", lambda value: value <= 1) if "threshold" in config else None
+
+
+def refuse_odd_tool_choice(config: dict) -> None:
+    """Refuse a `tool_choice` that does not say how sure the router must be; it may be missing or empty."""
+    choice = config.get("tool_choice", {})
+    if not isinstance(choice, dict):
+        raise AdapterError(f"tool_choice must be an object, not {choice!r:.40}: fit again.")
+    if choice:
+        setting_in({"sure": 0.0} | choice, "sure", "in [0, 1]", lambda value: value <= 1)
 
 
 def flag_in(config: dict, name: str) -> bool:

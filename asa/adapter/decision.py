@@ -76,16 +76,31 @@ def threshold_of_share(config: dict, share: float) -> float:
     """
     if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share < 1:
         raise AdapterError(f"the share of false calls is {share!r}: give a number between 0 and 1.")
+    quantiles = _quantiles(config, "unneeded")
+    return float(np.interp(1 - float(share), np.linspace(0, 1, len(quantiles)), quantiles))
+
+
+def recall_of_threshold(config: dict, threshold: float) -> float:
+    """The share of the requests that need a tool whose p_tool reaches `threshold`, by the quantiles in the config.
+
+    Raises:
+        AdapterError: There are no such quantiles.
+    """
+    quantiles = _quantiles(config, "needed")
+    return 1 - float(np.interp(threshold, quantiles, np.linspace(0, 1, len(quantiles))))
+
+
+def _quantiles(config: dict, name: str) -> np.ndarray:
     if "calibration" not in config:
         raise AdapterError("the adapter was fitted without what a wanted share of false calls needs: fit again.")
     try:
-        quantiles = np.array(config["calibration"]["unneeded"], float)
+        quantiles = np.array(config["calibration"][name], float)
         orderly = quantiles.ndim == 1 and quantiles.size > 1 and 0 <= quantiles[0] and quantiles[-1] <= 1
     except (KeyError, TypeError, ValueError):
         orderly = False
     if not orderly or not (np.diff(quantiles) >= 0).all():
         raise AdapterError("the adapter's calibration is no ascending list of probabilities: fit again.")
-    return float(np.interp(1 - float(share), np.linspace(0, 1, len(quantiles)), quantiles))
+    return quantiles
 
 
 def sigmoid(score: float) -> float:

@@ -24,7 +24,8 @@ FILES = ["config.json", "adapter.safetensors"]
 CHECKSUM = "sha256"  # in the config
 # what the checksum covers; prompt and tools have hash and checks of their own
 DECIDING = ("layer", "alpha", "dose", "tau", "domains", "model", "prefix")
-MAY_DECIDE = ("look_ahead", "trigger_id", "threshold", "calibration", "weighs_probes")  # where they are there
+MAY_DECIDE = ("look_ahead", "trigger_id", "threshold", "calibration", "weighs_probes", "tool_choice")  # if present
+EARLIER = MAY_DECIDE[:-1]  # that of adapters which were saved before tool_choice was covered
 CHANGED = (
     "{} holds an adapter that was changed since it was saved (its checksum differs): get it again, or, if you changed "
     "it yourself, load it with force=True and save it."
@@ -47,10 +48,10 @@ class HubOptions(TypedDict, total=False):
     local_files_only: bool
 
 
-def checksum(config: dict, arrays: bytes) -> str:
+def checksum(config: dict, arrays: bytes, may_decide: tuple[str, ...] = MAY_DECIDE) -> str:
     """SHA-256 over what a config decides by and over the file of arrays, as 64 hex digits."""
     covered = {name: config.get(name) for name in DECIDING} | {
-        name: config[name] for name in MAY_DECIDE if name in config
+        name: config[name] for name in may_decide if name in config
     }
     text = json.dumps(covered, sort_keys=True)
     return hashlib.sha256(f"{hashlib.sha256(arrays).hexdigest()} {text}".encode()).hexdigest()
@@ -99,7 +100,9 @@ def read_adapter(source: str | Path, **hub: Unpack[HubOptions]) -> tuple[Path, d
         raise
     except (ValueError, RecursionError, OSError, SafetensorError) as error:
         raise AdapterError(f"{folder} holds a damaged adapter ({error}): save it again.") from error
-    untouched = CHECKSUM not in config or config.pop(CHECKSUM) == checksum(config, stored)
+    untouched = CHECKSUM not in config or config.pop(CHECKSUM) in (
+        checksum(config, stored), checksum(config, stored, EARLIER),
+    )  # fmt: skip
     return path, config, arrays, untouched
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from asa.data.requests import QUICK_LOOK
+
 BENCHMARKS = {"alpaca": ("tatsu-lab/alpaca", "Alpaca, labelled by need of a tool")}
 LICENCES = {
     "alpaca": "The adapter learned from rows of Alpaca, which is under CC BY-NC 4.0.",
@@ -22,8 +24,8 @@ change. Method: arXiv 2602.04935 v1/v2{weighed}.
 ```python
 from asa import load
 
-assistant = load("{source}")
-print(assistant("{request}"))
+assistant = load({source!r})
+print(assistant({request!r}))
 ```
 
 ## What it is for
@@ -48,7 +50,7 @@ no steering. It fits one model's weights, and refuses others.
 
 def model_card(config: dict[str, Any], source: str) -> ModelCard:
     """The card of an adapter with `config`, to be loaded from `source`."""
-    benchmark, scores = str(config.get("benchmark", "")), config.get("test", {})
+    benchmark, scores = str(config.get("benchmark", "")).removesuffix(QUICK_LOOK), config.get("test", {})
     model = str(config.get("model_id", "its model"))
     tools = config.get("tools", [])
     examples = [example["request"] for tool in tools for example in tool.get("examples", []) if "arguments" in example]

@@ -19,15 +19,15 @@ from asa.engine.states import read_requests
 from asa.method.probes import choose_probe
 from asa.method.recipe import Recipe
 from asa.method.tuning import Setting
-from asa.models.facts import prompt_facts
+from asa.models.facts import profile_facts, prompt_facts
 from asa.models.prompts import Prompter
 from asa.tools.definitions import Tool, domains_of
 
-UNTESTED = ("test", "calibration", "threshold", "asa_version")  # what a config says of the earlier adapter alone
+UNTESTED = ("test", "calibration", "threshold", "benchmark", "asa_version")  # facts of the earlier one
 
 
 def with_more_tools(
-    assistant: Assistant, more: Mapping[str, Tool], requests: list[Request], known: list[Request]
+    assistant: Assistant, more: Mapping[str, Tool], requests: list[Request], known: list[Request], folder: str = "."
 ) -> Assistant:
     """The assistant of an adapter that serves more tools; the given one stays as it is.
 
@@ -36,6 +36,7 @@ def with_more_tools(
         more: The new tools, by name.
         requests: Labelled ones of the new tools.
         known: Labelled ones of the tools that the adapter has.
+        folder: Where the new adapter is going to stand; a model folder is named as seen from there.
 
     Raises:
         AssistantError: A name or domain is taken, or a domain has no requests of a label.
@@ -56,7 +57,8 @@ def with_more_tools(
     setting = _setting(assistant.adapter)
     recipe = Recipe(split, split, domains, *_regularised(split, setting.layer, domains))
     facts = {name: value for name, value in config.items() if name not in UNTESTED}
-    facts |= prompt_facts(prompter) | {"data_hash": requests_key({"known": labelled}), "added": sorted(more)}
+    facts |= prompt_facts(prompter) | profile_facts(profile, folder)
+    facts |= {"data_hash": requests_key({"known": labelled}), "added": sorted(more)}
     adapter = recipe.adapter(setting, facts)
     del adapter.config["valid"]  # nothing was scored
     return Assistant(adapter, assistant.model, prompter)

@@ -10,6 +10,7 @@ from typing import Any
 from asa.adapter.decision import Decision, does_anyway
 from asa.evaluation.comparisons import Comparison
 from asa.models.prompts import Turn
+from asa.support.files import UserError
 from asa.tools.calls import ToolCall, ToolCallError
 from asa.tools.definitions import Tool, check_call
 from asa.tools.parser import parse_tool_calls
@@ -93,13 +94,27 @@ class Stream:
         self.answer: Answer | None = None
 
     def __iter__(self) -> Iterator[str]:
-        """The pieces."""
-        self.answer = yield from self._pieces
+        """The pieces that are left."""
+        return self
+
+    def __next__(self) -> str:
+        """The next piece."""
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.answer = self.answer or end.value
+            raise
 
     def finish(self) -> Answer:
-        """The answer, after whatever pieces of it are left."""
-        while self.answer is None:
-            list(self)
+        """The answer, after whatever pieces of it are left.
+
+        Raises:
+            UserError: A fault broke it off before.
+        """
+        for _ in self:
+            pass
+        if self.answer is None:
+            raise UserError("this answer was broken off: ask again.")
         return self.answer
 
 

@@ -210,9 +210,9 @@ def _result(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> str:
         )
     try:
         given = functions[call.name](**call.arguments)
+        return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str)
     except Exception as error:  # the function is a program
         said = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
         raise AssistantError(
             f"{call.name}({said}) failed ({type(error).__name__}: {error}): correct the function, or ask otherwise."
         ) from error
-    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str)

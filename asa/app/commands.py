@@ -20,6 +20,7 @@ from asa.data.requests import RequestsError, load_requests
 from asa.evaluation.metrics import why_missing
 from asa.evaluation.tables import rate_lines
 from asa.support.files import shipped
+from asa.support.parameters import output_folder
 from asa.tools.definitions import domains_of, load_tools
 
 
@@ -66,6 +67,7 @@ def _loaded(given: argparse.Namespace) -> Assistant:
 
 def add(given: argparse.Namespace) -> None:
     """Fit an adapter to further tools."""
+    output_folder("--out", given.out, given.out)  # refused before the work
     assistant, more = _loaded(given), load_tools(given.more)
     requests = load_requests(given.requests, domains_of(more))
     own = list(assistant.adapter.domains)
@@ -75,7 +77,7 @@ def add(given: argparse.Namespace) -> None:
         if given.known:
             raise
         raise AssistantError(f"give labelled requests of {', '.join(own)} too, --known FILE.") from error
-    added = with_more_tools(assistant, more, requests, known)
+    added = with_more_tools(assistant, more, requests, known, given.out)
     added.adapter.save(given.out)
     print(
         f"{given.out}: {', '.join(added.adapter.domains)}. Test it: asa evaluate --assets {given.out} --requests FILE"
@@ -116,7 +118,7 @@ def check(given: argparse.Namespace) -> None:
         for finding in found:
             print(f"{finding.kind}: {printable(finding.says)}")
         count = sum(finding.kind != FEW for finding in found)
-        print(f"{len(requests)} requests, to mend: {count or 'nothing'}")
+        print(f"{len(requests)} requests, to fix: {count or 'nothing'}")
 
 
 def mark(given: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from asa.data.requests import Request, load_requests
 from asa.data.rows import RequestsError, read_rows, text_in
 from asa.engine.states import read_requests
 from asa.support.files import write_atomic
+from asa.support.parameters import output_folder
 
 KEYS = "1: needs a tool, 0: needs none, 1 DOMAIN: the tool of another domain, s: skip, b: back, q: end"
 PROPOSED = KEYS + ", Enter: as proposed"
@@ -67,20 +68,24 @@ class Labels:
     """The labelled requests of one file of JSON lines, written whenever they change.
 
     Args:
-        path: The file; what stands in it stays.
+        path: The file, `.jsonl`; what stands in it stays.
 
     Raises:
-        RequestsError: It holds something else.
+        RequestsError: It is another kind of file, or holds something else.
+        ParameterError: Its folder cannot be written.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        if self.path.suffix.lower() != ".jsonl":
+            raise RequestsError(f"{path}: labels are kept as JSON lines; give a file whose name ends in .jsonl.")
         if not self.path.absolute().parent.is_dir():
             raise RequestsError(f"{path}: there is no folder {self.path.parent}; make it, or give another file.")
-        known = load_requests(self.path) if self.path.exists() else []
-        self.rows: list[dict[str, Any]] = [
-            {"text": each.text, "label": each.label, "domain": each.domain} for each in known
-        ]
+        output_folder("--out", str(self.path.absolute().parent), ".")
+        self.rows: list[dict[str, Any]] = []
+        if self.path.exists() and self.path.read_bytes().strip():
+            load_requests(self.path)  # refuses what is not labelled
+            self.rows = [row for _, _, row in read_rows(self.path)]
 
     def add(self, text: str, label: int, domain: str) -> None:
         """Label a request."""
@@ -140,7 +145,7 @@ def label(
         elif key == "s":
             place += 1
         elif key not in ("0", "1"):
-            say(f"{printable(key) or 'Enter'} is no key here. {keys}")
+            say(f"{printable(key) or 'Enter'} is not a key here. {keys}")
         elif not domain or (domains and domain not in domains):
             say(f"which domain? {key} and one of {', '.join(domains)}" if domains else f"which domain? {key} DOMAIN")
         else:

@@ -7,7 +7,7 @@ import os
 from argparse import ArgumentParser
 from dataclasses import dataclass, replace
 
-from asa.models.profiles import PROMPT_STYLES, given_profile
+from asa.models.profiles import LIQUID, PROMPT_STYLES, given_profile
 from asa.support.files import shipped
 from asa.support.parameters import (
     ParameterError,
@@ -68,6 +68,12 @@ class Options:
         parser.add_argument("--no-grammar", action="store_true", help="let the model write ASA's calls as it likes")
         given = vars(parser.parse_args())
         return replace(self, grammar=False if given.pop("no_grammar") else self.grammar, **given)
+
+    def asked(self) -> dict[str, str]:
+        """Which options that change a run's numbers, and that its results do not show otherwise, were given."""
+        style = "" if self.prompt_style == LIQUID else self.prompt_style
+        given = {"layers": self.layers, "prompt-style": style, "device-map": self.device_map}
+        return {name: value for name, value in given.items() if value}
 
     def checked(self) -> "Options":
         """As the pipeline takes them: converted, `tools` where the file is, `out` the folder that is written.

@@ -1,9 +1,12 @@
-"""Reproduction: run the pipeline again as a `results.json` says, and compare the main table, number by number.
+"""Reproduction: run the pipeline again as a `results.json` says, and compare its main numbers, one by one.
 
-Where a number differs, what the file says of its making is set beside this machine: weights, requests, prompt,
-versions, threads. Nothing is judged close enough: a number is the same or it is not.
+The setting, the rates of every run on TEST with their intervals, and how many calls do the job; where evaluations lie
+beside the file (`blind.json`, `held_out.json`), their scores, too. Where a number differs, what the file says of its
+making is set beside this machine: weights, requests, prompt, options, versions, threads, the project's own code.
+Nothing is judged close enough: a number is the same or it is not.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +26,10 @@ from asa.support.files import UserError, key_of, shipped
 
 RUNS, MEASURES = ("baseline", "probe", "asa_paper", "asa"), ("precision", "recall", "f1", "fpr", "accuracy")
 SETTING = ("layer", "direction", "dose", "tau", "beta")
+WITH_INTERVAL = ("f1", "fpr")
+EVALUATED = ("blind", "held_out")  # data/NAME.jsonl, and NAME.json beside the results
+ASKED = ("layers", "prompt-style", "device-map")  # options that a file says it was made with
+NOT_SAID = "not said"
 OUT = "outputs/reproduced"
 
 
@@ -44,22 +51,35 @@ class Compared:
 def compare(then: Results, now: Results) -> list[Compared]:
     """The setting, and every number of the main table; one that only one of them has is None in the other."""
     setting = [Compared("setting", name, getattr(then.chosen, name), getattr(now.chosen, name)) for name in SETTING]
-    tables = (then.scores.test, now.scores.test)
-    return setting + [
-        Compared(run, name, *[table.get(run, {}).get(name) for table in tables]) for run in RUNS for name in MEASURES
+    both = (then.scores, now.scores)
+    jobs = [
+        Compared(run, "job", *[scores.calls.get(run, {}).get("job", {}).get("rate") for scores in both])
+        for run in RUNS
+        if run in then.scores.calls
     ]
+    return setting + compare_scores(then.scores.test, now.scores.test) + jobs
+
+
+def compare_scores(then: dict, now: dict, of: str = "") -> list[Compared]:
+    """The scores of every run, and the intervals that the main table shows; `of` stands before a run's name."""
+    compared = []
+    for run in (run for run in RUNS if run in then):
+        tables = [table.get(run, {}) for table in (then, now)]
+        compared += [Compared(of + run, name, *[table.get(name) for table in tables]) for name in MEASURES]
+        ranges = [table.get("intervals", {}) for table in tables]
+        compared += [
+            Compared(of + run, f"{name} from, to", *[each.get(name) for each in ranges]) for name in WITH_INTERVAL
+        ]
+    return compared
 
 
 def reasons(then: Results, now: Results) -> list[str]:
     """What was other when `then` was made, one phrase each."""
     if not then.run.made_with:
         return ["the file does not say what it was made with"]
-    here = now.run.made_with
-    return [
-        f"{name} {str(was)[:16]}, here {str(here.get(name))[:16]}"
-        for name, was in then.run.made_with.items()
-        if was != here.get(name)
-    ]
+    there, here = then.run.made_with, now.run.made_with
+    both = [(name, there.get(name, NOT_SAID), here.get(name, NOT_SAID)) for name in {**there, **here}]
+    return [f"{name} {str(was)[:16]}, here {str(now)[:16]}" for name, was, now in both if was != now]
 
 
 def in_words(compared: list[Compared], why: list[str]) -> str:
@@ -67,7 +87,7 @@ def in_words(compared: list[Compared], why: list[str]) -> str:
     lines = []
     for one in compared:
         then, now = map(_text if one.same else repr, (one.then, one.now))  # a difference is shown to the last digit
-        lines.append(f"{one.of:<10} {one.name:<10} {then:>10} {now:>10}  {'same' if one.same else 'OTHER'}")
+        lines.append(f"{one.of:<17} {one.name:<13} {then:>12} {now:>12}  {'same' if one.same else 'OTHER'}")
     others = sum(not one.same for one in compared)
     if not others:
         return "\n".join([*lines, f"All {len(compared)} are the same."])
@@ -76,6 +96,8 @@ def in_words(compared: list[Compared], why: list[str]) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     return str(value) if isinstance(value, str | int) else printed(value)
 
 
@@ -92,6 +114,7 @@ def options_of(then: Results, given: list[str], hub: bool) -> list[str]:
         options.append("--quick")
     if not then.tuning.tool_choice:
         options.append("--no-grammar")
+    options += [f"--{name}={made}" for name in ASKED if (made := then.run.made_with.get(name))]
     asked = {option.partition("=")[0] for option in given}
     name = benchmark.removesuffix(QUICK_LOOK)
     if name == ALPACA and not (hub or "--alpaca" in asked or os.environ.get("ASA_ALPACA")):
@@ -105,6 +128,30 @@ def options_of(then: Results, given: list[str], hub: bool) -> list[str]:
     return options + given
 
 
+def _scores_of(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); run asa evaluate --json to write it again."
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def evaluated_again(beside: Path, assets: Path) -> list[Compared]:
+    """The scores of the evaluations that lie `beside` the results, and those of the new adapter in `assets`."""
+    compared = []
+    for name in EVALUATED:
+        if (beside / f"{name}.json").is_file():
+            then = _scores_of(beside / f"{name}.json")
+            asked = ("--assets", str(assets), "--requests", shipped(f"data/{name}.jsonl"), "--json")
+            done = subprocess.run([sys.executable, "-m", "asa", "evaluate", *asked], stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                raise SystemExit(done.returncode)
+            compared += compare_scores(then, json.loads(done.stdout), f"{name} ")
+    return compared
+
+
 def reproduce(arguments: list[str]) -> None:
     """`asa reproduce RESULTS [the pipeline's options]`; ends with status 1 where a number differs.
 
@@ -116,7 +163,7 @@ def reproduce(arguments: list[str]) -> None:
         prog="asa reproduce",
         allow_abbrev=False,
         usage="asa reproduce RESULTS [options of the pipeline]",
-        description="Run the pipeline again as results.json says, and compare the main table number by number.",
+        description="Run the pipeline again as results.json says, and compare its main numbers one by one.",
         epilog="Further options are the pipeline's.",
     )
     parser.add_argument("results", help="a results.json")
@@ -135,7 +182,7 @@ def reproduce(arguments: list[str]) -> None:
     if done.returncode:
         raise SystemExit(done.returncode)  # it has said why
     now = Results.load(folder / "results.json")
-    compared = compare(then, now)
+    compared = compare(then, now) + evaluated_again(Path(known.results).parent, folder / "asa_assets")
     print(in_words(compared, reasons(then, now)))
     if not all(one.same for one in compared):
         raise SystemExit(1)

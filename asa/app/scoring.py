@@ -33,7 +33,7 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
 
     Args:
         assets: Adapter folder or hub id.
-        requests_file: JSON lines with `text`, `label` and, optionally, `domain`.
+        requests_file: Labelled requests, as `data.requests.load_requests` takes them.
         model_id: Model folder or hub id in place of the one that the adapter names; it must hold the same model.
 
     Returns:
@@ -94,5 +94,5 @@ def unseen_requests(requests: list[Request], tools: dict[str, Tool], requests_fi
         kept = set(unseen)
         seen = [request.source for request in requests if request not in kept]
         named = ", ".join(seen[:5]) + (", ..." if len(seen) > 5 else "")
-        print(f"left out, since the prompt's examples hold their like: {named} ({len(seen)} in all)", file=sys.stderr)
+        print(f"left out, since the prompt's examples resemble them: {named} ({len(seen)} in all)", file=sys.stderr)
     return unseen

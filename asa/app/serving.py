@@ -18,7 +18,7 @@ from asa.app.vllm_middleware import MODEL, prompter_of_process
 from asa.app.vllm_plugin import check_model
 from asa.app.vllm_process import CHECKED, VARIABLE
 from asa.models.saved_profiles import profile_found
-from asa.models.templates import PROMPT_DATE, dated_template
+from asa.models.templates import settled_template
 from asa.models.wheels import model_from_wheel
 from asa.support.files import UserError
 from asa.support.hub import said_by
@@ -88,5 +88,5 @@ def serve(arguments: list[str]) -> None:
 
 
 def bare_template(template: str) -> str:
-    """A chat template without its own way to list tools: `vllm_requests` has written them already."""
-    return "{%- set tools = none %}\n" + dated_template(template, PROMPT_DATE)
+    """A chat template as prompts use it, without its own way to list tools: `vllm_requests` has written them."""
+    return "{%- set tools = none %}\n" + settled_template(template)

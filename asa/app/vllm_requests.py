@@ -151,7 +151,7 @@ def conversation(messages: list, markers: tuple[str, str]) -> tuple[list[Turn], 
     ):
         raise RequestError("there is nothing to answer: let the last message be the user's, or a tool's.")
     first["content"] = "\n\n".join([*filter(str.strip, system), first["content"]])
-    return (turns, "") if role == "tool" else (turns[:-1], turns[-1]["content"])
+    return (turns, "") if turns[-1]["role"] == "tool" else (turns[:-1], turns[-1]["content"])
 
 
 def _text(content: Any) -> str | None:

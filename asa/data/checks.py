@@ -106,7 +106,10 @@ def _words(requests: list[Request], groups: list[list[int]]) -> list[Finding]:
     of = np.empty(len(requests), int)
     for number, group in enumerate(groups):
         of[group] = number
-    told = cross_val_predict(LogisticRegression(max_iter=1000), held, labels, cv=folds, groups=of) == labels
+    parts = list(folds.split(held, labels, of))
+    if any(len(set(labels[rest].tolist())) < 2 for rest, _ in parts):  # nearly all of a label are alike
+        return found
+    told = cross_val_predict(LogisticRegression(max_iter=1000), held, labels, cv=parts) == labels
     if told.mean() >= TELLING:
         share = f"{100 * told.mean():.0f} %"
         says = (

@@ -6,11 +6,14 @@ Word sets are compared; a script without spaces gives characters in place of wor
 import re
 
 import numpy as np
+from scipy.sparse import csr_matrix, vstack
+from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import CountVectorizer
 
 from asa.data.requests import Request
 
 NEAR_DUPLICATE = 0.7  # Jaccard similarity of the word sets
+ROWS = 256  # texts compared with all others at once
 NEAR_DUPLICATE_DENSE = 0.45  # the same for texts in dense scripts: a place name is a larger part of a request there
 _HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _HIRAGANA = r"\u3041-\u309f"
@@ -44,24 +47,20 @@ def near_duplicate_groups(texts: list[str]) -> list[list[int]]:
         return []
     counter = CountVectorizer(binary=True, analyzer=text_words)
     words = counter.fit_transform(texts).astype(np.float32)
-    common = (words @ words.T).toarray()
-    sizes = common.diagonal()
+    sizes = np.asarray(words.sum(axis=1)).ravel()
     dense_words = np.array([bool(_DENSE.match(word)) for word in counter.get_feature_names_out()], np.float32)
     dense = words @ dense_words > sizes / 2
-    limit = np.where(dense[:, None] & dense[None, :], np.float32(NEAR_DUPLICATE_DENSE), np.float32(NEAR_DUPLICATE))
-    similar = common > limit * (sizes[:, None] + sizes[None, :] - common)
-    groups, seen = [], set()
-    for start in range(len(texts)):
-        group, frontier = [], [start]
-        while frontier:
-            index = frontier.pop()
-            if index not in seen:
-                seen.add(index)
-                group.append(index)
-                frontier += np.flatnonzero(similar[index]).tolist()
-        if group:
-            groups.append(sorted(group))
-    return groups
+    linked = []
+    for start in range(0, len(texts), ROWS):  # all pairs at once would take the square of the texts in memory
+        rows = slice(start, start + ROWS)
+        common = (words[rows] @ words.T).toarray()
+        limit = np.where(dense[rows, None] & dense, np.float32(NEAR_DUPLICATE_DENSE), np.float32(NEAR_DUPLICATE))
+        linked.append(csr_matrix(common > limit * (sizes[rows, None] + sizes - common)))
+    _, group_of = connected_components(vstack(linked), directed=False)
+    groups: dict[int, list[int]] = {}
+    for row, group in enumerate(group_of.tolist()):
+        groups.setdefault(group, []).append(row)
+    return list(groups.values())
 
 
 def text_words(text: str) -> list[str]:

@@ -14,8 +14,7 @@ from pathlib import Path
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
-from asa.data.rows import RequestsError, hub_dataset, read_rows, text_in
-from asa.support.files import half_character
+from asa.data.rows import RequestsError, hub_dataset, read_rows, refuse_half, text_in
 from asa.support.parameters import NO, YES
 
 ALPACA_ID = "tatsu-lab/alpaca"
@@ -102,11 +101,14 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
             raise RequestsError(
                 f'{where}: "label" must be 1, true or yes (needs a tool) or 0, false or no, not {row.get("label")!r}.'
             )
-        domain = row.get("domain", domains[0] if domains and len(domains) == 1 else "")
+        domain = row.get("domain")
+        if domain is None and domains and len(domains) > 1:
+            raise RequestsError(f'{where}: needs a "domain", one of {", ".join(domains)}.')
+        if domain is None:  # left out; a table has the column in every row
+            domain = domains[0] if domains else ""
         if domains is None and not isinstance(domain, str):
             raise RequestsError(f'{where}: "domain" must be a text, not {domain!r}; leave it out where there is none.')
-        if half := half_character(f"{text}{domain}"):
-            raise RequestsError(f"{where}: {half} is half a character; write the whole character, or remove it.")
+        refuse_half(domain, where)
         if domains is not None and domain not in domains:
             raise RequestsError(f"{where}: unknown domain {domain!r}; the tools file has {', '.join(domains)}.")
         requests.append(Request(text, int(label in YES), domain, f"{name}:{number}"))
@@ -118,6 +120,11 @@ def load_requests(path: str | Path, domains: list[str] | None = None) -> list[Re
 def printable_name(name: str) -> str:
     """A file's name as text: bytes of it that are not UTF-8, which Python keeps as lone surrogates, are escaped."""
     return name.encode(errors="backslashreplace").decode()
+
+
+def _own_name(stem: str) -> str:
+    """A benchmark's name from its file's, which may be called as one of the project's own benchmarks."""
+    return f"own {stem}" if stem.removesuffix(QUICK_LOOK) in (ALPACA, HAND_WRITTEN) else stem
 
 
 def further_requests(data: str | Path, domains: list[str]) -> list[Request]:
@@ -133,7 +140,7 @@ def choose_requests(
     Both of the latter know the annotated domains alone.
 
     Args:
-        requests: The user's JSON lines, or "".
+        requests: The user's file or data set, as `load_requests` takes it, or "".
         alpaca: Alpaca as a parquet file, or "".
         hub: Whether the hub answers.
         data: Folder with `annotations.csv` and `requests.jsonl`.
@@ -150,7 +157,7 @@ def choose_requests(
         unserved = [domain for domain in domains if all(request.domain != domain for request in given)]
         if unserved:
             raise RequestsError(f"{requests}: no request for {', '.join(unserved)}: add some, or leave its tool out.")
-        return given, printable_name(Path(requests).stem), "given"
+        return given, _own_name(printable_name(Path(requests).stem)), "given"
     annotated = Path(data) / "annotations.csv"
     with annotated.open(encoding="utf-8-sig", newline="") as file:
         known = {line["domain"] for line in csv.DictReader(file)}

@@ -14,7 +14,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from asa.support.files import UserError
+from asa.support.files import UserError, half_character
 from asa.support.hub import hub_sentence, said_by
 
 HUB = "hub:"
@@ -55,7 +55,7 @@ def read_rows(path: str | Path, needed: Sequence[str] = NEEDED) -> Iterator[Row]
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RequestsError(f"{path} cannot be read ({error.strerror}): let yourself read it.") from error
+        raise RequestsError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
     if kind in (".csv", ".tsv"):
         yield from _table_rows(path, content, needed)
     elif kind == ".txt":
@@ -71,11 +71,22 @@ def text_in(row: dict[str, Any], where: str) -> str:
     """The text of a row.
 
     Raises:
-        RequestsError: It has none.
+        RequestsError: It has none, or half a character is in it.
     """
     if not isinstance(row.get("text"), str) or not row["text"].strip():
         raise RequestsError(f'{where}: needs a non-empty "text".')
+    refuse_half(row["text"], where)
     return row["text"]
+
+
+def refuse_half(text: object, where: str) -> None:
+    """Refuse a text with half a character in it, which no file can hold.
+
+    Raises:
+        RequestsError: There is one.
+    """
+    if half := half_character(str(text)):
+        raise RequestsError(f"{where}: {half} is half a character; write the whole character, or remove it.")
 
 
 def _json_lines(path: Path, content: bytes) -> Iterator[Row]:

@@ -132,9 +132,11 @@ def split_requests(requests: list[Request], seed: int, shares: Shares = FULL) ->
             splits[split] += members
             for cell in needs:
                 room[split, cell] -= 1
-    short = {f"{split} {cell}": left for (split, cell), left in room.items() if left}
+    short = [f"{split}, {domain}, label {label}: {left}" for (split, (domain, label)), left in room.items() if left]
     if short:
-        raise RequestsError(f"near-duplicates leave splits unfilled ({short}): add different requests.")
+        raise RequestsError(
+            f"near-duplicates leave splits unfilled (missing: {'; '.join(short)}): add different requests."
+        )
     return splits
 
 

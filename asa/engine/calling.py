@@ -5,7 +5,6 @@ prompt of its own, which lists only the tools that it may name and shows only ex
 there. Which tools a call may name is decided elsewhere (`method.tool_choice`).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -19,7 +18,10 @@ from asa.models.fitting import fitting_prompts
 from asa.models.layout import CausalModel
 from asa.models.matching import CallGrammar
 from asa.models.prompts import Prompter, Turn
+from asa.support.files import key_of
 from asa.tools.definitions import Tool
+
+KEPT = 4096  # calls that a writer remembers
 
 
 class CallWriter:
@@ -78,7 +80,7 @@ class CallWriter:
             RequestsError: A request leaves no room for its call.
         """
         answers, calling = list(answers), [row for row, ids in enumerate(answers) if self.rules.calls(ids)]
-        before = json.dumps(list(history))
+        before = key_of(list(history))
         for names in dict.fromkeys(held[row] for row in calling):
             wanted = {requests[row].text: requests[row] for row in calling if held[row] == names}
             new = [request for text, request in wanted.items() if (names, text, before) not in self._written]
@@ -86,6 +88,8 @@ class CallWriter:
             self._written |= {(names, r.text, before): ids for r, ids in zip(new, written, strict=True)}
         for row in calling:
             answers[row] = self._up_to_call(answers[row]) + self._written[held[row], requests[row].text, before]
+        for oldest in list(self._written)[: max(0, len(self._written) - KEPT)]:
+            del self._written[oldest]
         return answers
 
     def _write(self, names: tuple[str, ...], requests: Sequence[Request], history: Sequence[Turn]) -> list[list[int]]:

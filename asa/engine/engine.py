@@ -9,8 +9,7 @@ token, and all that the method needs happens there:
 - `Batch.replay` runs that one token again through the blocks above a changed hidden state: one steering setting;
 - `Batch.decode` continues greedily, unsteered or with one push at one block.
 
-It does not choose, gate or score anything. Source: design section 5 of this project;
-the exactness of a split prefill is tested against plain full forwards.
+It does not choose, gate or score anything. That a split prefill is exact is tested against plain full forwards.
 """
 
 from collections.abc import Callable, Iterator

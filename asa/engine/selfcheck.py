@@ -13,6 +13,11 @@ from asa.models.layout import CausalModel, block_output, decoder_layers, hooked,
 from asa.support.processes import gathered
 
 PREFIX, SUFFIXES = 8, (3, 5, 3)  # tokens that all share, and own ones: two rows of one length and one of another
+REASONS = {  # key of a model's config -> what it has that the engine is known not to follow
+    "mamba_d_state": "Mamba blocks, whose state is not forked",
+    "num_kv_shared_layers": "blocks that share keys and values",
+    "v_head_dim": "keys and values of different sizes",
+}
 APART = 0.1  # of a vector's length: rounding is a hundred times less, also in 16 bits; a wrong path ten times more
 
 
@@ -44,8 +49,11 @@ def refuse_inexact(model: CausalModel, name: str) -> None:
         fault, same = error, False
     if not all(gathered([same])):  # of several processes one has the rows
         family = model.config.model_type
+        has = [what for key, what in REASONS.items() if getattr(model.config, key, None)]
+        why = f" has {' and '.join(has)}, and" if has else ""
         raise ModelError(
-            f"{name} ({family}) gives other results in the engine than by itself: choose a model of another family."
+            f"{name} ({family}){why} gives other results in the engine than by itself: choose a model of another "
+            "family."
         ) from fault
 
 

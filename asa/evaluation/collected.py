@@ -20,6 +20,7 @@ from asa.models.fingerprint import weights_key
 from asa.models.layout import CausalModel
 from asa.models.profiles import Profile
 from asa.support.environment import versions
+from asa.support.files import code_key
 from asa.tools.definitions import Tool
 
 
@@ -35,15 +36,19 @@ def run_of(profile: Profile, model: str, benchmark: str, n_test: int, made_with:
     return Run(profile.name, model, Benchmark(benchmark, n_test), *limits, made_with)
 
 
-def made_with(model: CausalModel, requests: str, prompt: str) -> dict[str, str | int]:
-    """What numbers may depend on: versions, the device and its arithmetic, and keys of weights, requests and prompt."""
+def made_with(model: CausalModel, requests: str, prompt: str, asked: dict[str, str]) -> dict[str, str | int]:
+    """What numbers may depend on.
+
+    These are versions, the device and its arithmetic, keys of weights, requests, prompt and the package's own code, and
+    the options `asked` for.
+    """
     found: dict[str, str | int] = {
         "device": model.device.type, "dtype": str(model.dtype), "threads": torch.get_num_threads(),
         "arithmetic": torch.backends.cpu.get_cpu_capability() + (", oneDNN" if one_dnn_is_faster() else ""),
         "weights": weights_key(model)[:16],
-        "requests": requests, "prompt": prompt,
+        "requests": requests, "prompt": prompt, "code": code_key(),
     }  # fmt: skip
-    return {**versions(), **found}
+    return {**versions(), **found, **asked}
 
 
 def collect_results(

@@ -60,7 +60,10 @@ def does_job(
         return None
     if needs == "outputs" and not run_code:
         return None
-    return call is not None and judge(request, reference, *(call.arguments[name] for name in names))
+    said = [] if call is None else [call.arguments.get(name) for name in names]
+    if not said or not all(isinstance(argument, str) for argument in said):
+        return False  # another's schema may leave one out, or take a number
+    return judge(request, reference, *said)
 
 
 def calculates(request: Request, reference: Reference, expression: str) -> bool:

@@ -164,6 +164,8 @@ class Results:
     @classmethod
     def from_json(cls, value: Any, source: str | Path = "results.json") -> "Results":
         """What `to_json` gave; `UserError` names `source` and the key that is missing or of the wrong kind."""
+        if not isinstance(value, dict):
+            raise UserError(f"{source} holds no results; run pipeline.py to write it again.")
         hints = get_type_hints(cls)
         flat = {name: hint for name, hint in hints.items() if not is_dataclass(hint)}
         sections = {name: _read(hint, value, source) for name, hint in hints.items() if name not in flat}

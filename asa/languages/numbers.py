@@ -23,7 +23,6 @@ from asa.languages.trees import (
 
 MOST_DIGITS = 20  # before the point, and behind it
 DIGIT = letters("0123456789")
-SIGN = optional(letters("+-"))
 _TINY = Decimal("1e-4")  # what is smaller than this, Python writes with an exponent
 
 

@@ -33,6 +33,13 @@ from asa.languages.trees import (
     sequence,
 )
 
+MOST_CHARACTERS = 10_000  # of the shortest text of a language that can be used
+MOST_TRIED = 2000  # beginnings that are tried in search of it
+
+
+class TooLong(ValueError):
+    """The shortest text of a language is too long to be written, or to be found."""
+
 
 def ends(language: Language) -> bool:
     """Whether nothing need follow."""
@@ -113,6 +120,7 @@ def shortest(language: Language) -> str:
 
     Raises:
         ValueError: There is none.
+        TooLong: It has more than `MOST_CHARACTERS`, or is not found among `MOST_TRIED`.
     """
     match language:
         case Text(text) | Token(text=text):
@@ -120,17 +128,17 @@ def shortest(language: Language) -> str:
         case Letters(((low, _), *_)):
             return chr(low)
         case Sequence(parts):
-            return "".join(map(shortest, parts))
+            return _joined("", [shortest(part) for part in parts])
         case Choice((first, *rest)):
             return min(map(shortest, (first, *rest)), key=len)
         case Repeat(part, low):
-            return shortest(part) * low if low else ""
+            return _repeated(shortest(part), low) if low else ""
         case Lexeme(part):
             return shortest(part)
         case Members(members, between, _, begun):
             needed = [shortest(member) for member, needed in members if needed]
             comma = shortest(between)
-            return (comma if begun and needed else "") + comma.join(needed)
+            return (comma if begun and needed else "") + _joined(comma, needed)
         case Span(chunks, places):
             left = chunks if places is None else [chunks[number][at:] for number, at in places]
             return min(left, key=len)
@@ -138,6 +146,21 @@ def shortest(language: Language) -> str:
             if not any(end in tail + shortest(part) for end in forbidden):
                 return shortest(part)
     return _searched(language)
+
+
+def _joined(between: str, parts: list[str]) -> str:
+    _refuse_long(sum(map(len, parts)) + len(between) * len(parts))
+    return between.join(parts)
+
+
+def _repeated(part: str, times: int) -> str:
+    _refuse_long(len(part) * times)
+    return part * times
+
+
+def _refuse_long(characters: int) -> None:
+    if characters > MOST_CHARACTERS:
+        raise TooLong(f"no arguments fit its schema in {MOST_CHARACTERS} characters")
 
 
 @lru_cache(4096)
@@ -152,7 +175,7 @@ def longest_way_out(language: Language) -> str:
         case Choice(parts):
             return max(map(longest_way_out, parts), key=len)
         case Repeat(part, low):
-            return longest_way_out(part) + shortest(part) * (low - 1)
+            return longest_way_out(part) + _repeated(shortest(part), low - 1)
         case Both(one, other):
             return max(longest_way_out(one), longest_way_out(other), key=len)
         case Without(part) | Lexeme(part):
@@ -175,6 +198,8 @@ def _searched(language: Language) -> str:
         for letter in sorted({chr(low) for ranges in _first(here) for low, _ in ranges[:3]}):
             left = after(here, letter)
             if left != NOTHING and left not in seen:
+                if len(seen) == MOST_TRIED:
+                    raise TooLong("no arguments that fit its schema were found in time")
                 seen.add(left)
                 todo.append((left, text + letter))
     raise ValueError("no text fits")

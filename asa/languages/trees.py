@@ -1,7 +1,6 @@
 """Trees: a language, that is the texts that may be written, as a small tree of parts.
 
 A tree is built once and read in two ways: `reading` goes through it letter by letter, `lark` writes it as a grammar.
-Nothing here knows JSON, tools or tokens.
 """
 
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 Ranges = tuple[tuple[int, int], ...]  # of code points, both ends included, in order and apart
 HALVES = (0xD800, 0xDFFF)  # surrogates: no characters
+MOST_TIMES = 10_000  # that a part is repeated
 Kind = TypeVar("Kind")
 
 
@@ -171,8 +171,9 @@ def choice(parts: Iterable[Language]) -> Language:
 
 
 def repeat(part: Language, low: int, high: int) -> Language:
-    """A part so many times, in its simplest form."""
-    return part if low == high == 1 else Repeat(part, low, high) if high and part != EMPTY else EMPTY
+    """A part so many times, in its simplest form; no more than `MOST_TIMES`, where it need not be."""
+    times = (low, min(high, max(low, MOST_TIMES)))
+    return part if times == (1, 1) else Repeat(part, *times) if high and part != EMPTY else EMPTY
 
 
 def optional(part: Language) -> Language:

@@ -5,6 +5,7 @@ from typing import Any
 from asa.models.fingerprint import fingerprint
 from asa.models.known_prompts import prefix_mark
 from asa.models.layout import CausalModel
+from asa.models.profiles import Profile
 from asa.models.prompts import Prompter
 from asa.models.saved_profiles import profile_beside, profile_to_json
 from asa.tools.definitions import tools_to_json
@@ -17,11 +18,15 @@ def prompt_facts(prompter: Prompter) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def profile_facts(profile: Profile, folder: str) -> dict[str, Any]:
+    """Of the profile, for an adapter that is going to stand in `folder`."""
+    kept = profile_beside(profile, folder)
+    return {"model_id": kept.model_id, "profile": profile_to_json(kept)}
+
+
 def facts_of(model: CausalModel, source: str, prompter: Prompter, folder: str) -> dict[str, Any]:
     """Of an adapter of `model`, loaded from `source`, that is going to stand in `folder`."""
-    kept = profile_beside(prompter.profile, folder)
-    return prompt_facts(prompter) | {
-        "model_id": kept.model_id, "model_source": source, "model": fingerprint(model),
-        "profile": profile_to_json(kept), "chat_template_hash": prompter.template_hash,
+    return prompt_facts(prompter) | profile_facts(prompter.profile, folder) | {
+        "model_source": source, "model": fingerprint(model), "chat_template_hash": prompter.template_hash,
         "trigger_id": prompter.trigger_id,
     }  # fmt: skip

@@ -34,7 +34,7 @@ def folder_fault(folder: Path, part: str, error: BaseException) -> str:
             (f"{path.name} {fault}; get the file again" for path in files if (fault := _file_fault(path))), ""
         )
     except OSError as denied:
-        return f"{denied.filename} cannot be read ({denied.strerror}); let yourself read it"
+        return f"{denied.filename} cannot be read ({denied.strerror}); make it readable"
     names, kinds = {path.name for path in files}, {path.suffix for path in files}
     if broken:
         return broken

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from asa.models.known_prompts import common_start
 from asa.models.profiles import Profile
-from asa.models.templates import PROMPT_DATE, broken_up, control_texts, dated_template, system_text
+from asa.models.templates import PROMPT_DATE, broken_up, control_texts, settled_template, system_text
 from asa.support.files import UserError, half_character
 from asa.tools.definitions import Example, Tool, render_call
 
@@ -177,7 +177,7 @@ class Prompter:
         return turn | {"content": "".join(part if n % 2 else self._plain(part) for n, part in enumerate(parts))}
 
     def _rendered(self, turns: list[dict], date: datetime = PROMPT_DATE) -> str:
-        template = dated_template(self._template, date)
+        template = settled_template(self._template, date)
         try:
             rendered = self.tokenizer.apply_chat_template(
                 turns, chat_template=template, tokenize=False, add_generation_prompt=True

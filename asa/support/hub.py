@@ -40,12 +40,12 @@ def hub_sentence(
     >>> hub_sentence("a/b", KeyError("model_type"))
     ''
     """
-    reason = _reason(list(_behind(error)), revision, " and it is not in the cache" if done == "loaded" else "")
+    reason = _reason(list(_behind(error)), revision, pushed=done == "pushed")
     return f"{what} cannot be {done}: {reason}{f', or {instead}' if instead else ''}." if reason else ""
 
 
-def _reason(errors: list[BaseException], revision: str, cache: str) -> str:
-    """Cause and remedy; "" where it is none of the hub's; `cache` says that it is not there either."""
+def _reason(errors: list[BaseException], revision: str, pushed: bool) -> str:
+    """Cause and remedy; "" where it is none of the hub's."""
 
     def has(*kinds: type) -> bool:
         return any(isinstance(error, kinds) for error in errors)
@@ -62,8 +62,12 @@ def _reason(errors: list[BaseException], revision: str, cache: str) -> str:
         return "it is neither a folder nor a hub id such as owner/name; correct it"
     if has(DisabledRepoError):
         return "the hub has disabled it; choose another one"
+    if status == 401 and pushed:
+        return f"the hub does not know who you are; {LOG_IN} with a token that may write"
     if status == 401 or (lost and not status):
         return f"the hub has no such repository, or it is private; check the id, and if it is private {LOG_IN}"
+    if status == 403 and pushed:
+        return f"the hub does not let you write there; check the id, or {LOG_IN} with a token that may write"
     if status == 403:
         return f"the hub does not let you read it; ask its owner for access and {LOG_IN}"
     if has(RepositoryNotFoundError) or status in (404, 410):
@@ -71,11 +75,11 @@ def _reason(errors: list[BaseException], revision: str, cache: str) -> str:
     if status == 429 or status >= 500:
         return f"the hub is in trouble (it answers {status}); try again later"
     if status:
-        return f"the hub does not give it (it answers {status}); check HF_ENDPOINT"
+        return f"the hub does not {'take' if pushed else 'give'} it (it answers {status}); check HF_ENDPOINT"
     if has(HTTP_ERROR, TimeoutError, ConnectionResetError) and not has(LocalEntryNotFoundError):
-        return "the connection to the hub broke off; start again, what has arrived is kept"
+        return "the connection to the hub broke off; start again" + ("" if pushed else ", what has arrived is kept")
     if has(LocalEntryNotFoundError, ConnectionError):
-        return f"the hub does not answer{cache}; go online"
+        return f"the hub does not answer{'' if pushed else ' and it is not in the cache'}; go online"
     return ""
 
 

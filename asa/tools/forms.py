@@ -104,8 +104,9 @@ def function_entries(place: str) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def _from_here() -> Iterator[None]:
     """Modules of the working directory can be imported."""
-    sys.path.insert(0, os.getcwd())
+    here = os.getcwd()  # a module may leave it
+    sys.path.insert(0, here)
     try:
         yield
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)

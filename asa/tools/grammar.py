@@ -9,16 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 from asa.languages.lark import lark
-from asa.languages.reading import shortest
+from asa.languages.reading import TooLong, shortest
 from asa.languages.trees import Language, Lexeme, Text, choice, optional, repeat, sequence
 from asa.support.files import in_short
 from asa.tools.calls import ARGUMENT_NAME
 from asa.tools.definitions import Tool, ToolsError
-from asa.tools.schemas import schema_resolver, without_reference
+from asa.tools.schemas import schema_resolver, without_reference, written_out
 from asa.tools.strings import JSON, PYTHONIC, Notation, UnsayableSchema
 from asa.tools.values import COLON, COMMA, NOT_SAID, key_of, listed, members, object_language
 
 MOST_CALLS = 16  # in one block
+MOST_PARTS = 5000  # of a schema
 FORMS = ("pythonic", "json")
 MARKERS = ("<|tool_call_start|>", "<|tool_call_end|>")
 TURN_END = "<|im_end|>"  # closes a block, wherever it stands
@@ -74,6 +75,8 @@ def call_language(
 def _call(tool: Tool, form: str, notation: Notation) -> Language:
     """One call of a tool."""
     try:
+        if written_out(tool.parameters, schema_resolver(tool.parameters)) > MOST_PARTS:
+            raise UnsayableSchema(f"more than {MOST_PARTS} parts, each $ref written out")
         schema, resolver = without_reference(tool.parameters, schema_resolver(tool.parameters))
         if refused := (NOT_SAID | {"anyOf", "enum", "const"}) & schema.keys():
             raise UnsayableSchema(min(refused))
@@ -91,6 +94,8 @@ def _call(tool: Tool, form: str, notation: Notation) -> Language:
         ) from error
     try:
         shortest(call)
+    except TooLong as error:
+        raise ToolsError(f"tool {tool.name:.60}: {error}, give its schema smaller bounds") from error
     except ValueError as error:
         raise ToolsError(f"tool {tool.name:.60}: no arguments fit its schema, correct it") from error
     return call

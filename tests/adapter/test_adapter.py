@@ -13,7 +13,7 @@ from conftest import HIDDEN, fit_adapter, hooks_of, make_lfm2, make_llama
 from steered import changed, padded, said, simple
 
 from asa import AdapterError, ASAAdapter
-from asa.adapter.decision import gate_of
+from asa.adapter.decision import gate_of, recall_of_threshold
 from asa.method.steering import gates
 
 CALIBRATION = {"unneeded": [0.0, 0.1, 0.2, 0.6, 0.9], "needed": [0.3, 0.8, 0.9, 0.95, 1.0]}
@@ -103,6 +103,15 @@ def test_a_wanted_share_of_false_calls_sets_the_gate():
                 continue
             wanted = changed(simple([p]), calibration=CALIBRATION).with_target_fpr(fpr)
             assert wanted.threshold == pytest.approx(threshold) and wanted.decide(state)[2].item() == gate
+
+
+def test_what_a_threshold_costs_is_read_from_the_requests_that_need_a_tool():
+    """By the other quantiles, between them in proportion."""
+    config = {"calibration": {"unneeded": [0.0, 1.0], "needed": [0.2, 0.6, 1.0]}}
+    for threshold, share in ((0.1, 1.0), (0.2, 1.0), (0.4, 0.75), (0.6, 0.5), (0.8, 0.25), (1.0, 0.0)):
+        assert recall_of_threshold(config, threshold) == pytest.approx(share)
+    with pytest.raises(AdapterError, match="fit again"):
+        recall_of_threshold({"calibration": {"unneeded": [0.0, 1.0]}}, 0.5)
 
 
 def test_the_threshold_stays_until_tau_is_set(adapter, tmp_path):

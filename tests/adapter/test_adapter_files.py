@@ -130,6 +130,25 @@ def test_checksums_of_earlier_versions_are_right(saved):
     assert checksum(config, arrays) == earlier != checksum(config | {"threshold": 0.3}, arrays)
 
 
+def test_a_tool_choice_is_covered_and_must_be_one(saved):
+    """Also where it was added by hand; an adapter that was saved before it was covered is loaded as it is."""
+    path = saved / "config.json"
+    plain = json.loads(path.read_text())
+    path.write_text(json.dumps(plain | {"tool_choice": {"choice": "routed", "sure": 0.9}}))
+    assert ASAAdapter.from_pretrained(saved).config["tool_choice"]["sure"] == 0.9  # as earlier versions wrote it
+    ASAAdapter.from_pretrained(saved).save(saved)
+    whole = json.loads(path.read_text())
+    for choice in ({"choice": "routed", "sure": 0.1}, {}, None):
+        changed = whole | {"tool_choice": choice}
+        path.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
+        with pytest.raises(AdapterError, match="changed since"):
+            ASAAdapter.from_pretrained(saved)
+    for choice in ("routed", {"sure": 2}, {"sure": "a"}):
+        path.write_text(json.dumps(whole | {"tool_choice": choice}))
+        with pytest.raises(AdapterError, match=r"(tool_choice|sure) must be"):
+            ASAAdapter.from_pretrained(saved)
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped header", "text"])
 @pytest.mark.shows("An adapter whose arrays were cut off, emptied or replaced is refused in a sentence")
 def test_a_damaged_file_of_arrays_is_refused(saved, damage):

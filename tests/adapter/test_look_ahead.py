@@ -8,7 +8,8 @@ import copy
 
 import pytest
 import torch
-from conftest import one_push
+from conftest import fit_adapter, one_push
+from families import RUN, WINDOW, make_family
 from helpers import Answer
 from steered import padded, said
 from test_steering import cache_of
@@ -18,43 +19,57 @@ from asa import AdapterError, ASAAdapter
 from asa.models.layout import decoder_layers
 
 
-@pytest.fixture(scope="module")
-def likeliest(tiny_model, prompts) -> list[int]:
+def first_tokens(model, prompts) -> list[int]:
     """The unsteered next token of every prompt."""
     with torch.no_grad():
-        return [int(tiny_model(torch.tensor([prompt])).logits[0, -1].argmax()) for prompt in prompts]
+        return [int(model(torch.tensor([prompt])).logits[0, -1].argmax()) for prompt in prompts]
+
+
+def looking_for_one(adapter: ASAAdapter, tokens: list[int]) -> ASAAdapter:
+    """An adapter that looks ahead for the token that occurs most often."""
+    return ASAAdapter(
+        adapter.config | {"look_ahead": True, "trigger_id": max(tokens, key=tokens.count)}, adapter.arrays
+    )
+
+
+def where_they_disagree(looking: ASAAdapter, states: torch.Tensor, tokens: list[int]) -> list[bool]:
+    """Where gate and model do."""
+    gates = [decision.gate for decision in looking.push(states)[1]]
+    opens = [token == looking.config["trigger_id"] for token in tokens]
+    return [gate == (-1 if opened else 1) for gate, opened in zip(gates, opens, strict=True)]
+
+
+def true_answers(model, looking: ASAAdapter, states: torch.Tensor, prompts, pushed: list[bool]) -> list[Answer]:
+    """What each row is to say."""
+    delta, _ = looking.push(states)
+    answers = []
+    for prompt, row, moved in zip(prompts, delta, pushed, strict=True):
+        row = row * moved
+        with one_push(model, looking.layer, row):
+            (answer,) = said(model, padded([prompt]))
+        answers.append(Answer(answer, model, prompt, (looking.layer, row)))
+    return answers
 
 
 @pytest.fixture(scope="module")
-def looking(adapter, fitted, likeliest) -> ASAAdapter:
-    """An adapter that looks ahead for a token with which unsteered answers to requests of all gates begin."""
-    return ASAAdapter(adapter.config | {"look_ahead": True, "trigger_id": common(likeliest)}, adapter.arrays)
+def likeliest(tiny_model, prompts) -> list[int]:
+    return first_tokens(tiny_model, prompts)
 
 
-def common(tokens: list[int]) -> int:
-    """The token that occurs most often."""
-    return max(tokens, key=tokens.count)
+@pytest.fixture(scope="module")
+def looking(adapter, likeliest) -> ASAAdapter:
+    """For a token with which unsteered answers to requests of all gates begin."""
+    return looking_for_one(adapter, likeliest)
 
 
 @pytest.fixture(scope="module")
 def pushed(looking, fitted, likeliest) -> list[bool]:
-    """Where gate and model disagree."""
-    gates = [decision.gate for decision in looking.push(fitted.states)[1]]
-    opens = [token == looking.config["trigger_id"] for token in likeliest]
-    return [gate == (-1 if opened else 1) for gate, opened in zip(gates, opens, strict=True)]
+    return where_they_disagree(looking, fitted.states, likeliest)
 
 
 @pytest.fixture(scope="module")
 def expected(tiny_model, looking, fitted, prompts, pushed) -> list[Answer]:
-    """What each row is to say."""
-    delta, _ = looking.push(fitted.states)
-    answers = []
-    for prompt, row, moved in zip(prompts, delta, pushed, strict=True):
-        row = row * moved
-        with one_push(tiny_model, looking.layer, row):
-            (answer,) = said(tiny_model, padded([prompt]))
-        answers.append(Answer(answer, tiny_model, prompt, (looking.layer, row)))
-    return answers
+    return true_answers(tiny_model, looking, fitted.states, prompts, pushed)
 
 
 def doses(trace) -> list[bool]:
@@ -87,6 +102,40 @@ def test_one_by_one(tiny_model, looking, prompts, pushed, expected, options):
     with looking.steer(tiny_model) as trace:
         assert [said(tiny_model, padded([prompt]), **options)[0] for prompt in prompts] == expected
     assert doses(trace) == pushed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Qwen 2", "Mistral", "Gemma 3", "Qwen 3 MoE", "LFM2 MoE"])
+@pytest.mark.shows("Looking ahead is exact behind sliding windows, convolution caches and experts")
+def test_other_caches(name, prompts, tried):
+    """Side by side and alone, prompts longer than the window."""
+    model = make_family(*RUN[name])
+    fitted, tokens = fit_adapter(model, prompts), first_tokens(model, prompts)
+    looking = looking_for_one(fitted.adapter, tokens)
+    pushed = where_they_disagree(looking, fitted.states, tokens)
+    assert True in pushed and False in pushed and min(map(len, prompts)) > WINDOW
+    expected = true_answers(model, looking, fitted.states, prompts, pushed)
+    with looking.steer(model) as trace:
+        assert said(model, padded(prompts)) == expected
+        assert [said(model, padded([prompt]))[0] for prompt in prompts] == expected
+    assert doses(trace) == pushed * 2
+    tried(5, "families")
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 3}, {"do_sample": True, "temperature": 2.0}], ids=["beams", "sample"]
+)
+def test_beams_and_samples(tiny_model, looking, fitted, prompts, pushed, options):
+    """All of a row's beams are pushed alike, and what is looked at draws no random number."""
+    delta, _ = looking.push(fitted.states)
+    for row in (0, 1, 3, 5):
+        with one_push(tiny_model, looking.layer, delta[row] * pushed[row]):
+            torch.manual_seed(0)
+            plain = said(tiny_model, padded([prompts[row]]), **options)
+        with looking.steer(tiny_model) as trace:
+            torch.manual_seed(0)
+            assert said(tiny_model, padded([prompts[row]]), **options) == plain
+        assert set(doses(trace)) == {pushed[row]}
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -1,5 +1,6 @@
 """Publishing: a card that says what the adapter is, and the hub's real client against a hub on loopback."""
 
+import ast
 import json
 import os
 import subprocess
@@ -25,7 +26,7 @@ def test_the_card_says_what_the_adapter_is(tmp_path):
     scores = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert scores == {name: round(value, 4) for name, value in adapter.config["test"]["asa"].items()}
     assert {result.dataset_type for result in card.data.eval_results} == {"tatsu-lab/alpaca"}
-    for words in ('load("owner/name")', "## Limits", "CC BY-NC 4.0", "calculator (", "| baseline | 0.549 |"):
+    for words in ("load('owner/name')", "## Limits", "CC BY-NC 4.0", "calculator (", "| baseline | 0.549 |"):
         assert words in card.text
     assert "{" not in card.text
     assert ASAAdapter.from_pretrained(tmp_path / "a").config == adapter.config | {"format": 1}
@@ -37,6 +38,11 @@ def test_an_adapter_that_was_not_measured_says_so():
     card = model_card(config, "here")
     method, ours = "arXiv 2602.04935 v1/v2", ", with every domain's probe weighed by the router"
     assert f"{method}." in card.text and f"{method}{ours}." in model_card(config | {"weighs_probes": True}, "here").text
+    quick = model_card(config | {"benchmark": "alpaca, quick look"}, "here")
+    assert "CC BY-NC 4.0" in quick.text
+    example = {"request": 'Translate "good day"', "arguments": {}}
+    odd = model_card(config | {"tools": [{"name": "t", "description": "", "examples": [example]}]}, "o\\d").text
+    ast.parse(odd.partition("```python\n")[2].partition("```")[0])
     assert "It was not measured." in card.text and card.data.base_model is None and card.data.eval_results is None
 
 
@@ -141,5 +147,5 @@ def test_there_and_back(tmp_path):
     assert made[1:] in (["Bearer mine", "private"], ["Bearer mine", True])  # as versions of the client say it
     read = [asked for asked in said["asked"] if "/revision/v2" in asked[0] or "/resolve/" in asked[0]]
     assert {asked[1] for asked in read} == {"Bearer yours"} and any("/revision/v2" in asked[0] for asked in read)
-    assert said["refused"].startswith("owner/name cannot be pushed: the hub does not let you read it")
+    assert said["refused"].startswith("owner/name cannot be pushed: the hub does not let you write there")
     assert said["offline"] == json.loads((COMMITTED / "config.json").read_text("utf-8"))["layer"]

@@ -1,5 +1,6 @@
 """Adding: another tool is served as if the adapter had been fitted with it, and the given adapter stays."""
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import last_token, tiny_assistant
+from small_prompts import TINY
 
+import asa.app.commands
 from asa.app.adding import with_more_tools
 from asa.app.asking import AssistantError
 from asa.app.assistant import Assistant
 from asa.data.requests import Request, load_requests
 from asa.method.directions import NECESSITY
+from asa.models.facts import profile_facts
+from asa.support.files import UserError
 from asa.tools.definitions import load_tools, tools_from_json
 
 pytestmark = pytest.mark.slow
@@ -42,6 +47,7 @@ def assistant(tiny_model, tiny_tokenizer, prompts) -> Assistant:
     assistant.adapter.config |= {
         "direction": NECESSITY,
         "test": {"asa": {"f1": 1.0}},
+        "benchmark": "alpaca",
         "tool_choice": {"choice": "routed", "sure": 0.0},
     }
     return assistant
@@ -59,7 +65,8 @@ def test_the_new_tool_is_in_prompt_and_decisions(assistant, five):
     assert [config[name] for name in ("layer", "dose", "beta", "tau", "tool_choice")] == [
         was[name] for name in ("layer", "dose", "beta", "tau", "tool_choice")
     ]
-    assert not config.keys() & {"test", "valid", "calibration", "threshold"} and config["added"] == ["weather"]
+    assert not config.keys() & {"test", "valid", "calibration", "threshold", "benchmark"}
+    assert config["added"] == ["weather"]
     assert config["prompt_hash"] == five.prompter.key() != assistant.prompter.key() and config["weighs_probes"]
     shown = tools_from_json(config["tools"], "config")
     assert [*shown] == [*TOOLS, "weather"] and len(shown["weather"].examples) == 2
@@ -103,3 +110,16 @@ def test_an_adapter_that_does_not_say_how_it_was_fitted_is_refused(assistant, mo
     monkeypatch.delitem(assistant.adapter.config, "direction")
     with pytest.raises(AssistantError, match=r"the adapter.s config\.json has no direction: fit it again"):
         with_more_tools(assistant, MORE, OWN, KNOWN)
+
+
+def test_the_new_adapter_finds_the_model_folder_from_where_it_stands(tmp_path):
+    (tmp_path / "model").mkdir()
+    facts = profile_facts(replace(TINY, model_id=str(tmp_path / "model")), str(tmp_path / "new" / "adapter"))
+    assert facts["model_id"] == facts["profile"]["model_id"] == "../../model"
+
+
+def test_where_it_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("", "utf-8")
+    monkeypatch.setattr(asa.app.commands, "_loaded", lambda given: pytest.fail("the adapter is loaded"))
+    with pytest.raises(UserError, match=r"--out: .* is no folder that can be written"):
+        asa.app.commands.add(argparse.Namespace(out=str(tmp_path / "file")))

@@ -17,6 +17,7 @@ from asa.app.assistant import Assistant
 from asa.method.tool_choice import ToolChoiceError
 from asa.models.answers import AnswerRules
 from asa.models.profiles import EMBEDDED
+from asa.support.files import UserError
 from asa.tools.definitions import load_tools, tools_from_json, tools_to_json
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,28 @@ def test_pieces_make_the_answer(assistant):
     assert [piece for piece in stream if piece] == [stream.answer.text]
 
 
+def test_a_stream_can_be_left_and_finished(assistant):
+    """What is left of it follows; once it is whole it stays so."""
+    alone = assistant("Why is the sky blue?", grammar=False, max_new_tokens=12)
+    stream = assistant("Why is the sky blue?", grammar=False, max_new_tokens=12, stream=True)
+    for _ in stream:
+        break
+    assert stream.finish().text == alone.text
+    assert list(stream) == [] and stream.finish().text == stream.answer.text == alone.text
+
+
+def test_a_stream_that_a_fault_broke_off_is_not_finished():
+    def pieces():
+        yield "a"
+        raise ZeroDivisionError
+
+    stream = Stream(pieces(), (), None)
+    with pytest.raises(ZeroDivisionError):
+        list(stream)
+    with pytest.raises(UserError, match="this answer was broken off: ask again"):
+        stream.finish()
+
+
 def test_a_stream_that_is_left_leaves_nothing_behind(assistant):
     before, kept = hooks_of(assistant.model), assistant.model.config._attn_implementation
     stream = iter(assistant("Why is the sky blue?", stream=True))
@@ -151,6 +174,11 @@ def test_an_empty_request_is_refused(assistant, texts):
     """But for what follows a tool's result."""
     with pytest.raises(AssistantError, match=r"^a request is empty: write one\.$"):
         assistant(texts)
+
+
+def test_a_result_that_json_cannot_hold_is_a_fault_of_the_function(assistant):
+    with pytest.raises(AssistantError, match=r"failed \(TypeError: keys must be .*correct the function"):
+        assistant.run("Hi", {"calculator": lambda **_: {(1, 2): "sunny"}}, tool_choice="calculator")
 
 
 def test_an_answer_that_is_cut_says_so(assistant):

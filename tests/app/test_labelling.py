@@ -1,6 +1,7 @@
 """Labelling: every label is written at once, none is asked twice, and keys do what they say."""
 
 import json
+import os
 
 import pytest
 from conftest import tiny_assistant
@@ -10,6 +11,7 @@ from asa.app.labelling import PROPOSED as KEYS
 from asa.app.labelling import Labels, Open, label, open_requests, proposals
 from asa.data.requests import load_requests
 from asa.data.rows import RequestsError
+from asa.support.files import UserError
 
 ASKED = [Open(text, "", f"q.txt:{row}") for row, text in enumerate(("sure", "unsure", "no"), 1)]
 PROPOSED = {
@@ -75,7 +77,7 @@ def test_without_an_adapter_one_labels_in_order(tmp_path):
     assert rows == [("sure", 1, "math"), ("unsure", 0, "math"), ("no", 1, "math")]
     assert (
         "which domain? 1 DOMAIN" in said
-        and any(line.startswith("Enter is no key here.") for line in said)
+        and any(line.startswith("Enter is not a key here.") for line in said)
         and "p(tool)" not in "".join(said)
     )
     rows, said = labelled(tmp_path, "1", "q", proposed={}, asked=[Open("more", "code", "q.csv:1"), *ASKED])
@@ -104,3 +106,36 @@ def test_what_is_proposed_is_what_the_adapter_decides(tiny_lfm2, tiny_tokenizer,
         asked = assistant(request.text, max_new_tokens=1).decision
         assert (decision.domain, decision.gate) == (asked.domain, asked.gate)
         assert decision.p_tool == pytest.approx(asked.p_tool, abs=1e-3)
+
+
+def test_labels_are_json_lines_alone(tmp_path):
+    """A table would lose its form and its other columns."""
+    (tmp_path / "labels.csv").write_text("text,label\na,1\n", "utf-8")
+    with pytest.raises(RequestsError, match=r"labels are kept as JSON lines; give a file whose name ends in \.jsonl"):
+        Labels(tmp_path / "labels.csv")
+    assert (tmp_path / "labels.csv").read_text("utf-8") == "text,label\na,1\n"
+
+
+def test_what_stands_in_the_file_stays(tmp_path):
+    """With fields of its own; and a file from which all was taken back is no fault."""
+    path = tmp_path / "out.jsonl"
+    path.write_text('{"text": "old", "label": "yes", "domain": "math", "by": "me"}\n', "utf-8")
+    labels = Labels(path)
+    labels.add("new", 0, "math")
+    assert json.loads(path.read_text("utf-8").splitlines()[0])["by"] == "me" and len(Labels(path).rows) == 2
+    labels.take_back()
+    labels.take_back()
+    assert path.read_text("utf-8") == "" and Labels(path).rows == []
+
+
+def test_half_a_character_is_named_before_it_is_labelled(tmp_path):
+    (tmp_path / "q.jsonl").write_text(r'{"text": "a \ud83d"}' + "\n", "utf-8")
+    with pytest.raises(RequestsError, match=r"q\.jsonl line 1: .*half a character"):
+        open_requests(tmp_path / "q.jsonl")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_named_before(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="is no folder that can be written"):
+        Labels(tmp_path / "out.jsonl")

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from asa.app.reproducing import MEASURES, RUNS, SETTING, compare, in_words, options_of, reasons
+from asa.app.reproducing import (
+    MEASURES,
+    RUNS,
+    SETTING,
+    WITH_INTERVAL,
+    compare,
+    evaluated_again,
+    in_words,
+    options_of,
+    reasons,
+)
 from asa.evaluation.results import Results
 from asa.support.files import UserError
 
@@ -30,7 +40,10 @@ def changed(results: Results, **scores: float) -> Results:
 
 def test_equal_runs_are_said_to_be_equal(committed):
     compared = compare(committed, committed)
-    assert len(compared) == len(SETTING) + len(RUNS) * len(MEASURES) and all(one.same for one in compared)
+    jobs = [one for one in compared if one.name == "job"]
+    assert [one.of for one in jobs] == ["baseline", "asa_paper", "asa"] and all(0 < one.then < 1 for one in jobs)
+    of_a_run = len(MEASURES) + len(WITH_INTERVAL)
+    assert len(compared) == len(SETTING) + len(RUNS) * of_a_run + len(jobs) and all(one.same for one in compared)
     assert in_words(compared, []).endswith(f"All {len(compared)} are the same.")
 
 
@@ -42,7 +55,9 @@ def test_the_last_digit_counts_and_the_reason_is_named(committed):
     compared = compare(committed, here)
     assert [(one.of, one.name) for one in compared if not one.same] == [("asa", "f1")]
     said = in_words(compared, reasons(committed, here))
-    assert "asa        f1" in said and f"1 of {len(compared)} differ." in said and "here 9.9" in said
+    assert "asa               f1 " in said and f"1 of {len(compared)} differ." in said and "here 9.9" in said
+    newer = replace(committed, run=replace(committed.run, made_with=committed.run.made_with | {"code": "abc"}))
+    assert reasons(committed, newer) == ["code not said, here abc"]
     assert "the project's code may" in in_words(compared, []) and repr(f1 + 1e-12) in said
     old = replace(committed, run=replace(committed.run, made_with={}))
     assert reasons(old, here) == ["the file does not say what it was made with"]
@@ -70,6 +85,22 @@ def test_the_options_are_the_run_s(committed):
     assert Path(options[options.index("--requests") + 1]).name == "requests.jsonl"
 
 
+def test_options_that_the_file_names_are_asked_for_again(committed):
+    """Those that come last win."""
+    made_with = {"layers": "3,5", "prompt-style": "original", "device-map": "auto"}
+    run = replace(committed.run, made_with=made_with)
+    options = options_of(replace(committed, run=run), ["--alpaca", "a", "--layers=7"], hub=False)
+    assert {"--layers=3,5", "--prompt-style=original", "--device-map=auto"} < set(options)
+    assert options.index("--layers=3,5") < options.index("--layers=7")
+
+
+def test_an_evaluation_that_cannot_be_read_is_named(tmp_path):
+    assert evaluated_again(tmp_path, tmp_path) == []
+    (tmp_path / "blind.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"blind\.json cannot be read as JSON .*run asa evaluate --json"):
+        evaluated_again(tmp_path, tmp_path)
+
+
 @pytest.mark.slow
 def test_the_nano_run_is_reproduced_and_a_changed_number_is_found(tmp_path):
     """From end to end, in a process each."""
@@ -79,7 +110,11 @@ def test_the_nano_run_is_reproduced_and_a_changed_number_is_found(tmp_path):
 
     given = ("--requests", NANO / "requests.jsonl")
     first = tmp_path / "first"
-    assert ran("pipeline.py", "--profile", NANO / "lfm2-nano", *given, "--out", first).returncode == 0
+    assert (
+        ran("pipeline.py", "--profile", NANO / "lfm2-nano", *given, "--out", first, "--layers", "1,2").returncode == 0
+    )
+    asked = ("--assets", first / "asa_assets", "--requests", "data/blind.jsonl", "--json")
+    (first / "blind.json").write_text(ran("-m", "asa", "evaluate", *asked).stdout, encoding="utf-8")
     again = ("-m", "asa", "reproduce", first / "results.json", *given, "--out", tmp_path / "again")
     done = ran(*again[:-1], first)
     assert done.returncode == 1 and "give another folder, --out DIR" in done.stderr
@@ -89,8 +124,9 @@ def test_the_nano_run_is_reproduced_and_a_changed_number_is_found(tmp_path):
     assert done.returncode == 0 and done.stdout.strip().endswith("are the same."), done.stderr
     found = json.loads((first / "results.json").read_text("utf-8"))
     assert found["made_with"]["weights"] and found["made_with"]["threads"] > 0
+    assert found["made_with"]["layers"] == "1,2" and "blind asa" in done.stdout
     found["test"]["asa"]["f1"] = 0.123
     found["made_with"]["threads"] = 99
     (first / "results.json").write_text(json.dumps(found), encoding="utf-8")
     done = ran(*again)
-    assert done.returncode == 1 and "threads 99" in done.stdout and "1 of 25 differ" in done.stdout
+    assert done.returncode == 1 and "threads 99" in done.stdout and "1 of 57 differ" in done.stdout

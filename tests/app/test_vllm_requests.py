@@ -83,6 +83,8 @@ def test_a_tools_result_is_answered_in_words(put, prompter, tools):
     opening, closing = prompter.profile.markers
     turns[1] = {"role": "assistant", "content": f"{opening}[calculator()]{closing}"}
     assert shown(prompter, body) == plain_prompter(prompter).text("", turns)
+    reminded, said = put({"messages": [*turns, {"role": "system", "content": "Be brief."}], "tools": tools})
+    assert said == "unsteered: a tool's result is answered" and "Be brief." in shown(prompter, reminded)
     again, _ = put({"messages": turns, "tools": tools, "tool_choice": "required"})
     assert again.get("tool_choice") == "required" and shown(prompter, again) == prompter.text("", turns)
 

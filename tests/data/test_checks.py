@@ -63,3 +63,10 @@ def test_a_word_that_gives_the_label_away_is_named():
 def test_any_requests_can_be_checked(given):
     """Also none, one, or those of one label."""
     assert kinds(check_requests(given)) <= {"too few", "few"}
+
+
+def test_a_label_of_one_wording_is_checked(tmp_path):
+    """Whatever fold it is tested in, the others have nothing to learn it from."""
+    alike = [Request(f"Please calculate for me the sum of {number}", 1, "math", f"f:{number}") for number in range(5)]
+    found = check_requests([*alike, *(worded(seed, 0) for seed in range(20))])
+    assert {"duplicates", "too few"} & kinds(found) and "words tell" not in kinds(found)

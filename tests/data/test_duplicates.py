@@ -26,6 +26,15 @@ def test_the_threshold_is_jaccard_point_seven():
     assert near_duplicate_groups(["Again, again?", "again"]) == [[0, 1]]
 
 
+def test_texts_of_several_blocks_are_linked(monkeypatch):
+    """Across them, and in the same groups as at once."""
+    texts = [" ".join(f"w{number + step}" for step in range(10)) for number in (0, 40, 1, 80, 2, 41, 3)]
+    whole = near_duplicate_groups(texts)
+    assert whole == [[0, 2, 4, 6], [1, 5], [3]]
+    monkeypatch.setattr("asa.data.duplicates.ROWS", 2)
+    assert near_duplicate_groups(texts) == whole
+
+
 def test_equal_texts_are_one_group_even_without_a_word():
     assert near_duplicate_groups(["?!", "a", "?!", "!!"]) == [[0, 2], [1], [3]]
 

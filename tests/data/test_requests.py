@@ -179,11 +179,20 @@ def test_a_file_name_that_is_no_text_can_still_be_printed(tmp_path):
     assert (request.source, name) == ("m\\udcffne.jsonl:1", "m\\udcffne")
 
 
+def test_an_empty_domain_is_left_out(tmp_path):
+    """A table has the column in every row."""
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"text": "2+2?", "label": 1, "domain": null}\n', encoding="utf-8")
+    assert load_requests(path)[0].domain == "" and load_requests(path, ["math"])[0].domain == "math"
+    with pytest.raises(RequestsError, match=r'line 1: needs a "domain", one of math, code\.'):
+        load_requests(path, ["math", "code"])
+
+
 def test_a_single_domain_may_be_left_out(tmp_path):
     path = write_lines(tmp_path, {"text": "a", "label": 1})
     assert load_requests(path, ["math"])[0].domain == "math"
     assert load_requests(path)[0].domain == ""
-    with pytest.raises(RequestsError, match="line 1: unknown domain ''; the tools file has math, code"):
+    with pytest.raises(RequestsError, match=r'line 1: needs a "domain", one of math, code\.'):
         load_requests(path, ["math", "code"])
 
 
@@ -203,7 +212,7 @@ def test_a_single_domain_may_be_left_out(tmp_path):
         (GOOD | {"label": 0.5}, "not 0.5"),
         (GOOD | {"label": [1]}, r"not \[1\]"),
         (GOOD | {"domain": "maths"}, "unknown domain 'maths'; the tools file has math, code"),
-        (GOOD | {"domain": None}, "unknown domain None"),
+        (GOOD | {"domain": None}, "needs a .domain., one of math, code"),
         (GOOD | {"domain": ["math"]}, "unknown domain"),
         (GOOD | {"text": "half \ud83d of it"}, r"\\ud83d is half a character; write the whole character, or remove it"),
         (GOOD | {"text": "\ude42\ud83d"}, r"\\ude42 is half a character"),
@@ -246,6 +255,14 @@ def test_the_users_own_file_comes_first(tmp_path):
     mine = write_lines(tmp_path, GOOD)
     chosen = choose_requests(str(mine), "unused.parquet", True, "no data folder", ["math"])
     assert chosen == ([Request("What is 2+2?", 1, "math", "mine.jsonl:1")], "mine", "given")
+
+
+@pytest.mark.parametrize("name", ["alpaca", "hand-written", "alpaca, quick look"])
+def test_a_users_own_file_is_not_taken_for_ours(tmp_path, name):
+    """By its name our own requests would be added to it, and its licence would be wrong."""
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text('{"text": "2+2?", "label": 1, "domain": "math"}\n', encoding="utf-8")
+    assert choose_requests(str(path), "", False, str(DATA), ["math"])[1] == f"own {name}"
 
 
 def test_a_tool_without_any_request_is_named(tmp_path):

@@ -54,6 +54,15 @@ def test_a_request_is_written_to_once(writer, monkeypatch):
     assert writer.write(written, REQUESTS, held) == written
 
 
+def test_a_writer_remembers_only_so_many_calls(writer, monkeypatch):
+    """The latest, so that a service does not grow with every call."""
+    monkeypatch.setattr(asa.engine.calling, "KEPT", 2)
+    said, held = [writer.opening] * len(REQUESTS), [("add",)] * len(REQUESTS)
+    written = writer.write(said, REQUESTS, held)
+    assert [text for _, text, _ in writer._written] == [request.text for request in REQUESTS[-2:]]
+    assert writer.write(said, REQUESTS, held) == written
+
+
 def test_a_call_is_written_in_a_prompt_of_its_own(writer, monkeypatch):
     """It lists only the tools that it may name, and shows their examples of calls; without one it is the deciding."""
     seen = []

@@ -1,5 +1,6 @@
 """Any chat model: the engine gives what the model itself does, or refuses the family in one sentence."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_prompts, one_push
+from conftest import EOS, SPECIAL, TEMPLATE, make_prompts, make_tokenizer, one_push
 from families import REFUSED, RUN, make_family
 from helpers import assert_near, exact, full_forwards, generated
 from torch.nn.functional import normalize
@@ -19,6 +20,7 @@ from asa.evaluation.results import Results
 from asa.models.fitting import shared_prefix
 from asa.models.folders import ModelError
 from asa.models.loading import refuse_other_attention, refuse_other_blocks
+from asa.models.profiles import EMBEDDED, LFM25
 
 ROOT = Path(__file__).parents[2]
 LIMIT, LAYER = 6, 1
@@ -60,9 +62,10 @@ def test_a_family_is_run_exactly(name, tried):
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.shows("Each family that the engine would run otherwise is refused in a sentence")
 def test_a_family_that_would_come_out_otherwise_is_refused(name, tried):
-    """By its blocks, by its attention, or by what comes out."""
-    model = make_family(*REFUSED[name])
-    with pytest.raises(ModelError, match=r"choose a model of another family\.$"):
+    """By its blocks, by its attention, or by what comes out; and the sentence says why."""
+    *made_of, why = REFUSED[name]
+    model = make_family(*made_of)
+    with pytest.raises(ModelError, match=rf"{why}.*choose a model of another family\.$"):
         refuse_other_blocks(model, name)
         refuse_other_attention(model, name)
         refuse_inexact(model, name)
@@ -73,7 +76,7 @@ def test_a_family_that_would_come_out_otherwise_is_refused(name, tried):
 @pytest.mark.shows("The self-check refuses a model by what comes out alone, whatever its family is called")
 def test_what_comes_out_tells_without_knowing_the_family(name):
     """Sinks and another attention change every state; a weak cap on scores is told by the config alone."""
-    model = make_family(*REFUSED[name])
+    model = make_family(*REFUSED[name][:2])
     if name == "Gemma 2":
         model.config.attn_logit_softcapping = 1.0
         for block in model.model.layers:
@@ -82,18 +85,44 @@ def test_what_comes_out_tells_without_knowing_the_family(name):
         refuse_inexact(model, name)
 
 
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+DATED = "{{ '<|im_start|>date\n' + strftime_now('%d %b %Y') + '<|im_end|>\n' }}" + TEMPLATE
+THINKING = TEMPLATE.replace(
+    "assistant\n", "assistant\n{{ '' if enable_thinking | default(true) else '<think>\n\n</think>\n\n' }}"
+)
+WHOLE = {  # family -> a chat template in the manner of its own
+    "Llama": DATED,
+    "Qwen 2": TEMPLATE,
+    "Qwen 3": THINKING,
+    "Mistral": NO_SYSTEM,
+    "Phi 3 and 4": TEMPLATE,
+    "Gemma 3": NO_SYSTEM,
+    "Granite": DATED,
+    "OLMo 2": TEMPLATE,
+    "LFM2 MoE": TEMPLATE,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Qwen 3", "Gemma 3", "Granite", "LFM2 MoE"])
-def test_a_family_goes_through_the_whole_pipeline(name, tiny_tokenizer, small_requests, tmp_path):
-    """From requests to report, in a process of its own."""
-    folder, out = tmp_path / "model", tmp_path / "out"
-    make_family(*RUN[name]).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_family_goes_through_the_whole_pipeline(name, small_requests, tmp_path):
+    """From requests to report, in a process of its own; Llama has two end tokens, LFM2 its own trigger."""
+    folder, out, model = tmp_path / "model", tmp_path / "out", make_family(*RUN[name])
+    if name == "Llama":
+        model.generation_config.eos_token_id = [EOS, EOS - 1]
+    model.save_pretrained(folder)
+    tokenizer = make_tokenizer(SPECIAL if "LFM2" in name else SPECIAL[:5])
+    tokenizer.chat_template = WHOLE[name]
+    tokenizer.save_pretrained(folder)
     given = ("--quick", "--profile", folder, "--requests", small_requests, "--out", out)
     done = subprocess.run([sys.executable, "pipeline.py", *map(str, given)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     results = Results.load(out / "quick" / "results.json")
     assert results.readings.layers and set(results.scores.test) == {"baseline", "probe", "asa", "asa_paper"}
+    like = LFM25 if "LFM2" in name else EMBEDDED
+    config = json.loads((out / "quick" / "asa_assets" / "config.json").read_text("utf-8"))
+    assert config["profile"]["trigger"] == like.trigger
+    assert f"so prompted like {like.name}" in done.stdout
 
 
 def test_the_page_names_every_family():

@@ -194,6 +194,12 @@ def call(name: str, **arguments) -> str:
     return f"{MARKERS[0]}[{render_call(name, arguments)}]{MARKERS[1]}"
 
 
+@pytest.mark.parametrize("arguments", [{}, {"query": None}, {"query": 7}, {"query": ["a"]}])
+def test_arguments_that_another_schema_lets_through_do_no_job(arguments):
+    """Where it asks for none, or for no text."""
+    assert job("web_search", "the population of Reykjavik", None, **arguments) is False
+
+
 def test_steps_are_counted_over_all_that_need_a_tool():
     """Each answer gets one step further than the one before; the last request needs no tool."""
     requests = [Request("2 + 2", 1, "math", f"here:{line}") for line in range(1, 8)]

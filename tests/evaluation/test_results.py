@@ -88,7 +88,7 @@ def test_no_gap_is_a_value_and_whole_numbers_are_numbers(value):
     assert results.scores.gap_closed is None and results.chosen.alpha == 4
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "\xff"])
+@pytest.mark.parametrize("text", ["{", "[]", "null", "5", "\xff"])
 def test_what_is_no_results_file_is_refused_by_name(text, tmp_path):
     path = tmp_path / "results.json"
     path.write_bytes(text.encode("latin-1"))

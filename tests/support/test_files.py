@@ -80,7 +80,7 @@ def test_the_end_says_what_is_missing_and_what_to_do(tmp_path):
     with pytest.raises(UserError) as error:
         writer.finish()
     assert re.fullmatch(
-        rf"not everything could be written, missing are {tmp_path}/x/a, {tmp_path}/x/b \(No space left on device\); "
+        rf"not everything could be written, missing: {tmp_path}/x/a, {tmp_path}/x/b \(No space left on device\); "
         rf"{tmp_path}/c \(the cable is out\): free some space on the disk of {tmp_path}/x, where [\d,]+\.\d MB are "
         r"free, and run again; the stages that were written are reused\.",
         str(error.value),
@@ -270,7 +270,7 @@ def test_a_full_disk_at_the_tuning_stage_costs_the_file_alone(runs):
         "tuning.npz", "hp_sweep.png", "adapter.safetensors", "steering_vectors.npz", "report.md",
     ]  # fmt: skip
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"error: not everything could be written, missing are {out}/checkpoints/tuning.npz, ")
+    assert last.startswith(f"error: not everything could be written, missing: {out}/checkpoints/tuning.npz, ")
     assert all(path in last for path in said)
     assert re.search(r"free some space on the disk of \S+/checkpoints, where [\d,.]+ MB are free, and run again", last)
 

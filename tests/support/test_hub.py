@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -127,6 +128,24 @@ def test_what_the_hub_answers_is_told_apart(said, case):
         assert alpaca.startswith(f"tatsu-lab/alpaca cannot be loaded: {REASONS[case]}")
     assert alpaca.endswith(", or give its parquet file.")
     assert not any("\n" in text for text in said[case])
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, "the hub does not know who you are; log in with `hf auth login` or set HF_TOKEN with a token that may"),
+        (403, "the hub does not let you write there; check the id, or log in"),
+        (405, "the hub does not take it (it answers 405)"),
+        (503, "the hub is in trouble (it answers 503)"),
+    ],
+)
+def test_what_keeps_a_push_away_is_told_apart(status, says):
+    error = RuntimeError("no")
+    error.response = SimpleNamespace(status_code=status)
+    assert hub_sentence("owner/name", error, done="pushed").startswith(f"owner/name cannot be pushed: {says}")
+    assert hub_sentence("a/b", TimeoutError("x"), done="pushed").endswith(
+        "the connection to the hub broke off; start again."
+    )
 
 
 def test_errors_that_are_not_the_hubs_are_left_alone():

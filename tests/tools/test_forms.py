@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from asa.tools.definitions import Tool, ToolsError, load_tools, tools_from_json, tools_to_json
-from asa.tools.forms import names_functions
+from asa.tools.forms import functions_at, names_functions
 
 SCHEMA = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
 FLAT = {"name": "weather", "description": "Weather at a place.", "parameters": SCHEMA}
@@ -98,3 +98,12 @@ def test_a_file_is_a_file(tmp_path, monkeypatch):
     assert names_functions("a:b") and not names_functions("tools.json") and not names_functions("C:/tools.json")
     (tmp_path / "a:b").write_text(json.dumps([FLAT]))
     assert load_tools("a:b") == SAME
+
+
+def test_a_module_that_leaves_the_folder_changes_nothing(tmp_path, monkeypatch):
+    """Where Python looks for modules is afterwards as before."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "leaving_tools.py").write_text("import os\nos.chdir('elsewhere')\n\ndef f():\n    pass\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert functions_at("leaving_tools:f") and sys.path == before

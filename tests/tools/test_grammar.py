@@ -12,6 +12,7 @@ from asa.languages.patterns import LONGEST
 from asa.languages.reading import after_text, ends, shortest
 from asa.languages.trees import NOTHING
 from asa.tools import check_call, parse_tool_calls, render_call, tools_from_json
+from asa.tools.definitions import ToolsError
 from asa.tools.grammar import FORMS, MARKERS, call_grammar, call_language
 
 BYTES = LLTokenizer("byte")
@@ -226,3 +227,36 @@ def test_no_string_goes_on_without_end(form, piece):
         text = begun + piece * count + rest
         assert accepts(matcher_of(call_grammar(tools, form)), text) is allowed
         assert (after_text(language, text) != NOTHING) is allowed
+
+
+NESTED = {"type": "integer"}
+for _ in range(6):
+    NESTED = {"type": "array", "items": NESTED, "minItems": 50}
+DOUBLING = {
+    f"D{depth}": {"type": "object", "properties": {name: {"$ref": f"#/$defs/D{depth + 1}"} for name in "abcdefghij"}}
+    for depth in range(7)
+} | {"D7": {"type": "string"}}  # 10**7 strings
+
+
+@pytest.mark.parametrize(
+    ("inner", "said"),
+    [
+        ({"type": "string", "minLength": 2 * 10**10}, "no arguments fit its schema in 10000 characters"),
+        ({"type": "string", "pattern": "^a{4294967290}$"}, "no arguments fit its schema in 10000 characters"),
+        ({"type": "string", "minLength": 3000, "pattern": "^(ab|c)+$"}, "were found in time"),
+        ({"type": "array", "items": {}, "minItems": 10**10}, "no arguments fit its schema in 10000 characters"),
+        (NESTED, "no arguments fit its schema in 10000 characters"),
+        ({"$ref": "#/$defs/D0"}, "more than 5000 parts, each \\$ref written out"),
+    ],
+)
+@pytest.mark.shows("A few lines of a schema cannot make a machine run out of memory or time")
+def test_a_schema_without_measure_is_refused(inner, said):
+    """Anyone may send one to a server."""
+    tools = tool_of({"type": "object", "properties": {"a": inner}, "required": ["a"], "$defs": DOUBLING})
+    with pytest.raises(ToolsError, match=rf"^tool do.it: .*{said}"):
+        call_grammar(tools)
+
+
+def test_a_bound_that_need_not_be_reached_is_no_fault():
+    tools = tool_of({"type": "object", "properties": {"a": {"type": "string", "maxLength": 10**12}}, "required": ["a"]})
+    assert accepts(matcher_of(call_grammar(tools)), '[do.it(a="x")]')
