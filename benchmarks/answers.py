@@ -30,8 +30,9 @@ from asa.engine.states import read_prompts
 from asa.evaluation.tables import markdown_table
 from asa.study.cascade import Cascade, cascade_answers
 
+MODELS = {"SmolLM2": "outputs", "Gemma": "outputs/gemma3-270m"}
 ROUNDS, TOKENS, ALONE, TOGETHER = 3, 24, 4, 32
-BLOCKS, LENGTH = 3, 0.15  # of the cascade: blocks, and a push's length over its state's
+BLOCKS, LENGTH = (3, 6), 0.15  # of cascades: blocks, and a push's length over its state's
 WAYS = ("not steered", "one push", "one push, looking ahead")
 
 
@@ -54,7 +55,6 @@ def together(bench: Bench, prompts: list[list[int]]) -> dict[str, Callable[[], o
     """Way -> what answers all prompts in the engine, each of them pushed; the prefill is part of every way."""
     layer, engine = bench.adapter.layer, Engine(bench.model, bench.prefix)
     along = np.eye(1, bench.model.config.hidden_size, dtype=np.float32).repeat(len(prompts), axis=0)
-    every = Cascade(max(0, layer - BLOCKS + 1), np.tile(along[:, None], (1, BLOCKS, 1)), LENGTH)
 
     def batches() -> list[Batch]:
         return read_prompts(engine, prompts, bench.trigger_id, "prefill")[1]
@@ -62,10 +62,12 @@ def together(bench: Bench, prompts: list[list[int]]) -> dict[str, Callable[[], o
     def pushed() -> None:
         answer_chosen(batches(), along.any(axis=1), TOKENS, never, "pushed", push=(layer, along))
 
-    return {
-        "not steered": lambda: answer_all(batches(), TOKENS, never, "plain"),
-        "one push": pushed,
-        f"a push at every token, {BLOCKS} blocks": lambda: cascade_answers(batches(), every, TOKENS, never, "cascade"),
+    def cascaded(blocks: int) -> None:
+        every = Cascade(max(0, layer - blocks + 1), np.tile(along[:, None], (1, blocks, 1)), LENGTH)
+        cascade_answers(batches(), every, TOKENS, never, "cascade")
+
+    return {"not steered": lambda: answer_all(batches(), TOKENS, never, "plain"), "one push": pushed} | {
+        f"a push at every token, {blocks} blocks": lambda blocks=blocks: cascaded(blocks) for blocks in BLOCKS
     }
 
 
@@ -81,23 +83,27 @@ def measured(ways: dict[str, Callable[[], object]], count: int) -> list[list[str
     return [[way, f"{1000 * each:.1f} ms", f"{each / base - 1:+.1%}"] for way, each in medians.items()]
 
 
-def page(bench: Bench) -> str:
-    """The text of answers.md."""
-    test, heads = bench.prompts["test"], ["way", "per answer", "over not steered"]
-    some = {count: [test[row] for row in spread(test, count)] for count in (ALONE, TOGETHER)}
-    one = measured(alone(bench, some[ALONE]), ALONE)
-    side_by_side = measured(together(bench, some[TOGETHER]), TOGETHER)
+def page(benches: dict[str, Bench]) -> str:
+    """The text of answers.md; `benches` by the model's name."""
+    heads, one, side_by_side = ["model", "way", "per answer", "over not steered"], [], []
+    for name, bench in benches.items():
+        test = bench.prompts["test"]
+        some = {count: [test[row] for row in spread(test, count)] for count in (ALONE, TOGETHER)}
+        one += [[name, *row] for row in measured(alone(bench, some[ALONE]), ALONE)]
+        side_by_side += [[name, *row] for row in measured(together(bench, some[TOGETHER]), TOGETHER)]
     text = [
         "# What steering adds to an answer",
-        f"`python benchmarks/answers.py` wrote this: SmolLM2, answers of {TOKENS} tokens each, medians of {ROUNDS} "
-        f"rounds in which the ways take turns, {torch.get_num_threads()} threads. A longer answer has smaller shares.",
+        f"`python benchmarks/answers.py` wrote this: answers of {TOKENS} tokens each, medians of {ROUNDS} rounds in "
+        f"which the ways take turns, {torch.get_num_threads()} threads. Rounds part by a few per cent, so smaller "
+        "differences say nothing. A longer answer has smaller shares.",
         f"## Under `generate`, one request at a time ({ALONE} requests)",
         markdown_table(heads, one),
         "Each answer runs its whole prompt. Looking ahead costs one token per answer.",
         f"## In the engine, {TOGETHER} requests side by side",
         markdown_table(heads, side_by_side),
         "The prefill reads the unsteered next token in any case, so that looking ahead costs nothing here, and spares "
-        "the answers of requests that are not pushed.",
+        "the answers of requests that are not pushed. Of what the paper's third version changes, shared and residual "
+        "vectors and readiness are one push, too: another vector, or one more probe of the same state.",
     ]
     return "\n\n".join(text) + "\n"
 
@@ -105,7 +111,7 @@ def page(bench: Bench) -> str:
 def main() -> None:
     """Write the page."""
     with contextlib.redirect_stdout(sys.stderr):
-        text = page(open_bench(ROOT / "outputs" / "asa_assets"))
+        text = page({name: open_bench(ROOT / folder / "asa_assets") for name, folder in MODELS.items()})
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
 
 

@@ -32,7 +32,7 @@ from asa.method.probes import Readers, fit_readers
 from asa.tools.definitions import domains_of
 
 MODELS = {"SmolLM2": "outputs", "Gemma": "outputs/gemma3-270m"}
-SIZES = (0, 250, 500, 1000)  # of the readers' requests; then all of them
+SIZES = (0, 250, 500, 750, 1000)  # of the readers' requests; then all of them
 DRAWS = 3
 ASKED = {"everyday": "blind.jsonl", "plain": "held_out.jsonl"}
 
@@ -80,17 +80,20 @@ def curve(assistant: Assistant, probe: tuple[float, float], alpaca: str) -> list
 
 def main(alpaca: str) -> None:
     """Write the page."""
-    rows = []
+    rows, at = [], []
     for name, folder in MODELS.items():
         probe = Results.load(ROOT / folder / "results.json").readings.probe
-        found = curve(load(ROOT / folder / "asa_assets"), (probe["C"], probe["own"]), alpaca)
-        rows += [[name, *row] for row in found]
+        assistant = load(ROOT / folder / "asa_assets")
+        rows += [[name, *row] for row in curve(assistant, (probe["C"], probe["own"]), alpaca)]
+        at.append(f"{name}: {assistant.adapter.layer}")
+    layers = ", ".join(at)
     heads = [f"{name}: {rate}" for name in ASKED for rate in ("F1", "FPR")]
     text = [
         "# What the readers' requests bring",
-        "`python benchmarks/readers.py` wrote this: the gate alone, fitted with so many of `data/readers.jsonl` beside "
-        f"all else; mean ± standard deviation over {DRAWS} draws. *Everyday*: `data/blind.jsonl`, *plain*: "
-        "`data/held_out.jsonl`, both by authors who knew none of the others.",
+        "`python benchmarks/readers.py` wrote this: the gate alone, its probes weighed by the router, fitted with so "
+        f"many of `data/readers.jsonl` beside all else, at the layers of the committed adapters ({layers}); mean ± "
+        f"standard deviation over {DRAWS} draws. *Everyday*: `data/blind.jsonl`, *plain*: `data/held_out.jsonl`, both "
+        "by authors who knew none of the others.",
         markdown_table(["model", "requests", *heads], rows),
     ]
     Path(__file__).with_suffix(".md").write_text("\n\n".join(text) + "\n", encoding="utf-8")

@@ -209,12 +209,13 @@ def test_a_quick_run_never_replaces_real_results(monkeypatch, capsys):
 
 def test_every_way_of_steering_has_its_cost(bench, monkeypatch):
     """Beside the same answers without steering, alone and side by side."""
-    for name, value in {"ROUNDS": 1, "TOKENS": 2, "ALONE": 2, "TOGETHER": 4}.items():
+    for name, value in {"ROUNDS": 1, "TOKENS": 2, "ALONE": 2, "TOGETHER": 4, "BLOCKS": (1, 2)}.items():
         monkeypatch.setattr(answers, name, value)
     monkeypatch.setitem(bench.adapter.config, "trigger_id", bench.trigger_id)
-    text = answers.page(bench)
-    found = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|") and " ms " in line]
-    assert found == [*answers.WAYS, *answers.WAYS[:2], f"a push at every token, {answers.BLOCKS} blocks"]
+    text = answers.page({"tiny": bench})
+    found = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| tiny") and " ms " in line]
+    cascades = [f"a push at every token, {blocks} blocks" for blocks in (1, 2)]
+    assert found == [*answers.WAYS, *answers.WAYS[:2], *cascades]
 
 
 def test_readers_are_fitted_with_more_and_more_of_the_requests(tiny_llama, tiny_tokenizer, prompts, monkeypatch):

@@ -245,5 +245,5 @@ class ASAAdapter(Published):
             what = f"{error} is missing." if isinstance(error, KeyError) else error
             raise AdapterError(f"{path} holds a damaged adapter{written_by(config)}: {what}") from error
         if not (untouched or force):
-            raise AdapterError(CHANGED.format(path.parent))
+            raise AdapterError(CHANGED.format(path.parent, written_by(config)))
         return adapter
