@@ -27,8 +27,8 @@ DECIDING = ("layer", "alpha", "dose", "tau", "domains", "model", "prefix")
 MAY_DECIDE = ("look_ahead", "trigger_id", "threshold", "calibration", "weighs_probes", "tool_choice")  # if present
 EARLIER = MAY_DECIDE[:-1]  # that of adapters which were saved before tool_choice was covered
 CHANGED = (
-    "{} holds an adapter{} that was changed since it was saved (its checksum differs): get it again, or, if you changed "
-    "it yourself, load it with force=True and save it."
+    "{} holds an adapter{} that was changed since it was saved (its checksum differs): get it again, or, if you "
+    "changed it yourself, load it with force=True and save it."
 )
 
 
