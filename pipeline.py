@@ -279,7 +279,7 @@ adapter.config["calibration"] = checkpoints.stage(
 for share in TARGETS:
     least = adapter.with_target_fpr(share).threshold
     kept = recall_of_threshold(adapter.config, least)
-    print(f"For {share:.0%} false calls the gate opens from p(tool) {least:.3f} on, as for {kept:.0%} of needed calls.")
+    print(f"For {share:.0%} false calls the gate opens from p(tool) {least:.3f} on, so for {kept:.0%} of needed calls.")
 
 # %% [markdown] tool-choice-text
 # ## Which tool, and a call that fits

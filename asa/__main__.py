@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     adds.add_argument("--out", default=MORE, help=f"folder of the new adapter, {MORE} by default")
     checks = command("check", "say what is wrong with labelled requests", "asa check requests.csv --tools tools.json")
     marks = command("label", "label requests, with what an adapter proposes", "asa label questions.txt")
-    for part, kind in ((checks, "labelled requests"), (marks, "requests or, in a text file, one per line")):
+    for part, kind in ((checks, "labelled requests"), (marks, "requests; in a text file, one per line")):
         part.add_argument("requests", help=f"a file of {kind}")
         part.add_argument("--tools", default="", help="tools file; only its domains are allowed")
     marks.add_argument("--out", default="", help="JSON lines to add to; REQUESTS.labelled.jsonl here by default")

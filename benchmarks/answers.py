@@ -94,7 +94,7 @@ def page(benches: dict[str, Bench]) -> str:
     text = [
         "# What steering adds to an answer",
         f"`python benchmarks/answers.py` wrote this: answers of {TOKENS} tokens each, medians of {ROUNDS} rounds in "
-        f"which the ways take turns, {torch.get_num_threads()} threads. Rounds part by a few per cent, so smaller "
+        f"which the ways take turns, {torch.get_num_threads()} threads. Rounds differ by a few per cent, so smaller "
         "differences say nothing. A longer answer has smaller shares.",
         f"## Under `generate`, one request at a time ({ALONE} requests)",
         markdown_table(heads, one),

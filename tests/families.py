@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {  # besides, why
             "q_lora_rank": None, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
             "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4,
         } | EXPERTS,
-        "has keys and values of different sizes",
+        "has latent attention",
     ),
     "Gemma 3n": (
         "Gemma3nTextConfig",

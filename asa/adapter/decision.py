@@ -87,7 +87,8 @@ def recall_of_threshold(config: dict, threshold: float) -> float:
         AdapterError: There are no such quantiles.
     """
     quantiles = _quantiles(config, "needed")
-    return 1 - float(np.interp(threshold, quantiles, np.linspace(0, 1, len(quantiles))))
+    steps, first = np.unique(quantiles, return_index=True)  # of equal ones, the first: all of them reach it
+    return 1 - float(np.interp(threshold, steps, np.linspace(0, 1, len(quantiles))[first]))
 
 
 def _quantiles(config: dict, name: str) -> np.ndarray:

@@ -50,7 +50,9 @@ no steering. It fits one model's weights, and refuses others.
 
 def model_card(config: dict[str, Any], source: str) -> ModelCard:
     """The card of an adapter with `config`, to be loaded from `source`."""
-    benchmark, scores = str(config.get("benchmark", "")).removesuffix(QUICK_LOOK), config.get("test", {})
+    named, scores = str(config.get("benchmark", "")), config.get("test", {})
+    benchmark = named.removesuffix(QUICK_LOOK)
+    rough = QUICK_LOOK if named != benchmark else ""
     model = str(config.get("model_id", "its model"))
     tools = config.get("tools", [])
     examples = [example["request"] for tool in tools for example in tool.get("examples", []) if "arguments" in example]
@@ -58,7 +60,7 @@ def model_card(config: dict[str, Any], source: str) -> ModelCard:
     results = [
         EvalResult("text-generation", dataset, title, name, round(value, 4), dataset_split="test")
         for name, value in scores.get("asa", {}).items()
-        if value is not None
+        if value is not None and not rough
     ]
     data = ModelCardData(
         base_model=None if model.startswith((".", "/")) else model, library_name="liquid-asa", language="en",
@@ -72,7 +74,7 @@ def model_card(config: dict[str, Any], source: str) -> ModelCard:
         source=source,
         request=examples[0] if examples else "What is 17 * 23?",
         tools=", ".join(f"{tool['name']} ({tool['description']})" for tool in tools) or ", ".join(config["domains"]),
-        measured=_measured(scores, title),
+        measured=_measured(scores, title + rough),
         licence=LICENCES.get(benchmark, "The adapter learned from its author's own requests: ask them."),
     )
     return ModelCard(f"---\n{data}\n---\n{body}")

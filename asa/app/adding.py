@@ -5,6 +5,7 @@ requests and on known ones of the adapter's own. Layer, direction, dose, beta an
 for the new tools. Nothing is tested here; `asa evaluate` does.
 """
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -57,8 +58,9 @@ def with_more_tools(
     setting = _setting(assistant.adapter)
     recipe = Recipe(split, split, domains, *_regularised(split, setting.layer, domains))
     facts = {name: value for name, value in config.items() if name not in UNTESTED}
-    facts |= prompt_facts(prompter) | profile_facts(profile, folder)
-    facts |= {"data_hash": requests_key({"known": labelled}), "added": sorted(more)}
+    if os.path.isdir(profile.model_id) and str(config.get("model_id", "")).startswith((".", "/")):
+        facts |= profile_facts(profile, folder)  # a folder's name is as seen from the adapter's
+    facts |= prompt_facts(prompter) | {"data_hash": requests_key({"known": labelled}), "added": sorted(more)}
     adapter = recipe.adapter(setting, facts)
     del adapter.config["valid"]  # nothing was scored
     return Assistant(adapter, assistant.model, prompter)

@@ -67,7 +67,7 @@ def _loaded(given: argparse.Namespace) -> Assistant:
 
 def add(given: argparse.Namespace) -> None:
     """Fit an adapter to further tools."""
-    output_folder("--out", given.out, given.out)  # refused before the work
+    given.out = output_folder("--out", given.out, given.out)  # refused before the work
     assistant, more = _loaded(given), load_tools(given.more)
     requests = load_requests(given.requests, domains_of(more))
     own = list(assistant.adapter.domains)

@@ -16,7 +16,7 @@ from asa.adapter.decision import Decision
 from asa.app.assistant import Assistant
 from asa.app.terminal import printable
 from asa.data.requests import Request, load_requests
-from asa.data.rows import RequestsError, read_rows, text_in
+from asa.data.rows import RequestsError, read_rows, refuse_half, text_in
 from asa.engine.states import read_requests
 from asa.support.files import write_atomic
 from asa.support.parameters import output_folder
@@ -47,6 +47,7 @@ def open_requests(path: str | Path, done: Iterable[str] = ()) -> list[Open]:
     found, seen = [], set(done)
     for where, _, row in read_rows(path, needed=("text",)):
         text = text_in(row, where)
+        refuse_half(row.get("domain"), where)
         if text not in seen and row.get("label") in (None, ""):
             found.append(Open(text, str(row.get("domain") or ""), where))
         seen.add(text)
@@ -83,9 +84,11 @@ class Labels:
             raise RequestsError(f"{path}: there is no folder {self.path.parent}; make it, or give another file.")
         output_folder("--out", str(self.path.absolute().parent), ".")
         self.rows: list[dict[str, Any]] = []
-        if self.path.exists() and self.path.read_bytes().strip():
+        for where, _, row in read_rows(self.path) if self.path.exists() else ():
+            refuse_half(json.dumps(row, ensure_ascii=False), where)
+            self.rows.append(row)
+        if self.rows:
             load_requests(self.path)  # refuses what is not labelled
-            self.rows = [row for _, _, row in read_rows(self.path)]
 
     def add(self, text: str, label: int, domain: str) -> None:
         """Label a request."""

@@ -2,7 +2,7 @@
 
 The setting, the rates of every run on TEST with their intervals, and how many calls do the job; where evaluations lie
 beside the file (`blind.json`, `held_out.json`), their scores, too. Where a number differs, what the file says of its
-making is set beside this machine: weights, requests, prompt, options, versions, threads, the project's own code.
+making is set beside this machine: weights, requests, prompt, options, versions, threads, the package's code.
 Nothing is judged close enough: a number is the same or it is not.
 """
 
@@ -27,6 +27,7 @@ from asa.support.files import UserError, key_of, shipped
 RUNS, MEASURES = ("baseline", "probe", "asa_paper", "asa"), ("precision", "recall", "f1", "fpr", "accuracy")
 SETTING = ("layer", "direction", "dose", "tau", "beta")
 WITH_INTERVAL = ("f1", "fpr")
+JOB = {"rate": "job", "interval": "job from, to"}
 EVALUATED = ("blind", "held_out")  # data/NAME.jsonl, and NAME.json beside the results
 ASKED = ("layers", "prompt-style", "device-map")  # options that a file says it was made with
 NOT_SAID = "not said"
@@ -51,19 +52,17 @@ class Compared:
 def compare(then: Results, now: Results) -> list[Compared]:
     """The setting, and every number of the main table; one that only one of them has is None in the other."""
     setting = [Compared("setting", name, getattr(then.chosen, name), getattr(now.chosen, name)) for name in SETTING]
-    both = (then.scores, now.scores)
-    jobs = [
-        Compared(run, "job", *[scores.calls.get(run, {}).get("job", {}).get("rate") for scores in both])
-        for run in RUNS
-        if run in then.scores.calls
-    ]
+    jobs = []
+    for run in (run for run in RUNS if run in {**then.scores.calls, **now.scores.calls}):
+        both = [scores.calls.get(run, {}).get("job", {}) for scores in (then.scores, now.scores)]
+        jobs += [Compared(run, says, *[job.get(name) for job in both]) for name, says in JOB.items()]
     return setting + compare_scores(then.scores.test, now.scores.test) + jobs
 
 
 def compare_scores(then: dict, now: dict, of: str = "") -> list[Compared]:
     """The scores of every run, and the intervals that the main table shows; `of` stands before a run's name."""
     compared = []
-    for run in (run for run in RUNS if run in then):
+    for run in (run for run in RUNS if run in {**then, **now}):
         tables = [table.get(run, {}) for table in (then, now)]
         compared += [Compared(of + run, name, *[table.get(name) for table in tables]) for name in MEASURES]
         ranges = [table.get("intervals", {}) for table in tables]
@@ -91,7 +90,7 @@ def in_words(compared: list[Compared], why: list[str]) -> str:
     others = sum(not one.same for one in compared)
     if not others:
         return "\n".join([*lines, f"All {len(compared)} are the same."])
-    because = "; ".join(why) or "nothing that the file says of its making; the project's code may"
+    because = "; ".join(why) or "nothing that the file says of its making"
     return "\n".join([*lines, f"{others} of {len(compared)} differ. What differs: {because}."])
 
 
@@ -128,27 +127,30 @@ def options_of(then: Results, given: list[str], hub: bool) -> list[str]:
     return options + given
 
 
-def _scores_of(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} cannot be read as JSON ({error}); run asa evaluate --json to write it again."
-        ) from error
-    return found if isinstance(found, dict) else {}
+def evaluations(beside: Path) -> dict[str, dict]:
+    """Name -> what `asa evaluate --json` wrote, of those that lie beside the results.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    found = {}
+    for path in (path for name in EVALUATED if (path := beside / f"{name}.json").exists()):
+        try:
+            found[path.stem] = dict(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error}); run asa evaluate --json to write it again.") from error
+    return found
 
 
-def evaluated_again(beside: Path, assets: Path) -> list[Compared]:
-    """The scores of the evaluations that lie `beside` the results, and those of the new adapter in `assets`."""
+def evaluated_again(then: dict[str, dict], assets: Path) -> list[Compared]:
+    """The scores of evaluations, and those of the adapter in `assets`."""
     compared = []
-    for name in EVALUATED:
-        if (beside / f"{name}.json").is_file():
-            then = _scores_of(beside / f"{name}.json")
-            asked = ("--assets", str(assets), "--requests", shipped(f"data/{name}.jsonl"), "--json")
-            done = subprocess.run([sys.executable, "-m", "asa", "evaluate", *asked], stdout=subprocess.PIPE, text=True)
-            if done.returncode:
-                raise SystemExit(done.returncode)
-            compared += compare_scores(then, json.loads(done.stdout), f"{name} ")
+    for name, scores in then.items():
+        asked = ("--assets", str(assets), "--requests", shipped(f"data/{name}.jsonl"), "--json")
+        done = subprocess.run([sys.executable, "-m", "asa", "evaluate", *asked], stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit(done.returncode)  # it has said why
+        compared += compare_scores(scores, json.loads(done.stdout), f"{name} ")
     return compared
 
 
@@ -173,7 +175,7 @@ def reproduce(arguments: list[str]) -> None:
     if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
         raise UserError("name the results.json first, and the pipeline's options behind it.")
     known, given = parser.parse_known_args(arguments)
-    then = Results.load(known.results)
+    then, beside = Results.load(known.results), evaluations(Path(known.results).parent)
     options = [*options_of(then, given, hub_answers()), "--out", known.out]
     folder = Path(known.out) / ("quick" if "--quick" in options else "")
     if folder.resolve() == Path(known.results).resolve().parent:
@@ -182,7 +184,10 @@ def reproduce(arguments: list[str]) -> None:
     if done.returncode:
         raise SystemExit(done.returncode)  # it has said why
     now = Results.load(folder / "results.json")
-    compared = compare(then, now) + evaluated_again(Path(known.results).parent, folder / "asa_assets")
-    print(in_words(compared, reasons(then, now)))
+    compared, why = compare(then, now), reasons(then, now)
+    print(in_words(compared, why))
+    if beside:
+        print(in_words(again := evaluated_again(beside, folder / "asa_assets"), why))
+        compared += again
     if not all(one.same for one in compared):
         raise SystemExit(1)

@@ -37,7 +37,7 @@ def evaluate(assets: str | Path, requests_file: str | Path, model_id: str = "") 
         model_id: Model folder or hub id in place of the one that the adapter names; it must hold the same model.
 
     Returns:
-        `n`, how many are scored, `left_out`, how many are not since the prompt's examples hold their like, and
+        `n`, how many are scored, `left_out`, how many are not since the prompt's examples resemble them, and
         `metrics.trigger_metrics` for `baseline`, `probe` (its decision alone) and `asa`, with `validity` of the calls,
         `mcnemar`, `targets.reliability`, and `targets.target_rates` as `target_fpr`, where the adapter is calibrated.
         A rate without a denominator is None. The adapter's calls are written as the assistant writes them.

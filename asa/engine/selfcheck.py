@@ -16,7 +16,7 @@ PREFIX, SUFFIXES = 8, (3, 5, 3)  # tokens that all share, and own ones: two rows
 REASONS = {  # key of a model's config -> what it has that the engine is known not to follow
     "mamba_d_state": "Mamba blocks, whose state is not forked",
     "num_kv_shared_layers": "blocks that share keys and values",
-    "v_head_dim": "keys and values of different sizes",
+    "kv_lora_rank": "latent attention",
 }
 APART = 0.1  # of a vector's length: rounding is a hundred times less, also in 16 bits; a wrong path ten times more
 

@@ -160,7 +160,7 @@ def _repeated(part: str, times: int) -> str:
 
 def _refuse_long(characters: int) -> None:
     if characters > MOST_CHARACTERS:
-        raise TooLong(f"no arguments fit its schema in {MOST_CHARACTERS} characters")
+        raise TooLong(f"what its schema asks for takes more than {MOST_CHARACTERS} characters")
 
 
 @lru_cache(4096)
@@ -199,7 +199,7 @@ def _searched(language: Language) -> str:
             left = after(here, letter)
             if left != NOTHING and left not in seen:
                 if len(seen) == MOST_TRIED:
-                    raise TooLong("no arguments that fit its schema were found in time")
+                    raise TooLong("no text that fits a string of its schema was found in time")
                 seen.add(left)
                 todo.append((left, text + letter))
     raise ValueError("no text fits")

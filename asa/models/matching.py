@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from asa.languages.lark import lark
-from asa.languages.reading import after_text, longest_way_out, shortest
+from asa.languages.reading import TooLong, after_text, longest_way_out, shortest
 from asa.languages.trees import NOTHING, Language, Text, Token, sequence
 from asa.models.answers import trigger_test
 from asa.models.profiles import Profile
@@ -191,12 +191,21 @@ class CallMatcher:
         except UnicodeDecodeError:
             return self._read < len(self._written)  # within a character: it must be finished first
         self._ahead = self._written + more, after
-        return after != NOTHING and len(self._tokens(shortest(after))) <= left
+        try:
+            return after != NOTHING and len(self._tokens(shortest(after))) <= left
+        except TooLong:
+            return False
 
     def ending(self) -> list[int]:
-        """The tokens that end the call soonest; what was written must be whole characters."""
+        """The tokens that end the call soonest, none if they take too long to be found.
+
+        What was written must be whole characters.
+        """
         self._catch_up()
-        return self._tokens(shortest(self._left))
+        try:
+            return self._tokens(shortest(self._left))
+        except TooLong:
+            return []
 
     def copy(self) -> "CallMatcher":
         """The same call, to go on apart."""

@@ -9,17 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from asa.languages.lark import lark
-from asa.languages.reading import TooLong, shortest
+from asa.languages.reading import TooLong, longest_way_out, shortest
 from asa.languages.trees import Language, Lexeme, Text, choice, optional, repeat, sequence
 from asa.support.files import in_short
 from asa.tools.calls import ARGUMENT_NAME
 from asa.tools.definitions import Tool, ToolsError
-from asa.tools.schemas import schema_resolver, without_reference, written_out
-from asa.tools.strings import JSON, PYTHONIC, Notation, UnsayableSchema
+from asa.tools.schemas import schema_resolver, without_reference
+from asa.tools.strings import JSON, PYTHONIC, Notation, Room, RoomError, UnsayableSchema
 from asa.tools.values import COLON, COMMA, NOT_SAID, key_of, listed, members, object_language
 
 MOST_CALLS = 16  # in one block
-MOST_PARTS = 5000  # of a schema
 FORMS = ("pythonic", "json")
 MARKERS = ("<|tool_call_start|>", "<|tool_call_end|>")
 TURN_END = "<|im_end|>"  # closes a block, wherever it stands
@@ -74,9 +73,8 @@ def call_language(
 
 def _call(tool: Tool, form: str, notation: Notation) -> Language:
     """One call of a tool."""
+    notation = replace(notation, room=Room())
     try:
-        if written_out(tool.parameters, schema_resolver(tool.parameters)) > MOST_PARTS:
-            raise UnsayableSchema(f"more than {MOST_PARTS} parts, each $ref written out")
         schema, resolver = without_reference(tool.parameters, schema_resolver(tool.parameters))
         if refused := (NOT_SAID | {"anyOf", "enum", "const"}) & schema.keys():
             raise UnsayableSchema(min(refused))
@@ -87,6 +85,8 @@ def _call(tool: Tool, form: str, notation: Notation) -> Language:
             call = _pythonic(tool.name, closed, resolver, notation)
         else:
             call = _json(tool.name, object_language(closed, resolver, notation, 0))
+    except RoomError as error:
+        raise ToolsError(f"tool {tool.name:.60}: {error}") from error
     except UnsayableSchema as error:
         raise ToolsError(
             f"tool {tool.name:.60}: a grammar cannot say {in_short(str(error))}, write the schema without it or call "
@@ -94,6 +94,7 @@ def _call(tool: Tool, form: str, notation: Notation) -> Language:
         ) from error
     try:
         shortest(call)
+        longest_way_out(call)  # of what may be left out, too
     except TooLong as error:
         raise ToolsError(f"tool {tool.name:.60}: {error}, give its schema smaller bounds") from error
     except ValueError as error:

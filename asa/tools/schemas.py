@@ -140,31 +140,6 @@ def _inside(inner: Any, resolver: "Resolver[Schema]") -> "Resolver[Schema]":
         raise UnusableSchema(f'correct or remove the "$id" {inner["$id"]!r:.99}: it is no address') from error
 
 
-def written_out(schema: Any, resolver: "Resolver[Schema]") -> int:
-    """How many parts a checked schema has once what each `$ref` stands for is written in its place.
-
-    A few lines can stand for more parts than any machine holds. A circle counts once.
-
-    >>> schema = {"properties": dict.fromkeys("abc", {"$ref": "#/$defs/P"}), "$defs": {"P": {"items": {}}}}
-    >>> written_out(schema, schema_resolver(schema))
-    10
-    """
-    known: dict[int, int] = {}
-
-    def counted(part: Any, resolver: "Resolver[Schema]") -> int:
-        if not isinstance(part, dict):
-            return 1
-        if id(part) not in known:
-            known[id(part)] = 0
-            used = {key: value for key, value in part.items() if key not in ("$defs", "definitions")}
-            inner = [counted(each, _inside(each, resolver)) for each in DRAFT202012.subresources_of(used)]
-            found = [_look_up(part[key], resolver) for key in _REFERENCES if key in part]
-            known[id(part)] = 1 + sum(inner) + sum(counted(each.contents, each.resolver) for each in found)
-        return known[id(part)]
-
-    return counted(schema, resolver)
-
-
 def shown_schema(schema: Any) -> Any:
     """A schema as the model sees it: without what only the grammar of a call holds it to.
 

@@ -5,7 +5,7 @@ A string is escaped as JSON escapes it, so that nothing but its own quote ends i
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial, reduce
 from typing import Any
 
@@ -29,9 +29,32 @@ from asa.languages.trees import (
 )
 from asa.tools.formats import FORMATS
 
+MOST_PARTS = 5000  # of a schema, each $ref written out
+
 
 class UnsayableSchema(ValueError):
     """A schema with a keyword that a grammar cannot say; the message is the keyword."""
+
+
+class RoomError(ValueError):
+    """A schema stands for more than is written out; the message says what to do."""
+
+
+class Room:
+    """How many parts of a schema may still be written out: a few lines of it can stand for any number."""
+
+    def __init__(self) -> None:
+        self.left = MOST_PARTS
+
+    def take(self) -> None:
+        """For one part.
+
+        Raises:
+            RoomError: There is none left.
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise RoomError(f"its schema has more than {MOST_PARTS} parts, each $ref written out, make it smaller")
 
 
 @dataclass(frozen=True)
@@ -43,12 +66,14 @@ class Notation:
         constants: Ways to write `True`, `False` and `None`.
         forbidden: Texts that no string may hold, such as what closes a call.
         request: The words that `x-copy` copies; None: such a string is any text.
+        room: For a schema's parts.
     """
 
     quotes: tuple[str, ...]
     constants: dict[Any, tuple[str, ...]]
     forbidden: tuple[str, ...] = ()
     request: str | None = None
+    room: Room = field(default_factory=Room, compare=False)
 
 
 PYTHONIC = Notation(('"', "'"), {True: ("True", "true"), False: ("False", "false"), None: ("None", "null")})

@@ -2,7 +2,8 @@
 
 A keyword that limits values and cannot be said here is refused, never dropped; what JSON Schema does not know, and
 what says nothing about a value, is passed over, but for `x-copy`: such a string is a span of the request's words.
-Strings have at most 400 characters and lists 16 items where the schema sets no bound.
+Strings have at most 400 characters and lists 16 items where the schema sets no bound, and 10,000 of either where it
+sets a larger one.
 """
 
 import json
@@ -45,7 +46,9 @@ def value(schema: Any, resolver: Any, notation: Notation, depth: int = 0) -> Lan
 
     Raises:
         UnsayableSchema: The schema holds what a grammar cannot say.
+        RoomError: It has too many parts.
     """
+    notation.room.take()
     if depth > DEEPEST:
         raise UnsayableSchema("$ref to what it stands in")
     if schema is False:

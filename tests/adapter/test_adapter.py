@@ -110,6 +110,8 @@ def test_what_a_threshold_costs_is_read_from_the_requests_that_need_a_tool():
     config = {"calibration": {"unneeded": [0.0, 1.0], "needed": [0.2, 0.6, 1.0]}}
     for threshold, share in ((0.1, 1.0), (0.2, 1.0), (0.4, 0.75), (0.6, 0.5), (0.8, 0.25), (1.0, 0.0)):
         assert recall_of_threshold(config, threshold) == pytest.approx(share)
+    sure = {"calibration": {"needed": [0.5, 1.0, 1.0, 1.0]}}
+    assert recall_of_threshold(sure, 1.0) == pytest.approx(2 / 3)
     with pytest.raises(AdapterError, match="fit again"):
         recall_of_threshold({"calibration": {"unneeded": [0.0, 1.0]}}, 0.5)
 

@@ -40,6 +40,9 @@ def test_an_adapter_that_was_not_measured_says_so():
     assert f"{method}." in card.text and f"{method}{ours}." in model_card(config | {"weighs_probes": True}, "here").text
     quick = model_card(config | {"benchmark": "alpaca, quick look"}, "here")
     assert "CC BY-NC 4.0" in quick.text
+    scores = {"asa": {"f1": 0.9}}
+    quick = model_card(config | {"benchmark": "alpaca, quick look", "test": scores}, "here")
+    assert "need of a tool, quick look)" in quick.text and quick.data.eval_results is None
     example = {"request": 'Translate "good day"', "arguments": {}}
     odd = model_card(config | {"tools": [{"name": "t", "description": "", "examples": [example]}]}, "o\\d").text
     ast.parse(odd.partition("```python\n")[2].partition("```")[0])

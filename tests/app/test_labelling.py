@@ -132,6 +132,12 @@ def test_half_a_character_is_named_before_it_is_labelled(tmp_path):
     (tmp_path / "q.jsonl").write_text(r'{"text": "a \ud83d"}' + "\n", "utf-8")
     with pytest.raises(RequestsError, match=r"q\.jsonl line 1: .*half a character"):
         open_requests(tmp_path / "q.jsonl")
+    (tmp_path / "q.jsonl").write_text(r'{"text": "a", "label": 1, "domain": "b", "note": "\ud83d"}' + "\n", "utf-8")
+    with pytest.raises(RequestsError, match=r"q\.jsonl line 1: .*half a character"):
+        Labels(tmp_path / "q.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(RequestsError, match=r"folder\.jsonl: no such file"):
+        Labels(tmp_path / "folder.jsonl")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

@@ -87,8 +87,9 @@ def test_what_comes_out_tells_without_knowing_the_family(name):
 
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
 DATED = "{{ '<|im_start|>date\n' + strftime_now('%d %b %Y') + '<|im_end|>\n' }}" + TEMPLATE
+OPENING = "{{ '<|im_start|>assistant\n' }}"
 THINKING = TEMPLATE.replace(
-    "assistant\n", "assistant\n{{ '' if enable_thinking | default(true) else '<think>\n\n</think>\n\n' }}"
+    OPENING, OPENING + "{{ '' if enable_thinking | default(true) else '<think>\n\n</think>\n\n' }}"
 )
 WHOLE = {  # family -> a chat template in the manner of its own
     "Llama": DATED,
