@@ -164,6 +164,21 @@ def test_the_benchmarks_bear_out_ten_times():
     assert len(whole) == 2 and all(7 < ratio < 15 for ratio in whole)
 
 
+def test_the_words_on_readers_requests_are_borne_out():
+    """A third and half of the false calls; what is left behind a thousand; and the plain ones."""
+    page, rows = text_of("benchmarks/readers.md"), {}
+    for model, size, *cells in re.findall(r"^\| (\w+) \| (\d+) \| (.+) \| (.+) \| (.+) \| (.+) \|$", page, re.M):
+        rows[model, int(size)] = dict(
+            zip(("f1", "fpr", "plain"), (float(cell.split()[0]) for cell in cells), strict=False)
+        )
+    small, gemma = ({size: row for (of, size), row in rows.items() if of == model} for model in ("SmolLM2", "Gemma"))
+    assert 0.28 < small[2000]["fpr"] / small[0]["fpr"] < 0.38 and 0.45 < gemma[2000]["fpr"] / gemma[0]["fpr"] < 0.55
+    assert 0.4 < (small[0]["fpr"] - small[250]["fpr"]) / (small[0]["fpr"] - small[2000]["fpr"]) < 0.65
+    assert small[2000]["f1"] <= small[1000]["f1"] and small[2000]["fpr"] < small[1000]["fpr"] - 0.02
+    rising = [row["f1"] for _, row in sorted(gemma.items())]
+    assert rising == sorted(rising) and gemma[0]["plain"] > gemma[2000]["plain"]
+
+
 def test_both_languages_say_the_same():
     """Sections, tables, lists, code, links and the larger numbers."""
     english, korean = map(text_of, READMES)
