@@ -268,7 +268,7 @@ writer.write(f"{out}/cosines.png", plot_cosines, recipe.cosines(chosen.layer), d
 # `adapter.with_target_fpr(0.05)`. What they say is saved with the adapter.
 
 # %% calibration
-from asa.adapter.decision import recall_of_threshold
+from asa.adapter.decision import recall_of_threshold, threshold_of_share
 from asa.method.calibration import TARGETS, calibration, held_back
 
 keys["chosen"] = key_of(keys["readers"], found.to_json(), vars(chosen), vars(papers), facts["look_ahead"])
@@ -277,7 +277,7 @@ adapter.config["calibration"] = checkpoints.stage(
     "calibration", keys["chosen"], lambda: calibration(*held_back(recipe, valid, chosen.layer, seed))
 )
 for share in TARGETS:
-    least = adapter.with_target_fpr(share).threshold
+    least = threshold_of_share(adapter.config, share)
     kept = recall_of_threshold(adapter.config, least)
     print(f"For {share:.0%} false calls the gate opens from p(tool) {least:.3f} on, so for {kept:.0%} of needed calls.")
 
