@@ -21,6 +21,7 @@ from asa.support.parameters import (
 
 TOOLS = "data/tools.json"
 WRITTEN = ("checkpoints", "asa_assets")  # folders in the output folder
+MADE_WITH = ("layers", "prompt-style", "device-map")  # change a run's numbers, and its results name them
 ASKED = {  # field -> what the command line says of it
     "profile": "auto, embedded, gemma3-270m, lfm2.5, a hub id or a model folder",
     "prompt_style": "liquid or original, for LFM2 models",
@@ -70,10 +71,9 @@ class Options:
         return replace(self, grammar=False if given.pop("no_grammar") else self.grammar, **given)
 
     def asked(self) -> dict[str, str]:
-        """Which options that change a run's numbers, and that its results do not show otherwise, were given."""
-        style = "" if self.prompt_style == LIQUID else self.prompt_style
-        given = {"layers": self.layers, "prompt-style": style, "device-map": self.device_map}
-        return {name: value for name, value in given.items() if value}
+        """Those of `MADE_WITH` that were given."""
+        given = {name: getattr(self, name.replace("-", "_")) for name in MADE_WITH}
+        return {name: value for name, value in given.items() if value not in ("", LIQUID)}
 
     def checked(self) -> "Options":
         """As the pipeline takes them: converted, `tools` where the file is, `out` the folder that is written.

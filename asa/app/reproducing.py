@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from asa.app.options import MADE_WITH
+from asa.app.scoring import evaluate
 from asa.data.requests import ALPACA, HAND_WRITTEN, QUICK_LOOK
 from asa.evaluation.results import Results
 from asa.evaluation.tables import printed
@@ -29,7 +31,6 @@ SETTING = ("layer", "direction", "dose", "tau", "beta")
 WITH_INTERVAL = ("f1", "fpr")
 JOB = {"rate": "job", "interval": "job from, to"}
 EVALUATED = ("blind", "held_out")  # data/NAME.jsonl, and NAME.json beside the results
-ASKED = ("layers", "prompt-style", "device-map")  # options that a file says it was made with
 NOT_SAID = "not said"
 OUT = "outputs/reproduced"
 
@@ -113,7 +114,7 @@ def options_of(then: Results, given: list[str], hub: bool) -> list[str]:
         options.append("--quick")
     if not then.tuning.tool_choice:
         options.append("--no-grammar")
-    options += [f"--{name}={made}" for name in ASKED if (made := then.run.made_with.get(name))]
+    options += [f"--{name}={made}" for name in MADE_WITH if (made := then.run.made_with.get(name))]
     asked = {option.partition("=")[0] for option in given}
     name = benchmark.removesuffix(QUICK_LOOK)
     if name == ALPACA and not (hub or "--alpaca" in asked or os.environ.get("ASA_ALPACA")):
@@ -146,11 +147,7 @@ def evaluated_again(then: dict[str, dict], assets: Path) -> list[Compared]:
     """The scores of evaluations, and those of the adapter in `assets`."""
     compared = []
     for name, scores in then.items():
-        asked = ("--assets", str(assets), "--requests", shipped(f"data/{name}.jsonl"), "--json")
-        done = subprocess.run([sys.executable, "-m", "asa", "evaluate", *asked], stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise SystemExit(done.returncode)  # it has said why
-        compared += compare_scores(scores, json.loads(done.stdout), f"{name} ")
+        compared += compare_scores(scores, evaluate(assets, shipped(f"data/{name}.jsonl")), f"{name} ")
     return compared
 
 

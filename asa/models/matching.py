@@ -191,10 +191,8 @@ class CallMatcher:
         except UnicodeDecodeError:
             return self._read < len(self._written)  # within a character: it must be finished first
         self._ahead = self._written + more, after
-        try:
-            return after != NOTHING and len(self._tokens(shortest(after))) <= left
-        except TooLong:
-            return False
+        way_out = None if after == NOTHING else self._way_out(after)
+        return way_out is not None and len(way_out) <= left
 
     def ending(self) -> list[int]:
         """The tokens that end the call soonest, none if they take too long to be found.
@@ -202,16 +200,20 @@ class CallMatcher:
         What was written must be whole characters.
         """
         self._catch_up()
-        try:
-            return self._tokens(shortest(self._left))
-        except TooLong:
-            return []
+        return self._way_out(self._left) or []
 
     def copy(self) -> "CallMatcher":
         """The same call, to go on apart."""
         other = copy.copy(self)
         other.matcher, other._ending = self.matcher.deep_copy(), list(self._ending)
         return other
+
+    def _way_out(self, language: Language) -> list[int] | None:
+        """The tokens of a language's shortest text; None if it takes too long to be found."""
+        try:
+            return self._tokens(shortest(language))
+        except TooLong:
+            return None
 
     def _tokens(self, text: str) -> list[int]:
         return self.table.tokenize_str(text, parse_special=True)

@@ -65,7 +65,7 @@ def test_any_requests_can_be_checked(given):
     assert kinds(check_requests(given)) <= {"too few", "few"}
 
 
-def test_a_label_of_one_wording_is_checked(tmp_path):
+def test_a_label_of_one_wording_is_checked():
     """Whatever fold it is tested in, the others have nothing to learn it from."""
     alike = [Request(f"Please calculate for me the sum of {number}", 1, "math", f"f:{number}") for number in range(5)]
     found = check_requests([*alike, *(worded(seed, 0) for seed in range(20))])
